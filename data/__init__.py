@@ -1,0 +1,1 @@
+"""Records, readers and writers. Imports nothing else of this project."""

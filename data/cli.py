@@ -1,0 +1,54 @@
+"""The front door of every room: dataclass configs as sub-commands, users' faults as one line and exit code 2."""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from data.errors import InputError
+
+_ASSIGNMENT = re.compile(r"^([a-z][a-z0-9_-]*)=(.*)$", re.DOTALL)
+
+
+def _as_flag(word: str) -> str:
+    match = _ASSIGNMENT.match(word)
+    if match is None:
+        return word
+    name, value = match[1].replace("_", "-"), match[2]
+    return {"true": f"--{name}", "false": f"--no-{name}"}.get(value.lower(), f"--{name}={value}")
+
+
+def run_command(
+    room: str, commands: Mapping[str, tuple[type, Callable[[Any], None]]], argv: Sequence[str] | None = None
+) -> int:
+    """Parse `argv` as COMMAND --flag value (or flag=value, as the justfile passes it), run it, return the exit code.
+
+    `commands` maps a name to its config dataclass and the function that takes the config. InputError, and a ValueError
+    that a config raises about its own fields, end as one line on stderr and code 2; Ctrl-C ends with code 130.
+    """
+    argv = [_as_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpcore", "LiteLLM", "datasets", "sentence_transformers", "faiss.loader"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        config = tyro.extras.subcommand_cli_from_dict(
+            {name: config_type for name, (config_type, _) in commands.items()},
+            prog=f"python -m {room}",
+            args=argv,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        by_type = dict(commands.values())
+        by_type[type(config)](config)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"error: {message}\n" if code == 2 else f"{message}\n")
+    return code

@@ -1,0 +1,94 @@
+"""The demo data that ships with the project, read into the project's own forms (see data/demo/README.md)."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from data.jsonl import read_objects
+from data.records import Negative, Passage, Requirement, Row, Verdict
+from data.retrieval_set import RetrievalSet
+from data.text import passage_text
+
+DEMO_FOLDER = Path(__file__).parent / "demo"
+FamilySplit = Literal["seen", "dev", "test"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoItem:
+    """One training item: its row (generated negatives included) and the positive's own verdict.
+
+    `why[i]` says how `row.negatives[i]` breaks its requirement: the direction that the recorded generator was given.
+    """
+
+    row: Row
+    positive_verdict: Verdict
+    why: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def demo_items() -> tuple[DemoItem, ...]:
+    """The 120 training items in file order."""
+    return tuple(_item(value) for _, value in read_objects(DEMO_FOLDER / "train.jsonl"))
+
+
+def _item(value: dict) -> DemoItem:  # type: ignore[type-arg]
+    requirements = tuple(Requirement(**requirement) for requirement in value["requirements"])
+    by_id = {requirement.id: requirement for requirement in requirements}
+    positive = value["positive"]
+    row = Row(
+        query_id=value["id"],
+        query=value["query"],
+        positives=(Passage(id=f"{value['id']}p", text=passage_text(positive["title"], positive["text"])),),
+        negatives=tuple(
+            Negative(
+                text=passage_text(negative["title"], negative["text"]),
+                source="generated",
+                requirement=by_id[negative["violates"]],
+                disruption=negative["disruption"],
+                verdict=_verdict(negative["verdict"]),
+                generator="recorded:demo",
+            )
+            for negative in value["negatives"]
+        ),
+        requirements=requirements,
+    )
+    return DemoItem(
+        row=row, positive_verdict=_verdict(positive["verdict"]), why=tuple(n["why"] for n in value["negatives"])
+    )
+
+
+def _verdict(value: dict) -> Verdict:  # type: ignore[type-arg]
+    return Verdict(satisfied=tuple(value["satisfied"]), answers_query=value["answers_query"], reason=value["reason"])
+
+
+def demo_train_set() -> RetrievalSet:
+    """The 120 training queries over the corpus of their positives."""
+    rows = [item.row for item in demo_items()]
+    return RetrievalSet(
+        name="demo/train",
+        passages={row.positives[0].id: row.positives[0].text for row in rows},
+        queries={row.query_id: row.query for row in rows},
+        qrels={row.query_id: {row.positives[0].id: 1} for row in rows},
+    )
+
+
+def demo_family_set(split: FamilySplit) -> RetrievalSet:
+    """One split of the families: its passages alone are the corpus; each query has exactly one answer."""
+    families = [value for _, value in read_objects(DEMO_FOLDER / "families.jsonl") if value["split"] == split]
+    return RetrievalSet(
+        name=f"demo/{split}",
+        passages={p["id"]: passage_text(p["title"], p["text"]) for f in families for p in f["passages"]},
+        queries={q["id"]: q["text"] for f in families for q in f["queries"]},
+        qrels={q["id"]: {q["answer"]: 1} for f in families for q in f["queries"]},
+    )
+
+
+def demo_families(split: FamilySplit) -> dict[str, str]:
+    """The family of every passage id of a split."""
+    return {
+        p["id"]: value["family"]
+        for _, value in read_objects(DEMO_FOLDER / "families.jsonl")
+        if value["split"] == split
+        for p in value["passages"]
+    }

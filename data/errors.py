@@ -1,0 +1,26 @@
+"""The one exception for faults that a user can mend: what, where, what was expected, in one line."""
+
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Bad input: its text is one line that a user can act on.
+
+    Args:
+        what: the fault and what was expected instead.
+        file: the file it was found in, if any.
+        line: its 1-based line, if any.
+        field: the record's field or the config's flag, if any.
+    """
+
+    def __init__(self, what: str, *, file: str | Path | None = None, line: int | None = None, field: str | None = None):
+        self.what, self.file, self.line, self.field = what, file, line, field
+        where = "".join(
+            [
+                "" if file is None else str(file),
+                "" if line is None else f":{line}",
+                "" if file is None else ": ",
+                "" if field is None else f"field {field!r}: ",
+            ]
+        )
+        super().__init__(" ".join(f"{where}{what}".split()))

@@ -1,0 +1,67 @@
+"""Writing files so that a reader sees the old one or the whole new one, never half of it."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from data.errors import InputError
+
+
+@contextmanager
+def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file that takes its final name only when the block ends without an error.
+
+    Raises InputError when the folder or file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise InputError(f"cannot write: {error.strerror}", file=path) from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private to their owner; results are ordinary files.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write: {error.strerror}", file=path) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_writer(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
+def open_text(path: str | Path) -> IO[str]:
+    """Open a UTF-8 file for reading. Raises InputError when it is missing, a folder or unreadable."""
+    path = Path(path)
+    try:
+        return path.open(encoding="utf-8-sig", errors="strict", newline="\n")
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", file=path) from error
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """Read one JSON object. Raises InputError when the file is missing, not JSON or not an object."""
+    with open_text(path) as file:
+        try:
+            value = json.load(file)
+        except ValueError as error:
+            raise InputError(f"not valid JSON ({error})", file=path) from error
+    if not isinstance(value, dict):
+        raise InputError(f"expected a JSON object, got {type(value).__name__}", file=path)
+    return value

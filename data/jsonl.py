@@ -1,0 +1,88 @@
+"""JSONL in and out: any file of objects, and the canonical file of training rows."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from data.files import atomic_writer, open_text
+from data.records import Row, row_from_dict, row_to_dict
+
+
+class BadRows:
+    """Collects rows that were skipped instead of stopping at the first one (`--skip-bad-rows`)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.examples: list[str] = []
+        self.by_fault: Counter[str] = Counter()
+
+    def add(self, error: InputError) -> None:
+        self.count += 1
+        self.by_fault[f"{error.field}: {error.what}" if error.field else error.what] += 1
+        if len(self.examples) < 5:
+            self.examples.append(str(error))
+
+    def summary(self) -> str:
+        """One line a reader of the log can act on."""
+        shown = "; ".join(self.examples)
+        return f"skipped {self.count} bad rows" + (f" (first: {shown})" if shown else "")
+
+
+def read_objects(path: str | Path, bad_rows: BadRows | None = None) -> Iterator[tuple[int, Any]]:
+    """Yield (1-based line, decoded value) of every non-blank line. Raises InputError unless `bad_rows` collects it."""
+    with open_text(path) as file:
+        line = 0
+        while True:
+            line += 1
+            try:
+                raw = file.readline()
+            except UnicodeDecodeError as error:
+                raise InputError(f"not UTF-8 text ({error.reason})", file=path, line=line) from error
+            if not raw:
+                return
+            if not raw.strip():
+                continue
+            try:
+                # Python's json takes NaN and Infinity, which are not JSON and which no other reader accepts.
+                yield line, json.loads(raw, parse_constant=_no_constant)
+            except (ValueError, RecursionError) as error:
+                fault = InputError(f"not valid JSON ({error})", file=path, line=line)
+                if bad_rows is None:
+                    raise fault from error
+                bad_rows.add(fault)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def read_rows(path: str | Path, bad_rows: BadRows | None = None) -> Iterator[Row]:
+    """Stream the training rows of a canonical JSONL file.
+
+    Raises InputError (file, line, field) at the first bad row, or counts it in `bad_rows` and goes on.
+    """
+    for line, value in read_objects(path, bad_rows):
+        try:
+            yield row_from_dict(value, file=str(path), line=line)
+        except InputError as error:
+            if bad_rows is None:
+                raise
+            bad_rows.add(error)
+
+
+def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
+    """Write rows as canonical JSONL, atomically; returns how many."""
+    return write_objects(path, (row_to_dict(row) for row in rows))
+
+
+def write_objects(path: str | Path, values: Iterable[Any]) -> int:
+    """Write one JSON value a line, atomically; returns how many."""
+    count = 0
+    with atomic_writer(path) as file:
+        for value in values:
+            file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count

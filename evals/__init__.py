@@ -1,0 +1,1 @@
+"""Retrieval metrics, diagnostics and the demo. May import every other room."""

@@ -1,0 +1,1 @@
+"""Encoder, mining, losses and the training loop. Imports `data` only."""
