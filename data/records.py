@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from data.errors import InputError
 from data.text import clean_text, content_id
@@ -140,7 +140,7 @@ def _requirement(item: "FieldReader") -> Requirement:
     if number is None or number != int(number) or number < 1:
         item.fail("id", "expected the requirement's 1-based position")
     return Requirement(
-        id=int(number or 0),
+        id=int(number),
         kind=item.text("kind"),
         statement=item.text("statement"),
         evidence=item.text("evidence", default=None) or "",
@@ -149,10 +149,9 @@ def _requirement(item: "FieldReader") -> Requirement:
 
 
 def _verdict(item: "FieldReader") -> Verdict:
-    satisfied = item.value.get("satisfied")
+    satisfied = item.value.get("satisfied", [])
     if not isinstance(satisfied, list) or not all(isinstance(flag, bool) for flag in satisfied):
         item.fail("satisfied", "expected a list of true and false")
-        satisfied = []
     return Verdict(
         satisfied=tuple(satisfied),
         answers_query=item.boolean("answers_query"),
@@ -174,7 +173,8 @@ class FieldReader:
             )
         self.value: Mapping[str, Any] = value
 
-    def fail(self, name: str, what: str) -> None:
+    def fail(self, name: str, what: str) -> NoReturn:
+        """Raise InputError for one field."""
         raise InputError(what, file=self.file, line=self.line, field=f"{self._path}{name}")
 
     def _get(self, name: str, default: Any) -> Any:

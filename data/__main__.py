@@ -1,0 +1,78 @@
+"""`python -m data COMMAND`: look at data before work is spent on it."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.beir import write_beir
+from data.cli import run_command
+from data.demo_set import demo_family_set, demo_train_set
+from data.jsonl import BadRows, read_rows
+from data.leakage import find_leakage
+from data.sources import read_source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """Write the demo data that ships with the project as BEIR folders."""
+
+    out: str = "runs/demo/data"
+    """Folder that receives one BEIR folder a split: train, seen, dev and test."""
+
+
+def write_demo(config: DemoConfig) -> dict[str, Path]:
+    """Write the four splits of the demo data; returns the folder of each."""
+    splits = {
+        "train": demo_train_set(),
+        "seen": demo_family_set("seen"),
+        "dev": demo_family_set("dev"),
+        "test": demo_family_set("test"),
+    }
+    folders = {split: Path(config.out) / split for split in splits}
+    for split, retrieval_set in splits.items():
+        write_beir(folders[split], retrieval_set, split)
+    return folders
+
+
+def _demo(config: DemoConfig) -> None:
+    for folder in write_demo(config).values():
+        sys.stdout.write(f"{folder}\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeakageConfig:
+    """Report evaluation queries and relevant passages whose text also occurs in the training rows."""
+
+    rows: str
+    """Training rows (JSONL of `just mine` or `just synthesize`)."""
+
+    eval: str
+    """Evaluation data: BEIR folder, .jsonl file of pairs, data set folder or hub:ORG/NAME."""
+
+    split: str = "test"
+    """Split of the evaluation data."""
+
+    skip_bad_rows: bool = False
+    """Count and report bad rows instead of stopping at the first one."""
+
+
+def _leakage(config: LeakageConfig) -> None:
+    bad_rows = BadRows() if config.skip_bad_rows else None
+    evaluation = read_source(config.eval, config.split, bad_rows)
+    found = find_leakage(read_rows(config.rows, bad_rows), evaluation)
+    sys.stdout.write(found.summary() + "\n")
+    for query_id in found.queries[:20]:
+        sys.stdout.write(f"query {query_id}: {evaluation.queries[query_id]}\n")
+    for passage_id in found.relevant_passages[:20]:
+        sys.stdout.write(f"passage {passage_id}: {evaluation.passages[passage_id][:100]!r}\n")
+    if bad_rows is not None:
+        sys.stdout.write(bad_rows.summary() + "\n")
+
+
+def main() -> int:
+    """Run one command; returns the exit code."""
+    return run_command("data", {"demo": (DemoConfig, _demo), "leakage": (LeakageConfig, _leakage)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Intervals and tests for means over queries: bootstrap, paired randomisation, Holm's correction. Pure and seeded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+_BLOCK = 1_000  # resamples held in memory at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A mean with the bounds of its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap_interval(
+    values: Sequence[float] | Floats, *, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap interval of the mean. Raises ValueError for no values."""
+    values_N = np.asarray(values, dtype=np.float64)
+    if values_N.size == 0:
+        raise ValueError("an interval needs at least one value")
+    rng = np.random.default_rng(seed)
+    means = np.concatenate(
+        [
+            values_N[rng.integers(0, values_N.size, (min(_BLOCK, num_resamples - start), values_N.size))].mean(axis=1)
+            for start in range(0, num_resamples, _BLOCK)
+        ]
+    )
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(mean=float(values_N.mean()), low=float(low), high=float(high))
+
+
+def randomisation_p_value(
+    differences: Sequence[float] | Floats, *, num_resamples: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p-value of a paired randomisation test: could the sign of each query's difference be chance?
+
+    Counts the observed assignment among the resamples, so that the value is never 0 (Smucker et al., CIKM 2007).
+    """
+    differences_N = np.asarray(differences, dtype=np.float64)
+    # Queries without a difference stay the same under any sign.
+    differences_N = differences_N[differences_N != 0]
+    if differences_N.size == 0:
+        return 1.0
+    rng = np.random.default_rng(seed)
+    # Sums of equal terms differ in their last bits with the order of addition; a tie must count as a tie.
+    observed = abs(differences_N.sum()) * (1 - 1e-12)
+    at_least = 0
+    for start in range(0, num_resamples, _BLOCK):
+        signs = rng.integers(0, 2, (min(_BLOCK, num_resamples - start), differences_N.size)) * 2 - 1
+        at_least += int((np.abs(signs @ differences_N) >= observed).sum())
+    return (at_least + 1) / (num_resamples + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedComparison:
+    """The mean difference (second minus first) over the shared queries, its interval and its p-value."""
+
+    difference: Interval
+    p_value: float
+    num_queries: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the p-value is below 0.05 (uncorrected)."""
+        return self.p_value < 0.05
+
+
+def compare_paired(first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0) -> PairedComparison:
+    """Compare two systems' scores by query. Raises ValueError when they were not measured on the same queries."""
+    if first.keys() != second.keys():
+        raise ValueError("a paired comparison needs the same queries on both sides")
+    differences = np.array([second[query_id] - first[query_id] for query_id in first])
+    return PairedComparison(
+        difference=bootstrap_interval(differences, seed=seed),
+        p_value=randomisation_p_value(differences, seed=seed),
+        num_queries=len(differences),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: p-values that may be compared with one level for the whole family of tests."""
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted

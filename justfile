@@ -1,0 +1,44 @@
+# The front door. `just` lists the recipes; words after a recipe are flags: `just mine data=my_beir out=runs/rows.jsonl`.
+
+# flags reach the commands as they were quoted
+set positional-arguments
+
+python := ".venv/bin/python"
+
+# list the recipes
+_default:
+    @just --list --unsorted
+
+# make .venv with everything that the demo and the tests need (does nothing when it is up to date)
+setup:
+    @bash .ci/setup
+
+# the main job on the shipped demo data: mine, synthesize, verify, train, evaluate (no key, no network)
+demo *flags: setup
+    @{{ python }} -m evals demo "$@"
+
+# the whole test suite
+test *flags: setup
+    @{{ python }} -m pytest "$@"
+
+# formatting, lint and types
+lint: setup
+    @{{ python }} -m ruff format --check .
+    @{{ python }} -m ruff check .
+    @{{ python }} -m mypy
+
+# find hard negatives in the corpus with a retriever: just mine data=DIR out=rows.jsonl
+mine *flags: setup
+    @{{ python }} -m trainer mine "$@"
+
+# write and verify counterfactual negatives with a language model: just synthesize rows=rows.jsonl out=runs/x lm=MODEL
+synthesize *flags: setup
+    @{{ python }} -m programs synthesize "$@"
+
+# train the retriever: just train rows=runs/x/rows.jsonl dev=DIR out=runs/model
+train *flags: setup
+    @{{ python }} -m trainer train "$@"
+
+# score an encoder on a BEIR folder: just eval model=runs/model/model data=DIR
+eval *flags: setup
+    @{{ python }} -m evals eval "$@"

@@ -1,0 +1,186 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from data.beir import read_beir, write_beir
+from data.demo_set import demo_families, demo_family_set, demo_items, demo_train_set
+from data.errors import InputError
+from data.jsonl import BadRows
+from data.leakage import find_leakage
+from data.pairs import read_hf_dataset, read_pairs
+from data.retrieval_set import RetrievalSet
+from data.sources import read_source
+from data.text import same_text_key
+
+
+@pytest.fixture
+def small() -> RetrievalSet:
+    return RetrievalSet(
+        name="small/test",
+        passages={"p1": "One\nfirst text", "p2": "second", "p3": "third שלום"},
+        queries={"q1": "which is first", "q2": "which is second"},
+        qrels={"q1": {"p1": 2, "p3": 0}, "q2": {"p2": 1}},
+    )
+
+
+@pytest.fixture
+def folder(small: RetrievalSet, tmp_path: Path) -> Path:
+    write_beir(tmp_path / "small", small, "test")
+    return tmp_path / "small"
+
+
+def test_a_beir_folder_round_trips(small: RetrievalSet, folder: Path) -> None:
+    assert read_beir(folder, "test") == small
+    assert read_source(str(folder), "test") == small
+
+
+def test_grade_zero_is_not_a_positive(small: RetrievalSet) -> None:
+    assert list(small.positives("q1")) == ["p1"]
+    assert [row.query_id for row in small.rows()] == ["q1", "q2"]
+
+
+def test_titles_are_joined_and_header_is_optional(folder: Path) -> None:
+    (folder / "corpus.jsonl").write_text(
+        '{"_id": 1, "title": "T", "text": "x"}\n{"_id": "2", "title": "only title", "text": ""}\n', encoding="utf-8"
+    )
+    (folder / "qrels" / "test.tsv").write_text("q1\t1\t1\nq2\t2\t1\n", encoding="utf-8")
+    assert read_beir(folder).passages == {"1": "T\nx", "2": "only title"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("corpus.jsonl", '{"_id": "p1", "text": " "}\n', r"corpus\.jsonl:1: field 'text': is empty"),
+        ("corpus.jsonl", '{"_id": "p1", "text": "a"}\n{"_id": "p1", "text": "b"}\n', r":2: .*'p1' occurs twice"),
+        ("corpus.jsonl", "\n", "holds no passage"),
+        ("queries.jsonl", '{"_id": "q1"}\n', r"queries\.jsonl:1: field 'text': is missing"),
+        ("queries.jsonl", "[1]\n", r"queries\.jsonl:1: expected a JSON object"),
+        ("qrels/test.tsv", "q\tc\ts\nq9\tp1\t1\n", r"test\.tsv:2: field 'query-id': names the unknown query 'q9'"),
+        ("qrels/test.tsv", "q\tc\ts\nq1\tp9\t1\n", r"test\.tsv:2: .*unknown passage 'p9'"),
+        ("qrels/test.tsv", "q\tc\ts\nq1\tp1\n", r"test\.tsv:2: expected 3 tab-separated columns"),
+        ("qrels/test.tsv", "q\tc\ts\nq1\tp1\tyes\n", r"test\.tsv:2: .*expected a whole number"),
+        ("qrels/test.tsv", "q\tc\ts\nq1\tp1\t0\n", "has no positive judgement"),
+    ],
+)
+def test_a_bad_beir_folder_is_one_clear_line(folder: Path, file: str, text: str, message: str) -> None:
+    (folder / file).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_beir(folder)
+
+
+def test_a_missing_split_names_those_there_are(folder: Path) -> None:
+    with pytest.raises(InputError, match="has the splits test"):
+        read_beir(folder, "train")
+
+
+def test_bad_lines_can_be_skipped_and_are_counted(folder: Path) -> None:
+    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"_id": "p4", "text": ""}\nnot json\n')
+    with (folder / "qrels" / "test.tsv").open("a", encoding="utf-8") as file:
+        file.write("q1\tp4\t1\n")
+    bad_rows = BadRows()
+    assert set(read_beir(folder, bad_rows=bad_rows).passages) == {"p1", "p2", "p3"}
+    assert bad_rows.count == 3
+
+
+def test_pairs_merge_equal_queries_and_passages(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    lines = [
+        {"query": "Q one", "positive": "a"},
+        {"query": "q  one", "positives": ["A ", {"title": "T", "text": "b"}]},
+        {"anchor": "q two", "pos": ["a"]},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    found = read_pairs(path)
+    assert sorted(found.passages.values()) == ["T\nb", "a"]
+    assert sorted(found.queries.values()) == ["Q one", "q two"]
+    assert sorted(len(grades) for grades in found.qrels.values()) == [1, 2]
+    assert read_source(str(path), "train") == found
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"query": "a"}', "expected one of the fields positive,"),
+        ('{"query": "a", "positive": ""}', "field 'positive': is empty"),
+        ('{"query": "a", "positives": []}', "at least one positive"),
+        ('{"query": "a", "positives": ["x", null]}', r"field 'positives\[1\]': is null"),
+        ('{"query": "a", "positives": [{"text": 5.5}]}', r"field 'positives\[0\]': expected text"),
+        ("", "holds no pair"),
+    ],
+)
+def test_a_bad_pair_is_one_clear_line(line: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_pairs(path)
+
+
+def test_local_hugging_face_data_sets_are_read(tmp_path: Path) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_dict({"anchor": ["q1", "q2"], "positive": ["a", "b"]})
+    table.save_to_disk(str(tmp_path / "disk"))
+    datasets.DatasetDict({"train": table}).save_to_disk(str(tmp_path / "dict"))
+    (tmp_path / "parquet").mkdir()
+    table.to_parquet(str(tmp_path / "parquet" / "train.parquet"))
+    expected = read_hf_dataset(str(tmp_path / "disk")).queries
+    assert sorted(expected.values()) == ["q1", "q2"]
+    assert read_source(str(tmp_path / "dict"), "train").queries == expected
+    assert read_source(str(tmp_path / "parquet"), "train").queries == expected
+    with pytest.raises(InputError, match="has no split 'dev'; it has train"):
+        read_hf_dataset(str(tmp_path / "dict"), "dev")
+    with pytest.raises(InputError, match="cannot load this data set"):
+        read_hf_dataset(str(tmp_path / "parquet"), "dev")
+
+
+def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist; expected a BEIR folder"):
+        read_source(str(tmp_path / "none"), "test")
+
+
+def test_leakage_is_found_by_text_not_by_id(small: RetrievalSet) -> None:
+    train = RetrievalSet(
+        name="t",
+        passages={"other": "SECOND"},
+        queries={"x": "Which is  first"},
+        qrels={"x": {"other": 1}},
+    )
+    found = find_leakage(train.rows(), small)
+    assert found.queries == ("q1",)
+    assert found.relevant_passages == ("p2",)
+    assert found.summary().startswith("1 of 2 evaluation queries and 1 of 2 ")
+    assert not find_leakage([], small)
+
+
+def test_the_demo_data_is_what_its_readme_says() -> None:
+    items = demo_items()
+    assert len(items) == 120
+    assert sum(len(item.row.negatives) for item in items) == 394
+    broken = kept = 0
+    for item in items:
+        (positive,) = item.row.positives
+        assert item.positive_verdict.answers_query and all(item.positive_verdict.satisfied)
+        assert all(r.evidence in positive.text for r in item.row.requirements)
+        assert [r.id for r in item.row.requirements] == list(range(1, len(item.row.requirements) + 1))
+        assert len(item.why) == len(item.row.negatives)
+        for negative in item.row.negatives:
+            assert negative.verdict and negative.requirement and not negative.verdict.answers_query
+            violated = [i + 1 for i, holds in enumerate(negative.verdict.satisfied) if not holds]
+            broken += negative.requirement.id in violated
+            kept += violated == [negative.requirement.id]
+    # The README counts 331 that violate exactly one requirement, whichever it is.
+    assert broken == 380
+    assert kept <= 331
+
+
+def test_the_demo_splits_share_nothing_with_training() -> None:
+    rows = [item.row for item in demo_items()]
+    for split, queries in (("test", 100), ("dev", 40), ("seen", 140)):
+        retrieval_set = demo_family_set(split)
+        assert len(retrieval_set.queries) == queries
+        assert not find_leakage(rows, retrieval_set)
+        sizes = list(demo_families(split).values())
+        assert {sizes.count(family) for family in sizes} == {5}
+    assert len({same_text_key(text) for text in demo_train_set().passages.values()}) == 120
