@@ -16,7 +16,7 @@ from data.sources import read_source
 class DemoConfig:
     """Write the demo data that ships with the project as BEIR folders."""
 
-    out: str = "runs/demo/data"
+    out: Path = Path("runs/demo/data")
     """Folder that receives one BEIR folder a split: train, seen, dev and test."""
 
 
@@ -28,7 +28,7 @@ def write_demo(config: DemoConfig) -> dict[str, Path]:
         "dev": demo_family_set("dev"),
         "test": demo_family_set("test"),
     }
-    folders = {split: Path(config.out) / split for split in splits}
+    folders = {split: config.out / split for split in splits}
     for split, retrieval_set in splits.items():
         write_beir(folders[split], retrieval_set, split)
     return folders
@@ -43,7 +43,7 @@ def _demo(config: DemoConfig) -> None:
 class LeakageConfig:
     """Report evaluation queries and relevant passages whose text also occurs in the training rows."""
 
-    rows: str
+    rows: Path
     """Training rows (JSONL of `just mine` or `just synthesize`)."""
 
     eval: str

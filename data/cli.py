@@ -4,6 +4,8 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -13,9 +15,10 @@ from data.errors import InputError
 _ASSIGNMENT = re.compile(r"^([a-z][a-z0-9_-]*)=(.*)$", re.DOTALL)
 
 
-def _as_flag(word: str) -> str:
+def _as_flag(word: str, known: set[str]) -> str:
     match = _ASSIGNMENT.match(word)
-    if match is None:
+    # A flag's value may hold an equals sign too; only a known name in front of it makes it an assignment.
+    if match is None or match[1].replace("-", "_") not in known:
         return word
     name, value = match[1].replace("_", "-"), match[2]
     return {"true": f"--{name}", "false": f"--no-{name}"}.get(value.lower(), f"--{name}={value}")
@@ -29,7 +32,10 @@ def run_command(
     `commands` maps a name to its config dataclass and the function that takes the config. InputError, and a ValueError
     that a config raises about its own fields, end as one line on stderr and code 2; Ctrl-C ends with code 130.
     """
-    argv = [_as_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in commands:
+        known = {field.name for field in fields(commands[argv[0]][0])}
+        argv = [_as_flag(word, known) for word in argv]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpcore", "LiteLLM", "datasets", "sentence_transformers", "faiss.loader"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -47,6 +53,11 @@ def run_command(
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     return 0
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as it is saved in config.json: paths as text, everything else as it is."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
 
 
 def _fail(message: str, code: int) -> int:

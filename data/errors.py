@@ -3,8 +3,10 @@
 from pathlib import Path
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Bad input: its text is one line that a user can act on.
+
+    Not a ValueError: libraries catch those on the way up and wrap them in words of their own.
 
     Args:
         what: the fault and what was expected instead.

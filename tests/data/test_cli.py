@@ -1,0 +1,98 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from data.__main__ import main as data_main  # noqa: F401  # the room's own entry point must import
+from data.cli import config_dict, run_command
+from data.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlantConfig:
+    """Plant a tree."""
+
+    kind: str
+    """Kind of tree."""
+
+    height: float = 1.5
+    """Height in metres."""
+
+    evergreen: bool = False
+    """Keeps its leaves."""
+
+    place: Path = Path("garden")
+    """Folder it stands in."""
+
+    def __post_init__(self) -> None:
+        if self.height <= 0:
+            raise InputError(f"--height: expected metres above 0, got {self.height}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FellConfig:
+    """Fell a tree."""
+
+    kind: str = "oak"
+    """Kind of tree."""
+
+
+def run(argv: list[str]) -> tuple[int, list[object]]:
+    seen: list[object] = []
+    return run_command("garden", {"plant": (PlantConfig, seen.append), "fell": (FellConfig, seen.append)}, argv), seen
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["plant", "--kind", "a=b c", "--evergreen", "--height", "2"],
+        ["plant", "kind=a=b c", "evergreen=true", "height=2"],
+        ["plant", "kind=a=b c", "evergreen=True", "--height=2", "place=garden"],
+    ],
+)
+def test_flags_and_assignments_are_the_same(argv: list[str]) -> None:
+    assert run(argv) == (0, [PlantConfig(kind="a=b c", height=2, evergreen=True)])
+
+
+def test_the_command_chooses_the_function() -> None:
+    assert run(["fell"]) == (0, [FellConfig()])
+
+
+def test_a_fault_of_the_user_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code, seen = run(["plant", "kind=oak", "height=0"])
+    error = capsys.readouterr().err
+    assert (code, seen) == (2, [])
+    assert error == "error: --height: expected metres above 0, got 0.0\n"
+
+
+def test_help_documents_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(["plant", "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("Plant a tree.", "--kind", "Height in metres.", "Keeps its leaves."))
+
+
+@pytest.mark.parametrize("argv", [[], ["plant"], ["plant", "kind=oak", "color=red"], ["water"]])
+def test_an_unknown_or_missing_word_is_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(argv)
+    assert stopped.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_stopping_by_hand_is_code_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert run_command("garden", {"fell": (FellConfig, stop), "plant": (PlantConfig, stop)}, ["fell"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_config_is_saved_as_plain_json_values() -> None:
+    assert config_dict(PlantConfig(kind="oak")) == {
+        "kind": "oak",
+        "height": 1.5,
+        "evergreen": False,
+        "place": "garden",
+    }

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from data import __main__ as room
+from data.beir import read_beir
+from data.cli import run_command
+from data.demo_set import demo_items
+from data.jsonl import write_rows
+
+COMMANDS = {"demo": (room.DemoConfig, room._demo), "leakage": (room.LeakageConfig, room._leakage)}
+
+
+def test_the_demo_is_written_as_beir_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("data", COMMANDS, ["demo", f"out={tmp_path}"]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / split) for split in ("train", "seen", "dev", "test")]
+    sizes = {split: len(read_beir(tmp_path / split, split).queries) for split in ("train", "seen", "dev", "test")}
+    assert sizes == {"train": 120, "seen": 140, "dev": 40, "test": 100}
+
+
+def test_leakage_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_command("data", COMMANDS, ["demo", f"out={tmp_path}"])
+    write_rows(tmp_path / "rows.jsonl", [item.row for item in demo_items()[:3]])
+    capsys.readouterr()
+    assert (
+        run_command(
+            "data", COMMANDS, ["leakage", f"rows={tmp_path}/rows.jsonl", f"eval={tmp_path}/train", "split=train"]
+        )
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert shown.startswith("3 of 120 evaluation queries and 3 of 120 ")
+    assert "query a001: how long can we still restore" in shown
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_command("data", COMMANDS, ["demo", f"out={tmp_path}"])
+    capsys.readouterr()
+    code = run_command("data", COMMANDS, ["leakage", f"rows={tmp_path}/none", f"eval={tmp_path}/dev", "split=dev"])
+    assert code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/none: cannot read: No such file or directory\n"

@@ -1,0 +1,71 @@
+import math
+import random
+
+import pytest
+
+from data.retrieval_set import RetrievalSet
+from evals.retrieval import MEASURES, score_run, tells_siblings_apart
+
+# q1 finds its positive second, q2 never, q3 has two positives of different grade, q4 has no positive.
+QRELS = {"q1": {"a": 1, "b": 0}, "q2": {"c": 1}, "q3": {"a": 2, "c": 1}, "q4": {"a": 0}}
+RUN = {
+    "q1": {"b": 0.9, "a": 0.8, "c": 0.1},
+    "q3": {"c": 0.9, "b": 0.8, "a": 0.7},
+    "q4": {"a": 1.0},
+}
+
+
+def test_measures_by_hand() -> None:
+    scores = score_run(RUN, QRELS)
+    assert set(scores.per_query) == set(MEASURES)
+    assert scores.per_query["mrr@10"] == {"q1": 0.5, "q2": 0.0, "q3": 1.0}
+    assert scores.per_query["accuracy@1"] == {"q1": 0.0, "q2": 0.0, "q3": 1.0}
+    assert scores.per_query["recall@10"] == {"q1": 1.0, "q2": 0.0, "q3": 1.0}
+    assert scores.per_query["map"]["q3"] == pytest.approx((1 + 2 / 3) / 2)
+    ideal = 2 + 1 / math.log2(3)
+    assert scores.per_query["ndcg@10"]["q3"] == pytest.approx((1 + 2 / math.log2(4)) / ideal)
+    assert scores.mean("mrr@10") == pytest.approx(0.5)
+    assert scores.means()["accuracy@1"] == pytest.approx(1 / 3)
+    interval = scores.interval("mrr@10")
+    assert interval.low <= interval.mean == 0.5 <= interval.high
+
+
+def test_equal_to_pytrec_eval_with_ties() -> None:
+    import pytrec_eval
+
+    rng = random.Random(0)
+    for _ in range(50):
+        passages = [f"p{i}" for i in range(30)]
+        queries = [f"q{i}" for i in range(5)]
+        qrels = {q: {p: rng.choice([0, 0, 1, 2]) for p in rng.sample(passages, 12)} | {"p0": 1} for q in queries}
+        # Few distinct scores, so that ties are the rule.
+        run = {q: {p: rng.choice([0.1, 0.2, 0.3, 0.4]) for p in rng.sample(passages, 25)} for q in queries}
+        names = {
+            "ndcg@10": "ndcg_cut_10",
+            "recall@10": "recall_10",
+            "recall@100": "recall_100",
+            "map": "map",
+            "accuracy@1": "success_1",
+        }
+        expected = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.10,100", "map", "success.1"}).evaluate(
+            run
+        )
+        found = score_run(run, qrels).per_query
+        for ours, theirs in names.items():
+            assert found[ours] == pytest.approx({q: expected[q][theirs] for q in queries}), ours
+
+
+def test_siblings() -> None:
+    retrieval_set = RetrievalSet(
+        name="t",
+        passages={"a1": "", "a2": "", "b1": ""},
+        queries={"q": "", "r": "", "s": ""},
+        qrels={"q": {"a1": 1}, "r": {"a2": 1}, "s": {"a1": 1}},
+    )
+    families = {"a1": "a", "a2": "a", "b1": "b"}
+    run = {
+        "q": {"b1": 0.9, "a1": 0.8, "a2": 0.7},  # a passage of another family does not count
+        "r": {"a1": 0.9, "a2": 0.8},
+        "s": {"a1": 0.5, "a2": 0.5},  # a tie is not telling apart
+    }
+    assert tells_siblings_apart(run, retrieval_set, families) == {"q": 1.0, "r": 0.0, "s": 0.0}
