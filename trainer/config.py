@@ -1,0 +1,116 @@
+"""The configuration of a training run: the command line, the saved config.json and the test fixture in one."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from data.errors import InputError
+from trainer.bundled import BUNDLED_MODEL
+
+InBatch = Literal["none", "in-batch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Train an encoder on rows of (query, positives, mined and generated negatives)."""
+
+    rows: str
+    """Training rows: a canonical .jsonl file, as `mine` and `synthesize` write it."""
+
+    out: str
+    """Folder of the run: config.json, metrics.jsonl, checkpoints/, model/, summary.json."""
+
+    model: str = BUNDLED_MODEL
+    """Encoder to start from: bundled:all-MiniLM-L6-v2, a local folder, or a hub name (org/name)."""
+
+    revision: str | None = None
+    """Revision of a hub model (None: its main branch)."""
+
+    dev: str | None = None
+    """Retrieval data to stop on: BEIR folder, pairs .jsonl, data set folder or hub:ORG/NAME (None: no evaluation)."""
+
+    dev_split: str = "dev"
+    """Split of the dev data."""
+
+    epochs: int = 1
+    """Passes over the rows."""
+
+    batch_size: int = 16
+    """Rows per batch; with in-batch negatives these rows see each other's passages."""
+
+    grad_accumulation: int = 1
+    """Batches per optimiser step."""
+
+    lr: float = 2e-5
+    """Peak learning rate of AdamW."""
+
+    warmup_ratio: float = 0.1
+    """Share of all steps over which the learning rate rises from 0; it then falls linearly to 0."""
+
+    weight_decay: float = 0.01
+    """AdamW weight decay, on matrices only (not on biases and norms)."""
+
+    clip: float = 1.0
+    """Largest gradient norm (0: no clipping)."""
+
+    temperature: float = 0.05
+    """InfoNCE temperature, in units of similarity."""
+
+    in_batch: InBatch = "none"
+    """Negatives beyond the row's own: none (the paper's setting), or all passages of the batch (in-batch)."""
+
+    entropy_weight: float = 0.05
+    """Weight of the query-view entropy loss (0: off, the loss is InfoNCE alone)."""
+
+    entropy_temperature: float = 0.1
+    """Temperature of the query's view of its negatives, in units of similarity."""
+
+    dropout: float | None = None
+    """Dropout probability of every layer while training (None: the model's own)."""
+
+    max_length: int | None = None
+    """Longest text in tokens, special tokens included (None: the model's own)."""
+
+    max_mined: int = 15
+    """Mined negatives per row and epoch; where a row has more, a seeded sample (0: none)."""
+
+    max_generated: int = 3
+    """Generated negatives per row and epoch; where a row has more, a seeded sample (0: none)."""
+
+    max_tokens_per_step: int = 8192
+    """Tokens in memory at once: a batch is cut into parts of whole rows up to this size; gradients are the same."""
+
+    eval_every: int = 0
+    """Steps between evaluations on dev (0: at the end of each epoch)."""
+
+    patience: int = 0
+    """Evaluations without a better dev nDCG@10 after which training stops (0: never)."""
+
+    seed: int = 0
+    """Seed of row order, negative samples, choice of positive and dropout."""
+
+    device: str | None = None
+    """Device, like cpu or cuda:0 (None: a GPU if there is one)."""
+
+    restart: bool = False
+    """Throw away what an earlier run left in `out` and begin anew."""
+
+    skip_bad_rows: bool = False
+    """Count and skip bad rows instead of stopping at the first."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "grad_accumulation", "max_tokens_per_step"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("max_mined", "max_generated", "eval_every", "patience"):
+            self._check(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("lr", "temperature", "entropy_temperature"):
+            self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
+        for name in ("weight_decay", "clip", "entropy_weight"):
+            self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0")
+        self._check("warmup_ratio", 0 <= self.warmup_ratio <= 1, "a share from 0 to 1")
+        self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "a probability from 0 to below 1")
+        self._check("patience", not self.patience or self.dev is not None, "--dev to be given with it")
+
+    def _check(self, name: str, right: bool, expected: str) -> None:
+        if not right:
+            raise InputError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")

@@ -1,0 +1,274 @@
+"""The retriever: a transformers encoder with pooling, normalisation and prompts, as sentence-transformers does it.
+
+Axes: B texts, T tokens of the longest text, W width of the transformer, D width of the embedding.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from data.errors import InputError
+from trainer.folder_format import POOLINGS, EncoderSettings, override, read_settings, transformer_folder, write_settings
+from trainer.model_files import find_model_folder
+from trainer.progress import progress_bar
+from trainer.tokens import Tokens, token_chunks
+
+Role = Literal["query", "document"]
+log = logging.getLogger(__name__)
+
+# On CPU, chunks this small keep a layer's activations in cache; on a GPU they must fill the device.
+_CPU_TOKENS, _GPU_TOKENS = 4096, 65536
+# Texts that are tokenised at once while encoding a corpus.
+_TOKENIZE_AT_ONCE = 4096
+
+
+class Encoder(nn.Module):
+    """Texts in, embeddings out. Build one with `Encoder.load`."""
+
+    def __init__(self, *, name: str, transformer: nn.Module, tokenizer: Any, settings: EncoderSettings):
+        super().__init__()
+        self.name = name
+        self.transformer = transformer
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.num_truncated = 0
+
+    @classmethod
+    def load(
+        cls,
+        spec: str,
+        *,
+        max_length: int | None = None,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+    ) -> "Encoder":
+        """Load `bundled:all-MiniLM-L6-v2`, a local folder, or a hub name; arguments not None override its files.
+
+        A folder in sentence-transformers format says pooling, normalisation, prompts and length itself; a plain
+        transformers folder gets mean pooling and normalisation, which is logged. Weights are float32, read from
+        safetensors alone; code in the folder is never run. Raises InputError.
+        """
+        folder = find_model_folder(spec, revision)
+        settings = read_settings(folder)
+        if settings is None:
+            settings = EncoderSettings()
+            if pooling is None:
+                log.info("%s says nothing about pooling: using the mean of its tokens, normalised", spec)
+        if pooling is not None and pooling not in POOLINGS:
+            raise InputError(f"expected one of {', '.join(POOLINGS)}, got {pooling!r}", field="pooling")
+        settings = override(
+            settings,
+            pooling=pooling,
+            normalize=normalize,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
+            max_length=max_length,
+        )
+        transformer, tokenizer = _load_transformer(transformer_folder(folder), spec)
+        longest = _longest_input(transformer.config, tokenizer)
+        if settings.max_length is not None and not 3 <= settings.max_length <= longest:
+            raise InputError(
+                f"expected 3 to {longest} tokens for {spec}, got {settings.max_length}", field="max_length"
+            )
+        settings = replace(settings, max_length=settings.max_length or longest)
+        encoder = cls(name=spec, transformer=transformer, tokenizer=tokenizer, settings=settings)
+        return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+    @property
+    def pooling(self) -> str:
+        return self.settings.pooling
+
+    @property
+    def normalize(self) -> bool:
+        return self.settings.normalize
+
+    @property
+    def query_prompt(self) -> str:
+        return self.settings.query_prompt
+
+    @property
+    def document_prompt(self) -> str:
+        return self.settings.document_prompt
+
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens, special tokens included; what lies beyond is cut off and counted."""
+        assert self.settings.max_length is not None
+        return self.settings.max_length
+
+    @property
+    def dimension(self) -> int:
+        return int(self.transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
+        """Token ids of each text with its role's prompt in front, special tokens added, cut at `max_length`."""
+        prompt = self.query_prompt if role == "query" else self.document_prompt
+        if not texts:
+            return []
+        texts = [prompt + text for text in texts]
+        if self.settings.lower_case:
+            texts = [text.lower() for text in texts]
+        batch = self.tokenizer(
+            texts, truncation=True, max_length=self.max_length, padding=False, return_attention_mask=False
+        )
+        self.num_truncated += sum(bool(encoding.overflowing) for encoding in batch.encodings or ())
+        return list(batch["input_ids"])
+
+    def forward(self, tokens: Sequence[Tokens]) -> Tensor:
+        """Embeddings [B, D] of tokenised texts, in passes of texts of like length so that little is padded."""
+        if not tokens:
+            return torch.empty(0, self.dimension, device=self.device)
+        chunks = token_chunks(tokens, _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS)
+        pooled_BW = torch.cat([self._forward_padded([tokens[i] for i in chunk]) for chunk in chunks])
+        place_B = torch.tensor([i for chunk in chunks for i in chunk], device=self.device).argsort()
+        pooled_BW = pooled_BW[place_B]
+        return nn.functional.normalize(pooled_BW, dim=-1) if self.normalize else pooled_BW
+
+    def _forward_padded(self, tokens: Sequence[Tokens]) -> Tensor:
+        lengths_B = torch.tensor([len(ids) for ids in tokens], device=self.device)
+        padded_BT = nn.utils.rnn.pad_sequence(
+            [torch.tensor(ids, dtype=torch.long) for ids in tokens],
+            batch_first=True,
+            padding_value=self.tokenizer.pad_token_id or 0,
+        ).to(self.device)
+        mask_BT = torch.arange(padded_BT.shape[1], device=self.device) < lengths_B[:, None]
+        hidden_BTW = self.transformer(input_ids=padded_BT, attention_mask=mask_BT.long()).last_hidden_state
+        if self.pooling == "mean":
+            pooled_BW: Tensor = (hidden_BTW * mask_BT[..., None]).sum(dim=1) / lengths_B[:, None]
+        elif self.pooling == "cls":
+            pooled_BW = hidden_BTW[:, 0]
+        else:
+            pooled_BW = hidden_BTW[torch.arange(len(tokens), device=self.device), lengths_B - 1]
+        return pooled_BW
+
+    def embed(self, texts: Sequence[str], role: Role) -> Tensor:
+        """Embeddings [B, D] with gradient; order kept, no bound on memory but the caller's choice of texts."""
+        return self(self.tokenize(texts, role))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def encode(
+        self, texts: Sequence[str], role: Role, *, max_tokens_per_batch: int | None = None, progress: bool = False
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Embeddings float32 [B, D] without gradient and without dropout, in chunks of texts of like length.
+
+        `max_tokens_per_batch` bounds one pass, padding included (None: chosen for the device). Order is kept.
+        """
+        max_tokens = max_tokens_per_batch or (_CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS)
+        out_BD = np.empty((len(texts), self.dimension), dtype=np.float32)
+        # Longest first: a bound that is too high for the memory shows at once, and the time left is not underestimated.
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        was_training = self.training
+        self.eval()
+        try:
+            with progress_bar(total=len(texts), unit="text", desc=f"encode {role}s", enabled=progress) as bar:
+                for start in range(0, len(order), _TOKENIZE_AT_ONCE):
+                    part = order[start : start + _TOKENIZE_AT_ONCE]
+                    tokens = self.tokenize([texts[i] for i in part], role)
+                    for chunk in token_chunks(tokens, max_tokens):
+                        out_BD[[part[i] for i in chunk]] = self([tokens[i] for i in chunk]).float().cpu().numpy()
+                        bar.update(len(chunk))
+        finally:
+            self.train(was_training)
+        return out_BD
+
+    def set_dropout(self, probability: float) -> None:
+        """Set every dropout of the transformer; the saved config.json keeps the model's own value."""
+        for module in self.transformer.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = probability
+            elif isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = probability  # type: ignore[assignment]
+
+    def fingerprint(self) -> str:
+        """A key over everything that decides an embedding: weights, pooling, normalisation, prompts, length."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps(asdict(self.settings), sort_keys=True).encode())
+        digest.update(type(self.transformer).__name__.encode())
+        for name, tensor in sorted(self.transformer.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write a sentence-transformers folder; a reader finds the old folder or the whole new one, never half.
+
+        Raises InputError when `folder` is something else than a saved model or cannot be written.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / "modules.json").is_file() and any(folder.iterdir()):
+            raise InputError("holds something else than a saved model; nothing was written", file=folder)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new."))
+        except OSError as error:
+            raise InputError(f"cannot write: {error.strerror}", file=folder) from error
+        try:
+            self.transformer.save_pretrained(new)  # type: ignore[operator]
+            self.tokenizer.save_pretrained(new)
+            write_settings(new, self.settings, self.dimension)
+            umask = os.umask(0)
+            os.umask(umask)
+            new.chmod(0o777 & ~umask)
+            _swap(new, folder)
+        except OSError as error:
+            raise InputError(f"cannot write: {error.strerror or error}", file=folder) from error
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    old = new.with_name(new.name.replace(".new.", ".old."))
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _load_transformer(folder: Path, spec: str) -> tuple[nn.Module, Any]:
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        transformer = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"cannot load the model {spec}: {reason}") from error
+    if getattr(transformer.config, "is_encoder_decoder", False):
+        raise InputError(f"cannot use {spec}: encoder-decoder models have no single sequence of outputs to pool")
+    for name, parameter in transformer.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(f"cannot use {spec}: its weight {name} holds NaN or infinity")
+    transformer.config.use_cache = False
+    return transformer, tokenizer
+
+
+def _longest_input(config: Any, tokenizer: Any) -> int:
+    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        positions -= (config.pad_token_id or 0) + 1  # these count positions from behind the padding index
+    # Tokenizers that do not know their limit say 1e30.
+    return int(min(positions, tokenizer.model_max_length))

@@ -1,0 +1,74 @@
+"""Which ranked passages may serve as hard negatives: pure rules on scores and ranks.
+
+Axes: Q queries, K ranked passages. A rule's code says why a passage was dropped; 0 means kept.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Codes = np.ndarray[Any, np.dtype[np.int8]]
+
+KEPT = 0
+# In the order in which the rules are asked: a passage that breaks two is counted for the first.
+RULES = ("positive", "same_text", "rank_window", "max_score", "absolute_margin", "relative_margin")
+CODE = {rule: code for code, rule in enumerate(RULES, start=1)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of the rules, None or the full window when off; meanings as in MineConfig."""
+
+    rank_from: int = 1
+    rank_to: int | None = None
+    max_score: float | None = None
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+
+
+def score_ceilings(positive_scores_Q: Floats, limits: Limits) -> dict[str, Floats]:
+    """The score that a negative must stay below, for each margin rule that is on.
+
+    Absolute: positive - margin. Relative: positive - margin * |positive|, which lies below the positive for negative
+    scores too (positive * (1 - margin) would lie above it).
+    """
+    ceilings = {}
+    if limits.absolute_margin is not None:
+        ceilings["absolute_margin"] = positive_scores_Q - np.float32(limits.absolute_margin)
+    if limits.relative_margin is not None:
+        ceilings["relative_margin"] = positive_scores_Q - np.float32(limits.relative_margin) * np.abs(positive_scores_Q)
+    return ceilings
+
+
+def apply_rules(
+    scores_QK: Floats,
+    is_positive_QK: np.ndarray[Any, np.dtype[np.bool_]],
+    is_same_text_QK: np.ndarray[Any, np.dtype[np.bool_]],
+    positive_scores_Q: Floats,
+    limits: Limits,
+) -> Codes:
+    """The code of the first rule that each ranked passage breaks, 0 for those kept.
+
+    Ranks count the passages that are neither positive nor of a positive's text, from 1 for the best. A margin keeps a
+    passage whose score equals its ceiling when the margin is above 0 and drops it when the margin is 0.
+    """
+    codes_QK = np.zeros(scores_QK.shape, dtype=np.int8)
+
+    def drop(rule: str, broken_QK: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        codes_QK[broken_QK & (codes_QK == KEPT)] = CODE[rule]
+
+    drop("positive", is_positive_QK)
+    drop("same_text", is_same_text_QK)
+    rank_QK = np.cumsum(codes_QK == KEPT, axis=1)
+    outside = rank_QK < limits.rank_from
+    if limits.rank_to is not None:
+        outside |= rank_QK > limits.rank_to
+    drop("rank_window", outside)
+    if limits.max_score is not None:
+        drop("max_score", scores_QK > np.float32(limits.max_score))
+    for rule, ceiling_Q in score_ceilings(positive_scores_Q, limits).items():
+        strict = getattr(limits, rule) == 0
+        drop(rule, scores_QK >= ceiling_Q[:, None] if strict else scores_QK > ceiling_Q[:, None])
+    return codes_QK

@@ -1,0 +1,135 @@
+"""InfoNCE and query-view entropy as pure functions of scores and boolean masks.
+
+Axes: B queries (rows), N candidates of a row (column 0 is the positive), P passages of the batch, R rows that have a
+generated negative, D width. Masks are True where a candidate counts; ragged rows are padded with False.
+Source: Zhang et al., "When Hard Negatives Hurt", KDD 2026, arXiv 2606.01304.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def info_nce(scores_BN: Tensor, valid_BN: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of each row, [B]: -log softmax(scores / temperature) of column 0 among the valid candidates.
+
+    All-equal scores give log(number of valid candidates); a row with nothing but its positive gives 0.
+    """
+    logits_BN = (scores_BN / temperature).masked_fill(~valid_BN, float("-inf"))
+    return torch.logsumexp(logits_BN, dim=1) - logits_BN[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryView:
+    """The query's view of its negatives, for the R rows that have a generated one, in row order.
+
+    entropy_R: entropy of the softmax renormalised over the generated negatives, 0 to log |G|.
+    mass_R, expected_R: softmax mass on the generated negatives, and its target |G| / (|G| + |M|).
+    num_generated_R: |G|.
+    """
+
+    entropy_R: Tensor
+    mass_R: Tensor
+    expected_R: Tensor
+    num_generated_R: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """-entropy + (mass - expected)^2 of each row, [R]: low when none of them stands out and none is ignored."""
+        return (self.mass_R - self.expected_R) ** 2 - self.entropy_R
+
+    @property
+    def entropy_ratio(self) -> Tensor:
+        """entropy / log |G| of each row, [R], 0 to 1; a single generated negative counts as 1."""
+        most = torch.log(self.num_generated_R)
+        return torch.where(most > 0, self.entropy_R / most.clamp(min=1e-9), 1.0)
+
+
+def query_view(scores_BN: Tensor, mined_BN: Tensor, generated_BN: Tensor, temperature: float) -> QueryView:
+    """The parts of the query-view entropy loss, from `negative_scores` and the masks of the two origins.
+
+    Rows without a generated negative are left out. Uniform scores give entropy log |G| and mass = expected.
+    """
+    has_generated = generated_BN.any(dim=1)
+    scores, mined, generated = scores_BN[has_generated], mined_BN[has_generated], generated_BN[has_generated]
+    logits = scores / temperature
+    generated_logits = logits.masked_fill(~generated, float("-inf"))
+    log_sum_generated = torch.logsumexp(generated_logits, dim=1)
+    log_sum_all = torch.logsumexp(logits.masked_fill(~(mined | generated), float("-inf")), dim=1)
+    log_p = generated_logits - log_sum_generated[:, None]
+    num_generated = generated.sum(dim=1).to(scores.dtype)
+    return QueryView(
+        # 0 * log 0 is 0: the masked entries must not become NaN, in the value or in the gradient.
+        entropy_R=-(log_p.exp() * torch.where(generated, log_p, 0.0)).sum(dim=1),
+        mass_R=torch.exp(log_sum_generated - log_sum_all),
+        expected_R=num_generated / (mined | generated).sum(dim=1),
+        num_generated_R=num_generated,
+    )
+
+
+def candidate_scores(queries_BD: Tensor, candidates_BND: Tensor) -> Tensor:
+    """Inner products [B, N] of each query with its own candidates."""
+    return torch.einsum("bd,bnd->bn", queries_BD, candidates_BND)
+
+
+def negative_scores(queries_BD: Tensor, candidates_BND: Tensor, generated_BN: Tensor) -> Tensor:
+    """The same scores [B, N], but gradient flows through the embeddings of generated candidates alone.
+
+    The entropy term may move generated passages; it must not teach the query or the mined ones to hide the difference.
+    """
+    candidates_BND = torch.where(generated_BN[..., None], candidates_BND, candidates_BND.detach())
+    return candidate_scores(queries_BD.detach(), candidates_BND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossSums:
+    """Sums over rows, so that parts of a batch add up exactly; divide by the whole batch's counts for the means."""
+
+    info_nce: Tensor
+    query_view: Tensor
+    entropy_ratio: float
+    mass: float
+    expected_mass: float
+    num_rows: int
+    num_generated_rows: int
+
+
+def loss_sums(
+    queries_BD: Tensor,
+    passages_PD: Tensor,
+    candidates_BN: Tensor,
+    valid_BN: Tensor,
+    generated_BN: Tensor,
+    *,
+    temperature: float,
+    entropy_temperature: float,
+    in_batch_BP: Tensor | None = None,
+) -> LossSums:
+    """Both losses, summed over the rows of a batch.
+
+    `candidates_BN` points into `passages_PD`; `in_batch_BP` marks the passages of other rows that count as further
+    negatives in InfoNCE (None: no others, the paper's setting). The query view has the row's own negatives only.
+    """
+    candidates_BND = passages_PD[candidates_BN]
+    scores, valid = candidate_scores(queries_BD, candidates_BND), valid_BN
+    if in_batch_BP is not None:
+        scores = torch.cat([scores, queries_BD @ passages_PD.T], dim=1)
+        valid = torch.cat([valid, in_batch_BP], dim=1)
+    negatives_BN = valid_BN.clone()
+    negatives_BN[:, 0] = False
+    view = query_view(
+        negative_scores(queries_BD, candidates_BND, generated_BN),
+        negatives_BN & ~generated_BN,
+        generated_BN,
+        entropy_temperature,
+    )
+    return LossSums(
+        info_nce=info_nce(scores, valid, temperature).sum(),
+        query_view=view.loss.sum(),
+        entropy_ratio=float(view.entropy_ratio.detach().sum()),
+        mass=float(view.mass_R.detach().sum()),
+        expected_mass=float(view.expected_R.sum()),
+        num_rows=len(queries_BD),
+        num_generated_rows=len(view.mass_R),
+    )

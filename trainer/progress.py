@@ -1,0 +1,53 @@
+"""Progress on stderr: a bar on a terminal, a plain line now and then in a log file."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class PlainProgress:
+    """The bar's stand-in where stderr is no terminal: logs a line every fifteen seconds, nothing for short work."""
+
+    def __init__(self, total: int, unit: str, desc: str, enabled: bool):
+        self.total, self.unit, self.desc, self.enabled = total, unit, desc, enabled
+        self._done, self._note = 0, ""
+        self._start = self._last = time.monotonic()
+
+    def __enter__(self) -> "PlainProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def set_postfix_str(self, note: str, refresh: bool = False) -> None:
+        self._note = note
+
+    def update(self, count: int = 1) -> None:
+        self._done += count
+        now = time.monotonic()
+        if self.enabled and now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = now
+            rate = self._done / (now - self._start)
+            log.info(
+                "%s: %d of %d %ss, %.1f/s, %.0f s left%s",
+                self.desc,
+                self._done,
+                self.total,
+                self.unit,
+                rate,
+                (self.total - self._done) / max(rate, 1e-9),
+                f", {self._note}" if self._note else "",
+            )
+
+
+def progress_bar(*, total: int, unit: str, desc: str, enabled: bool = True) -> Any:
+    """A context manager with `update(n)` and `set_postfix_str(text)`: tqdm on a terminal, PlainProgress elsewhere."""
+    if enabled and sys.stderr.isatty():
+        return tqdm(total=total, unit=unit, desc=desc, file=sys.stderr, leave=False)
+    return PlainProgress(total, unit, desc, enabled)

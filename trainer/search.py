@@ -1,0 +1,88 @@
+"""Exact nearest passages by inner product, in blocks that bound the memory. Mining, dev evaluation and evals share it.
+
+Axes: Q queries, P passages, K results a query, D width.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.errors import InputError
+
+Backend = Literal["torch", "faiss"]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+# One block of scores: 256 queries x 65,536 passages in float32 are 64 MiB.
+_QUERIES, _PASSAGES = 256, 65536
+
+
+def top_k(queries_QD: Floats, passages_PD: Floats, k: int, *, backend: Backend = "torch") -> tuple[Floats, Indices]:
+    """The k best passages of every query: scores_QK, falling, and their rows in `passages_PD` as index_QK.
+
+    Exact. Equal scores are ordered by the lower row, at the cut too, so that a result does not depend on the block
+    size (`faiss` promises this only inside what it returns). k is cut to the number of passages. `passages_PD` may be
+    memory-mapped. Raises InputError when widths differ or a vector is not finite.
+    """
+    if queries_QD.shape[1] != passages_PD.shape[1]:
+        raise InputError(
+            f"query embeddings are {queries_QD.shape[1]} wide and passage embeddings {passages_PD.shape[1]}: "
+            "they come from different models"
+        )
+    k = min(k, len(passages_PD))
+    if len(queries_QD) == 0 or k <= 0:
+        return np.empty((len(queries_QD), max(k, 0)), np.float32), np.empty((len(queries_QD), max(k, 0)), np.int64)
+    if not np.isfinite(queries_QD).all():
+        raise InputError("an embedding holds NaN or infinity: the model is broken")
+    search = _faiss_block if backend == "faiss" else _torch_block
+    blocks = [
+        search(queries_QD[start : start + _QUERIES], passages_PD, k) for start in range(0, len(queries_QD), _QUERIES)
+    ]
+    return np.concatenate([scores for scores, _ in blocks]), np.concatenate([index for _, index in blocks])
+
+
+def _torch_block(queries_QD: Floats, passages_PD: Floats, k: int) -> tuple[Floats, Indices]:
+    queries = torch.from_numpy(np.ascontiguousarray(queries_QD))
+    best_scores: Tensor | None = None
+    best_index = torch.empty(0, dtype=torch.long)
+    for start in range(0, len(passages_PD), _PASSAGES):
+        passages = torch.from_numpy(np.ascontiguousarray(passages_PD[start : start + _PASSAGES]))
+        scores_QK, index_QK = _stable_top_k(queries @ passages.T, k)
+        index_QK = index_QK + start
+        if best_scores is not None:
+            # Earlier blocks come first, so that among equal scores the lower row keeps winning.
+            scores_QK, chosen = _stable_top_k(torch.cat([best_scores, scores_QK], dim=1), k)
+            index_QK = torch.cat([best_index, index_QK], dim=1).gather(1, chosen)
+        best_scores, best_index = scores_QK, index_QK
+    assert best_scores is not None
+    if not torch.isfinite(best_scores).all():
+        raise InputError("an embedding holds NaN or infinity: the model is broken")
+    return best_scores.numpy(), best_index.numpy()
+
+
+def _stable_top_k(scores_QP: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """torch.topk with ties, at the cut too, broken by the lower column."""
+    k = min(k, scores_QP.shape[1])
+    # One more than asked for shows whether the cut runs through equal scores.
+    best_QK, index_QK = torch.topk(scores_QP, min(k + 1, scores_QP.shape[1]), dim=1)
+    if best_QK.shape[1] > k:
+        for q in torch.nonzero(best_QK[:, k] == best_QK[:, k - 1]).flatten().tolist():
+            order = torch.argsort(scores_QP[q], descending=True, stable=True)[:k]
+            index_QK[q, :k], best_QK[q, :k] = order, scores_QP[q, order]
+    best_QK, index_QK = best_QK[:, :k], index_QK[:, :k]
+    # Sort by row, then stably by score: equal scores end up in the order of their rows.
+    index_QK, by_row = index_QK.sort(dim=1)
+    best_QK, by_score = best_QK.gather(1, by_row).sort(dim=1, descending=True, stable=True)
+    return best_QK, index_QK.gather(1, by_score)
+
+
+def _faiss_block(queries_QD: Floats, passages_PD: Floats, k: int) -> tuple[Floats, Indices]:
+    import faiss
+
+    scores_QK, index_QK = faiss.knn(
+        np.ascontiguousarray(queries_QD), np.ascontiguousarray(passages_PD), k, metric=faiss.METRIC_INNER_PRODUCT
+    )
+    order = np.lexsort((index_QK, -scores_QK))
+    return np.take_along_axis(scores_QK, order, 1), np.take_along_axis(index_QK, order, 1).astype(np.int64)
