@@ -1,0 +1,93 @@
+"""How far the verifier can be trusted: known positives, verified blind like everything else, show what it misses.
+
+A verdict "does not answer the query" on a known positive is a miss. The miss rate is reported with its 95% Wilson
+interval. The verifier is unusable when even the lower end of that interval is above the highest tolerated miss rate:
+that is, when chance does not explain how many positives it missed. A few canaries can therefore condemn a verifier that
+is far off (2 misses of 2), while a good one is never condemned by a single miss among many.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+_Z_95 = 1.959963984540054
+
+
+def wilson_interval(hits: int, trials: int, z: float = _Z_95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion; (0, 1) without trials. Source: Wilson 1927."""
+    if not 0 <= hits <= trials:
+        raise ValueError(f"expected 0 <= hits <= trials, got {hits} of {trials}")
+    if trials == 0:
+        return 0.0, 1.0
+    share, square = hits / trials, z * z
+    centre = (share + square / (2 * trials)) / (1 + square / trials)
+    half = z / (1 + square / trials) * ((share * (1 - share) / trials + square / (4 * trials * trials)) ** 0.5)
+    # At the ends the interval touches 0 or 1 exactly; rounding must not put it outside.
+    return (0.0 if hits == 0 else max(0.0, centre - half)), (1.0 if hits == trials else min(1.0, centre + half))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The verifier's record on known positives and what follows for the accepted negatives.
+
+    canaries: known positives with a verdict; missed: those called "does not answer". judged: candidate negatives with a
+    verdict; called_relevant: those called "answers the query"; accepted: those that became negatives.
+    """
+
+    canaries: int
+    missed: int
+    judged: int
+    called_relevant: int
+    accepted: int
+    max_miss_rate: float
+
+    @property
+    def miss_interval(self) -> tuple[float, float]:
+        """The 95% interval of the share of relevant passages that the verifier misses."""
+        return wilson_interval(self.missed, self.canaries)
+
+    @property
+    def unusable(self) -> bool:
+        """Whether the canaries show that this verifier's verdicts must not be used."""
+        return self.canaries > 0 and self.miss_interval[0] > self.max_miss_rate
+
+    @property
+    def false_negative_bound(self) -> float:
+        """An upper bound on the share of accepted negatives that are relevant after all; 1 where nothing can be said.
+
+        With miss rate at most m (upper end) and a share of at most a judged relevant (upper end), at most a / (1 - m)
+        of the candidates were relevant and at most m times that many were let through. It assumes that the verifier
+        misses relevant candidates as often as known positives; borderline ones may be missed more often.
+        """
+        miss = self.miss_interval[1]
+        if self.canaries == 0 or self.accepted == 0 or miss >= 1:
+            return 1.0
+        relevant = wilson_interval(self.called_relevant, self.judged)[1] / (1 - miss)
+        return min(1.0, miss * relevant * self.judged / self.accepted)
+
+    def sentence(self) -> str:
+        """The finding in words."""
+        low, high = self.miss_interval
+        if self.canaries == 0:
+            return "the verifier was not calibrated: no known positive went through it"
+        found = (
+            f"this verifier misses {self.missed} of {self.canaries} known positives "
+            f"(95% interval {low:.1%} to {high:.1%})"
+        )
+        if self.unusable:
+            return f"{found}; its verdicts are not usable"
+        if self.accepted == 0:
+            return found
+        return f"{found}; at most {self.false_negative_bound:.2%} of the accepted negatives are relevant after all"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For summary.json."""
+        return {
+            "canaries": self.canaries,
+            "missed": self.missed,
+            "miss_rate": None if self.canaries == 0 else self.missed / self.canaries,
+            "miss_rate_interval_95": list(self.miss_interval),
+            "max_miss_rate": self.max_miss_rate,
+            "usable": not self.unusable,
+            "false_negative_upper_bound": self.false_negative_bound,
+            "in_words": self.sentence(),
+        }

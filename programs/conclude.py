@@ -1,0 +1,89 @@
+"""The end of a run: the enriched rows, the summary, and the refusal when the verifier is unusable."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from data.files import write_json
+from data.jsonl import write_rows
+from data.records import Row, row_content_id
+from programs.calibration import Calibration
+from programs.config import SynthesizeConfig
+from programs.funnel import Funnel
+from programs.outcome import negative_of
+from programs.store import RunStore
+
+# How finished rows name a program that was not compiled.
+UNCOMPILED = "uncompiled"
+
+
+def conclude(
+    config: SynthesizeConfig, rows: Iterable[Row], store: RunStore, key: str, seconds: float, *, lowest_limit: int
+) -> dict[str, Any]:
+    """Write rows.jsonl and summary.json; returns the summary. Raises InputError when the verifier is unusable."""
+    funnel = Funnel()
+    target = config.out / "rows.jsonl"
+
+    def enriched() -> Iterable[Row]:
+        for row in rows:
+            synthesis = store.load(row_content_id(row))
+            if synthesis is None:
+                raise InputError("the rows changed while the run worked on them; run it again", file=config.rows)
+            funnel.add(synthesis)
+            accepted = tuple(
+                negative_of(candidate, generator=config.lm, program=UNCOMPILED) for candidate in synthesis.accepted
+            )
+            yield replace(row, negatives=row.negatives + accepted, requirements=synthesis.requirements)
+        calibration = funnel.calibration(config.max_miss_rate)
+        # Raised inside the writer, so that rows.jsonl never takes its name.
+        if calibration.unusable and not config.accept_unusable_verifier:
+            raise refuse_unusable(config, calibration, store, seconds)
+
+    write_rows(target, enriched())
+    summary = {
+        "funnel": funnel.as_dict(),
+        "verifier": funnel.calibration(config.max_miss_rate).as_dict(),
+        "usage": usage_summary(store, funnel.accepted),
+        "program": {"name": UNCOMPILED, "key": key},
+        "seconds_this_run": round(seconds, 3),
+        "lowest_concurrency": lowest_limit,
+        "rows_file": str(target),
+    }
+    write_json(config.out / "summary.json", summary)
+    return summary
+
+
+def refuse_unusable(config: SynthesizeConfig, calibration: Calibration, store: RunStore, seconds: float) -> InputError:
+    """Record why nothing was accepted, and say what to do."""
+    write_json(
+        config.out / "summary.json",
+        {
+            "refused": calibration.sentence(),
+            "verifier": calibration.as_dict(),
+            "usage": usage_summary(store, 0),
+            "seconds_this_run": round(seconds, 3),
+        },
+    )
+    Path(config.out / "rows.jsonl").unlink(missing_ok=True)
+    return InputError(
+        f"{calibration.sentence()}, so no negative was accepted; name a better --verifier-lm, or keep them all the "
+        "same with --accept-unusable-verifier"
+    )
+
+
+def usage_summary(store: RunStore, accepted: int) -> dict[str, Any]:
+    """Tokens and cost by role over all runs in this folder, and per accepted negative."""
+    roles = {role: usage.as_dict() for role, usage in sorted(store.usage().items())}
+    tokens = sum(usage["prompt_tokens"] + usage["completion_tokens"] for usage in roles.values())
+    costs = [usage["cost_usd"] for usage in roles.values()]
+    known = all(cost is not None for cost in costs)
+    return {
+        "roles": roles,
+        "requests": sum(usage["requests"] for usage in roles.values()),
+        "tokens": tokens,
+        "tokens_per_accepted": tokens / accepted if accepted else None,
+        "cost_usd": round(sum(costs), 6) if known else None,
+        "cost_in_words": f"{sum(costs):.4f} USD" if known else "unknown: no price is listed for a model that was used",
+    }

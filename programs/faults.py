@@ -1,0 +1,80 @@
+"""Named losses of a run, and provider errors as one clear line without secrets."""
+
+import os
+import re
+from typing import Literal, get_args
+
+from dspy.utils.exceptions import (
+    ContextWindowExceededError,
+    LMAuthError,
+    LMBillingError,
+    LMConfigurationError,
+    LMInvalidRequestError,
+    LMRateLimitError,
+    LMServerError,
+    LMTimeoutError,
+    LMTransportError,
+    LMUnsupportedModelError,
+)
+
+from data.errors import InputError
+
+# Why one call gave no answer, after its retries.
+CallLoss = Literal[
+    "rate_limited", "timeout", "server_error", "connection", "too_long", "request_refused", "truncated", "bad_response"
+]
+CALL_LOSSES: tuple[str, ...] = get_args(CallLoss)
+_RETRIED: tuple[tuple[type[Exception], CallLoss], ...] = (
+    (LMRateLimitError, "rate_limited"),
+    (LMTimeoutError, "timeout"),
+    (LMServerError, "server_error"),
+    (LMTransportError, "connection"),
+)
+# Losses whose cause may pass by itself.
+PASSING_LOSSES: tuple[str, ...] = tuple(loss for _, loss in _RETRIED)
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+_SECRET_FORM = re.compile(r"\b(sk|pk|hf|gsk|xai|key|loopback)-[A-Za-z0-9_\-*]{6,}|(?i:bearer)\s+\S+")
+
+
+class CallError(Exception):
+    """A call that gave no usable answer: a counted loss of one row, not the end of the run."""
+
+    def __init__(self, loss: CallLoss | Literal["malformed"], detail: str):
+        self.loss, self.detail = loss, redact(detail)
+        super().__init__(f"{loss}: {self.detail}")
+
+
+class RunStoppedError(InputError):
+    """The run cannot go on (nothing answers); what is finished is kept and the same command resumes it."""
+
+
+def redact(text: str, limit: int = 300) -> str:
+    """`text` on one line, cut to `limit` characters, without the values of secret environment variables or keys."""
+    for name, value in os.environ.items():
+        if len(value) >= 6 and _SECRET_NAME.search(name):
+            text = text.replace(value, "[secret]")
+    text = " ".join(_SECRET_FORM.sub("[secret]", text).split())
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def retried_loss(error: Exception) -> CallLoss | None:
+    """The loss that an error ends as if retrying it does not help, or None when it must not be retried."""
+    return next((loss for kind, loss in _RETRIED if isinstance(error, kind)), None)
+
+
+def final_fault(error: Exception, *, role: str, model: str) -> Exception:
+    """What an error that is not retried becomes: InputError stops the run, CallError is counted."""
+    detail = redact(str(error))
+    if isinstance(error, LMAuthError):
+        return InputError(f"{role} {model}: the key was refused; check the key in the environment ({detail})")
+    if isinstance(error, LMUnsupportedModelError):
+        return InputError(f"{role} {model}: the model or address is not known there ({detail})")
+    if isinstance(error, LMBillingError):
+        return InputError(f"{role} {model}: the account has no quota left ({detail})")
+    if isinstance(error, ContextWindowExceededError):
+        return CallError("too_long", detail)
+    if isinstance(error, LMInvalidRequestError):
+        return CallError("request_refused", detail)
+    if isinstance(error, LMConfigurationError):
+        return InputError(f"{role} {model}: {detail}")
+    return CallError(retried_loss(error) or "bad_response", detail)

@@ -1,0 +1,162 @@
+"""Language models by litellm model string: what a role runs on, checked before the first call."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+import litellm
+from dspy.utils.exceptions import LMConfigurationError
+
+from data.errors import InputError
+
+# Without this litellm prints a banner to stdout on every error.
+litellm.suppress_debug_info = True
+
+# Providers whose servers take a JSON schema for any model they run, which litellm's model list cannot know.
+_SCHEMA_PROVIDERS = frozenset({"hosted_vllm", "vllm", "ollama_chat", "lm_studio", "llamafile"})
+# The OpenAI client wants some key even for a server that asks for none.
+_NO_KEY = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One model as a role uses it.
+
+    `name` is what users and records call it; `model` is litellm's string. `free` models run on this machine and cost
+    nothing; of any other model the price is what litellm's list says, or unknown.
+    """
+
+    name: str
+    model: str
+    api_base: str | None = None
+    api_key: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    timeout_s: float = 120.0
+    free: bool = False
+
+    def __repr__(self) -> str:
+        # A key must not reach a log or a traceback.
+        return f"ModelSpec({self.name!r})"
+
+
+def hosted_model(
+    name: str,
+    *,
+    flag: str,
+    api_base: str | None = None,
+    api_key_env: str | None = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    timeout_s: float = 120.0,
+) -> ModelSpec:
+    """Check a litellm model string, its key and its settings. Raises InputError that names `flag`.
+
+    Reasoning models get no temperature and no token limit, which they refuse.
+    """
+    provider = _provider(name, flag)
+    if provider in _SCHEMA_PROVIDERS and not litellm.supports_response_schema(name, custom_llm_provider=provider):
+        litellm.register_model({name: {"litellm_provider": provider, "mode": "chat", "supports_response_schema": True}})
+    if litellm.supports_reasoning(name):
+        temperature, max_tokens = None, None
+    return ModelSpec(
+        name=name,
+        model=name,
+        api_base=api_base,
+        api_key=_key(name, flag=flag, api_base=api_base, api_key_env=api_key_env),
+        temperature=temperature,
+        max_tokens=max_tokens,
+        timeout_s=timeout_s,
+    )
+
+
+def loopback_model(
+    name: str,
+    *,
+    model: str,
+    api_base: str,
+    token: str,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    timeout_s: float = 120.0,
+) -> ModelSpec:
+    """A model served by this process or a child of it: OpenAI-compatible, takes a JSON schema, costs nothing."""
+    litellm.register_model({model: {"litellm_provider": "openai", "mode": "chat", "supports_response_schema": True}})
+    return ModelSpec(
+        name=name,
+        model=model,
+        api_base=api_base,
+        api_key=token,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        timeout_s=timeout_s,
+        free=True,
+    )
+
+
+def client_settings(spec: ModelSpec) -> dict[str, Any]:
+    """The keyword arguments of `dspy.LM` for this model. Retries are ours: both libraries' own are off."""
+    settings: dict[str, Any] = {
+        "model": spec.model,
+        "temperature": spec.temperature,
+        "max_tokens": spec.max_tokens,
+        "timeout": spec.timeout_s,
+        "cache": False,
+        "engine": "litellm",
+        "num_retries": 0,
+        "max_retries": 0,
+    }
+    settings |= {"api_base": spec.api_base} if spec.api_base else {}
+    settings |= {"api_key": spec.api_key} if spec.api_key else {}
+    try:
+        dspy.LM(**settings)
+    except LMConfigurationError:
+        # A reasoning model that litellm's list does not know yet.
+        settings |= {"temperature": None, "max_tokens": None}
+    return settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """USD a token."""
+
+    prompt: float
+    completion: float
+
+
+def known_price(spec: ModelSpec) -> Price | None:
+    """The model's price, or None when nobody has said what it costs (litellm itself would call that zero)."""
+    if spec.free:
+        return Price(prompt=0.0, completion=0.0)
+    for name in (spec.model, spec.model.partition("/")[2]):
+        listed = litellm.model_cost.get(name) or {}
+        prompt, completion = listed.get("input_cost_per_token"), listed.get("output_cost_per_token")
+        if prompt is not None and completion is not None:
+            return Price(prompt=float(prompt), completion=float(completion))
+    return None
+
+
+def _provider(name: str, flag: str) -> str:
+    try:
+        return str(litellm.get_llm_provider(name)[1])
+    except (litellm.BadRequestError, ValueError) as error:
+        raise InputError(
+            f"unknown model {name!r}: expected provider/model as litellm names them, such as openai/gpt-4.1-mini, "
+            "ollama_chat/qwen3:8b or hosted_vllm/NAME with an api_base, or recorded:demo",
+            field=flag,
+        ) from error
+
+
+def _key(name: str, *, flag: str, api_base: str | None, api_key_env: str | None) -> str | None:
+    if api_key_env is not None:
+        key = os.environ.get(api_key_env)
+        if not key:
+            raise InputError(f"the environment variable {api_key_env} that should hold the key is not set", field=flag)
+        return key
+    missing = [key for key in litellm.validate_environment(name)["missing_keys"] if not key.endswith("_BASE")]
+    if not missing:
+        return None
+    if api_base is not None:
+        return _NO_KEY
+    raise InputError(f"{name} needs {' and '.join(missing)} in the environment", field=flag)

@@ -1,0 +1,111 @@
+"""What the synthesis of one row came to: requirements, candidate negatives with their fates, and every loss by name."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from data.records import Negative, Requirement, Verdict
+
+# The fate of one candidate negative, in the order of the funnel.
+Fate = Literal[
+    "accepted",
+    "not_written",  # no usable draft: the reason is among the faults
+    "copies_a_passage",  # the same text as the positive, a mined negative or a sibling
+    "not_verified",  # no usable verdict
+    "answers_query",
+    "target_kept",  # irrelevant by the verdict, but the target requirement still holds
+]
+FATES: tuple[str, ...] = get_args(Fate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One planned violation and what became of it; `verdict` is the last draft's."""
+
+    requirement: Requirement
+    disruption: str
+    direction: str
+    fate: Fate
+    text: str = ""
+    explanation: str = ""
+    verdict: Verdict | None = None
+    repaired: bool = False
+
+    @property
+    def others_kept(self) -> tuple[int, int]:
+        """How many of the other requirements still hold, of how many."""
+        if self.verdict is None:
+            return 0, 0
+        others = [kept for number, kept in enumerate(self.verdict.satisfied, start=1) if number != self.requirement.id]
+        return sum(others), len(others)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synthesis:
+    """One row's outcome.
+
+    `failure` names the loss of the whole row (nothing could be planned), else None. `canary` is the verdict on the
+    known positive where it was asked for. `faults` counts what went wrong on the way, mended or not.
+    """
+
+    requirements: tuple[Requirement, ...] = ()
+    information_need: str = ""
+    candidates: tuple[Candidate, ...] = ()
+    canary: Verdict | None = None
+    canary_asked: bool = False
+    failure: str | None = None
+    failure_detail: str = ""
+    faults: Mapping[str, int] = field(default_factory=Counter)
+
+    @property
+    def accepted(self) -> tuple[Candidate, ...]:
+        """The candidates that became negatives."""
+        return tuple(candidate for candidate in self.candidates if candidate.fate == "accepted")
+
+
+def negative_of(candidate: Candidate, *, generator: str, program: str) -> Negative:
+    """The training record of an accepted candidate."""
+    return Negative(
+        text=candidate.text,
+        source="generated",
+        requirement=candidate.requirement,
+        disruption=candidate.disruption,
+        verdict=candidate.verdict,
+        generator=generator,
+        program=program,
+    )
+
+
+def synthesis_to_dict(synthesis: Synthesis) -> dict[str, Any]:
+    """The JSON form, as the run store keeps it."""
+    return asdict(synthesis) | {"faults": dict(synthesis.faults)}
+
+
+def synthesis_from_dict(value: Mapping[str, Any]) -> Synthesis:
+    """Read back what `synthesis_to_dict` wrote."""
+    candidates = tuple(
+        Candidate(
+            **{
+                **candidate,
+                "requirement": Requirement(**candidate["requirement"]),
+                "verdict": _verdict(candidate["verdict"]),
+            }
+        )
+        for candidate in value["candidates"]
+    )
+    return Synthesis(
+        **{
+            **value,
+            "requirements": tuple(Requirement(**requirement) for requirement in value["requirements"]),
+            "candidates": candidates,
+            "canary": _verdict(value["canary"]),
+            "faults": Counter(value["faults"]),
+        }
+    )
+
+
+def _verdict(value: Mapping[str, Any] | None) -> Verdict | None:
+    if value is None:
+        return None
+    return Verdict(satisfied=tuple(value["satisfied"]), answers_query=value["answers_query"], reason=value["reason"])

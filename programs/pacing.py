@@ -1,0 +1,93 @@
+"""When to ask again and how many calls to keep in flight."""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+_FIRST_DELAY_S = 0.5
+_LONGEST_DELAY_S = 60.0
+# One burst of refusals is one signal: the limit drops once, not once a refused call.
+_BURST_S = 1.0
+
+
+def retry_delay(attempt: int, retry_after: float | None, rng: random.Random) -> float:
+    """Seconds to wait after the failed 0-based `attempt`: what the server asked for, else exponential with jitter."""
+    if retry_after is not None:
+        # The small random part keeps the refused calls from coming back in one burst.
+        return min(retry_after, _LONGEST_DELAY_S) + rng.uniform(0, 0.1)
+    ceiling = min(_FIRST_DELAY_S * 2.0**attempt, _LONGEST_DELAY_S)
+    return rng.uniform(ceiling / 2, ceiling)
+
+
+class CallLimit:
+    """How many calls may be in flight: cut by a third on a refusal, raised by one after a full round of answers.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self, largest: int):
+        self.largest = largest
+        self.allowed = float(largest)
+        self.lowest = float(largest)
+        self.in_flight = 0
+        self._closed = False
+        self._settled = asyncio.Event()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._last_cut = -_BURST_S
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold one of the allowed places."""
+        while self._closed or self.in_flight >= int(self.allowed):
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                # A place that was handed over just now must not be lost.
+                self._wake()
+                raise
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self._settle()
+            self._wake()
+
+    def close(self) -> None:
+        """Let no further call start; those in flight go on."""
+        self._closed = True
+        self._settle()
+
+    async def settled(self) -> None:
+        """Wait, after `close`, until no call is in flight."""
+        await self._settled.wait()
+
+    def refused(self) -> None:
+        """The server asked for fewer calls."""
+        now = time.monotonic()
+        if now - self._last_cut >= _BURST_S:
+            self._last_cut = now
+            self.allowed = max(1.0, self.allowed * 2 / 3)
+            self.lowest = min(self.lowest, self.allowed)
+
+    def answered(self) -> None:
+        """One call was answered."""
+        self.allowed = min(float(self.largest), self.allowed + 1 / self.allowed)
+        self._wake()
+
+    def _settle(self) -> None:
+        if self._closed and self.in_flight == 0:
+            self._settled.set()
+
+    def _wake(self) -> None:
+        room = 0 if self._closed else int(self.allowed) - self.in_flight
+        while room > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                room -= 1

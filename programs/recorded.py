@@ -1,0 +1,180 @@
+"""`recorded:demo`: replays the answers that ship with the demo data, over HTTP like any other model.
+
+Answers are found by the input fields of the signature, read back from the prompt's last user message, so they survive
+changed instructions, few-shot demonstrations and any of dspy's adapters. What was never recorded is an HTTP error.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from aiohttp import web
+
+from data.demo_set import DemoItem, demo_items
+from data.records import Requirement, Verdict
+from data.text import same_text_key
+from programs.loopback import LoopbackServer, completion_response, error_response, message_text
+
+NAME = "recorded:demo"
+MODEL = "openai/recorded-demo"
+
+Layout = Literal["chat", "json", "xml"]
+_CHAT_FIELD = re.compile(r"^\[\[ ## (\w+) ## \]\]\n", re.MULTILINE)
+_XML_FIELD = re.compile(r"<(\w+)>\n(.*?)\n</\1>", re.DOTALL)
+# How each adapter's closing reminder begins, after the last input field.
+_REMINDERS: tuple[tuple[str, Layout], ...] = (
+    ("\n\nRespond with a JSON object", "json"),
+    ("\n\nRespond with the corresponding output fields wrapped in XML", "xml"),
+    ("\n\nRespond with the corresponding output fields", "chat"),
+)
+
+
+class NotRecordedError(LookupError):
+    """The demo data holds no answer to this request; the text says what was asked for."""
+
+
+def read_inputs(text: str) -> tuple[dict[str, str], Layout]:
+    """The signature's input fields in one user message, and the layout that its answer must have."""
+    cut, layout = len(text), "chat"
+    for reminder, name in _REMINDERS:
+        position = text.rfind(reminder)
+        if position >= 0:
+            cut, layout = position, name
+            break
+    body = text[:cut]
+    if layout == "xml":
+        return {match[1]: match[2] for match in _XML_FIELD.finditer(body)}, "xml"
+    marks = list(_CHAT_FIELD.finditer(body))
+    ends = [mark.start() for mark in marks[1:]] + [len(body)]
+    fields = {mark[1]: body[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=False)}
+    return fields, "json" if layout == "json" else "chat"
+
+
+def render_answer(outputs: Mapping[str, Any], layout: Layout) -> str:
+    """`outputs` as a model would write them for the adapter with this layout."""
+    if layout == "json":
+        return json.dumps(outputs, ensure_ascii=False)
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in outputs.items()
+    }
+    if layout == "xml":
+        escaped = {name: text.replace("&", "&amp;").replace("<", "&lt;") for name, text in texts.items()}
+        return "\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in escaped.items())
+    fields = "\n\n".join(f"[[ ## {name} ## ]]\n{text}" for name, text in texts.items())
+    return f"{fields}\n\n[[ ## completed ## ]]"
+
+
+class RecordedAnswers:
+    """The demo's answers, by what is asked."""
+
+    def __init__(self) -> None:
+        self._extractions: dict[tuple[str, str], dict[str, Any]] = {}
+        self._violations: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._verdicts: dict[tuple[str, str], tuple[Verdict, tuple[Requirement, ...]]] = {}
+        for item in demo_items():
+            self._add(item)
+
+    def _add(self, item: DemoItem) -> None:
+        row = item.row
+        query, positive = same_text_key(row.query), same_text_key(row.positives[0].text)
+        self._extractions[query, positive] = _extraction(item)
+        self._verdicts[query, positive] = (item.positive_verdict, row.requirements)
+        for negative, why in zip(row.negatives, item.why, strict=True):
+            assert negative.requirement is not None and negative.verdict is not None
+            # Four rows break one requirement twice in the same way: only the direction tells the two apart.
+            key = (query, positive, same_text_key(negative.requirement.statement), str(negative.disruption))
+            self._violations[(*key, same_text_key(why))] = {"negative": negative.text, "explanation": why}
+            self._verdicts[query, same_text_key(negative.text)] = (negative.verdict, row.requirements)
+
+    def find(self, inputs: Mapping[str, str]) -> dict[str, Any]:
+        """The outputs recorded for these inputs. Raises NotRecordedError."""
+        keys = {name: same_text_key(value) for name, value in inputs.items()}
+        query, passage = keys.get("query", ""), keys.get("passage", "")
+        if "target" in inputs:
+            return self._violation(inputs, keys)
+        if "requirements" in inputs:
+            return self._verdict(query, passage, inputs["requirements"])
+        found = self._extractions.get((query, passage))
+        if found is None:
+            raise NotRecordedError(f"no requirements are recorded for the query {query!r:.80} with this passage")
+        return found
+
+    def _violation(self, inputs: Mapping[str, str], keys: Mapping[str, str]) -> dict[str, Any]:
+        if keys.get("refused"):
+            raise NotRecordedError("no second drafts are recorded")
+        statement = same_text_key(_without_number(inputs["target"]))
+        key = (keys.get("query", ""), keys.get("passage", ""), statement, keys.get("disruption", ""))
+        found = self._violations.get((*key, keys.get("direction", "")))
+        if found is None:
+            raise NotRecordedError(f"no {key[3]} of {statement!r:.80} is recorded for the query {key[0]!r:.80}")
+        return found
+
+    def _verdict(self, query: str, passage: str, listed: str) -> dict[str, Any]:
+        found = self._verdicts.get((query, passage))
+        if found is None:
+            raise NotRecordedError(f"no verdict is recorded for this passage and the query {query!r:.80}")
+        verdict, requirements = found
+        satisfied = {same_text_key(r.statement): flag for r, flag in zip(requirements, verdict.satisfied, strict=True)}
+        asked = [same_text_key(_without_number(statement)) for statement in _string_list(listed)]
+        unknown = [statement for statement in asked if statement not in satisfied]
+        if unknown:
+            raise NotRecordedError(f"no verdict is recorded on the requirement {unknown[0]!r:.80}")
+        return {
+            "reason": verdict.reason,
+            "satisfied": [satisfied[statement] for statement in asked],
+            "answers_query": verdict.answers_query,
+        }
+
+
+class RecordedServer(LoopbackServer):
+    """Serves the recorded answers of the demo data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._answers = RecordedAnswers()
+
+    async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        users = [message for message in body["messages"] if isinstance(message, dict) and message.get("role") == "user"]
+        inputs, layout = read_inputs(message_text(users[-1]) if users else "")
+        if not inputs:
+            return error_response(422, "recorded:demo found no input fields in the last user message", "not_recorded")
+        try:
+            outputs = self._answers.find(inputs)
+        except NotRecordedError as missing:
+            return error_response(422, f"recorded:demo has no such answer: {missing}", "not_recorded")
+        return completion_response(body, render_answer(outputs, layout))
+
+
+def _extraction(item: DemoItem) -> dict[str, Any]:
+    ways: dict[int, list[dict[str, str]]] = {}
+    for negative, why in zip(item.row.negatives, item.why, strict=True):
+        assert negative.requirement is not None and negative.disruption is not None
+        ways.setdefault(negative.requirement.id, []).append({"disruption": negative.disruption, "direction": why})
+    return {
+        "information_need": item.row.query,
+        "requirements": [
+            {
+                "id": requirement.id,
+                "kind": requirement.kind,
+                "statement": requirement.statement,
+                "evidence": requirement.evidence,
+                "critical": requirement.critical,
+                "ways": ways.get(requirement.id, []),
+            }
+            for requirement in item.row.requirements
+        ],
+    }
+
+
+def _without_number(statement: str) -> str:
+    return re.sub(r"^\s*\d+\.\s+", "", statement)
+
+
+def _string_list(text: str) -> list[str]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return []
+    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []

@@ -1,0 +1,199 @@
+"""The run folder's store: finished queries, the ledger of every call, and answers of queries that are under way.
+
+SQLite in WAL mode, held by one process at a time; each finished query is one transaction. A process that is killed at
+any instant loses at most the calls that were in flight.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from data.errors import InputError
+from programs.faults import PASSING_LOSSES
+from programs.outcome import Synthesis, synthesis_from_dict, synthesis_to_dict
+from programs.usage import Call, RoleUsage
+
+FORMAT_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE finished (
+    row_id TEXT NOT NULL, program TEXT NOT NULL, failure TEXT, finished_at REAL NOT NULL, synthesis TEXT NOT NULL,
+    PRIMARY KEY (row_id, program)
+) WITHOUT ROWID;
+CREATE TABLE calls (
+    id INTEGER PRIMARY KEY, row_id TEXT NOT NULL, program TEXT NOT NULL, role TEXT NOT NULL, model TEXT NOT NULL,
+    outcome TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL, cost_usd REAL, seconds REAL NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE answers (row_id TEXT NOT NULL, key TEXT NOT NULL, answer TEXT NOT NULL, PRIMARY KEY (row_id, key))
+WITHOUT ROWID;
+"""
+# Failures of a row whose cause may be gone at the next start; any other failure is an outcome.
+_PASSING_FAILURES = tuple(f"extract_{loss}" for loss in PASSING_LOSSES)
+# The row whose calls are being made in this context: calls are recorded under it.
+current_row: ContextVar[str] = ContextVar("current_row", default="")
+
+
+class RunStore:
+    """Open or create the store at `path` for one `program` (the hash of all that shapes the results).
+
+    Raises InputError when another process holds it, when its format is not this one, or when it cannot be written.
+    """
+
+    def __init__(self, path: Path, *, program: str):
+        self.path, self.program = path, program
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=0.2, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise InputError(f"cannot open the run store ({error})", file=path) from error
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        with self._faults():
+            # The lock is taken by the first write and held until the process ends, however it ends.
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("BEGIN IMMEDIATE")
+            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not tables:
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT_VERSION),))
+            elif "meta" not in tables:
+                raise InputError("this SQLite file is not a run store", file=self.path)
+            (version,) = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() or ("unknown",)
+            if version != str(FORMAT_VERSION):
+                raise InputError(
+                    f"the store has format {version}, this version writes {FORMAT_VERSION}; use another out folder",
+                    file=self.path,
+                )
+            self._db.execute("COMMIT")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the store to other processes."""
+        self._db.close()
+
+    def is_finished(self, row_id: str) -> bool:
+        """Whether this program has finished the row. One that failed because nothing answered is asked again."""
+        with self._faults():
+            found = self._db.execute(
+                "SELECT failure FROM finished WHERE row_id = ? AND program = ?", (row_id, self.program)
+            ).fetchone()
+        return found is not None and found[0] not in _PASSING_FAILURES
+
+    def load(self, row_id: str) -> Synthesis | None:
+        """The outcome of a finished row."""
+        with self._faults():
+            found = self._db.execute(
+                "SELECT synthesis FROM finished WHERE row_id = ? AND program = ?", (row_id, self.program)
+            ).fetchone()
+        return None if found is None else synthesis_from_dict(json.loads(found[0]))
+
+    def finish(self, row_id: str, synthesis: Synthesis) -> None:
+        """Store a row's outcome and drop the answers that led to it, in one transaction."""
+        record = json.dumps(synthesis_to_dict(synthesis), ensure_ascii=False)
+        with self._faults(), self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?, ?)",
+                (row_id, self.program, synthesis.failure, time.time(), record),
+            )
+            self._db.execute("DELETE FROM answers WHERE row_id = ?", (row_id,))
+
+    def find(self, key: str) -> str | None:
+        """The answer to this request while its row is under way (also by an earlier, killed process)."""
+        with self._faults():
+            found = self._db.execute(
+                "SELECT answer FROM answers WHERE row_id = ? AND key = ?", (current_row.get(), key)
+            ).fetchone()
+        return None if found is None else str(found[0])
+
+    def record(self, call: Call, *, key: str, answer: str | None) -> None:
+        """Add one attempt to the ledger and keep its answer, in one transaction."""
+        row_id = current_row.get()
+        with self._faults(), self._transaction():
+            self._db.execute(
+                "INSERT INTO calls (row_id, program, role, model, outcome, prompt_tokens, completion_tokens, "
+                "cached_tokens, cost_usd, seconds, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row_id,
+                    self.program,
+                    call.role,
+                    call.model,
+                    call.outcome,
+                    call.prompt_tokens,
+                    call.completion_tokens,
+                    call.cached_tokens,
+                    call.cost_usd,
+                    call.seconds,
+                    time.time(),
+                ),
+            )
+            if answer is not None:
+                self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (row_id, key, answer))
+
+    def usage(self) -> dict[str, RoleUsage]:
+        """What every call of this program in this folder used, by role, over all its runs."""
+        by_role: dict[str, RoleUsage] = {}
+        with self._faults():
+            sums = self._db.execute(
+                "SELECT role, model, outcome, cost_usd IS NULL, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), "
+                "SUM(cached_tokens), SUM(cost_usd), SUM(seconds) FROM calls WHERE program = ? GROUP BY 1, 2, 3, 4",
+                (self.program,),
+            ).fetchall()
+        for role, model, outcome, unpriced, count, prompt, completion, cached, cost, seconds in sums:
+            total = Call(
+                role=role,
+                model=model,
+                outcome=outcome,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                cached_tokens=cached,
+                cost_usd=None if unpriced else cost,
+                seconds=seconds,
+            )
+            by_role.setdefault(role, RoleUsage()).add(total, times=count)
+        return by_role
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise InputError(
+                    "another process is working in this run folder; wait for it or choose another out folder",
+                    file=self.path,
+                ) from error
+            raise InputError(f"the run store cannot be used ({error})", file=self.path) from error
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"this is not a usable run store ({error})", file=self.path) from error

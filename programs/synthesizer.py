@@ -1,0 +1,324 @@
+"""From one row to verified negatives: extract requirements, violate one at a time, verify each result blind.
+
+The row's logic is written once, as a generator that yields batches of predictor calls; `forward` answers them one by
+one (for DSPy's optimisers), `aforward` all at once (for the run).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from data.records import Requirement, Verdict
+from data.text import clean_text, same_text_key
+from programs.faults import CallError
+from programs.outcome import Candidate, Fate, Synthesis
+from programs.signatures import (
+    MAX_PASSAGE_CHARS,
+    MAX_REMARK_CHARS,
+    MAX_REQUIREMENTS,
+    ExtractRequirements,
+    RequirementDraft,
+    VerifyIrrelevance,
+    ViolateRequirement,
+    Way,
+)
+
+Predictor = Literal["extract", "violate", "verify"]
+# A retry of an answer that could not be read must be able to differ from it.
+_RETRY_TEMPERATURE = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowInputs:
+    """What the program sees of a row: corpus profile, query, known positive, and the texts it must not repeat."""
+
+    query: str
+    passage: str
+    relevance: str
+    style: tuple[str, ...] = ()
+    known_texts: tuple[str, ...] = ()
+    canary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One predictor call."""
+
+    predictor: Predictor
+    inputs: Mapping[str, Any]
+
+
+Steps = Generator[list[Step], list["dspy.Prediction | CallError"], Synthesis]
+
+
+class Synthesizer(dspy.Module):  # type: ignore[misc]
+    """The program: sub-predictors `extract` and `violate` (role generator) and `verify` (role verifier).
+
+    Args:
+        negatives_per_row: at most this many violations are planned for a row.
+        repairs: how often a refused draft is written again with the verifier's reason.
+        malformed_retries: how often an answer that cannot be read is asked for again.
+    """
+
+    def __init__(self, *, negatives_per_row: int = 4, repairs: int = 1, malformed_retries: int = 2):
+        super().__init__()
+        self.extract = dspy.Predict(ExtractRequirements)
+        self.violate = dspy.Predict(ViolateRequirement)
+        self.verify = dspy.Predict(VerifyIrrelevance)
+        self.negatives_per_row, self.repairs = negatives_per_row, repairs
+        self.malformed_retries = malformed_retries
+        self.adapters: dict[str, dspy.Adapter] = {}
+
+    def use(
+        self,
+        *,
+        generator: dspy.LM,
+        verifier: dspy.LM,
+        generator_adapter: dspy.Adapter | None = None,
+        verifier_adapter: dspy.Adapter | None = None,
+    ) -> "Synthesizer":
+        """Set the models of the two roles and the adapters that they understand best; returns self."""
+        self.extract.lm = self.violate.lm = generator
+        self.verify.lm = verifier
+        generator_adapter = generator_adapter or dspy.ChatAdapter(use_json_adapter_fallback=False)
+        self.adapters = {
+            "extract": generator_adapter,
+            "violate": generator_adapter,
+            "verify": verifier_adapter or dspy.ChatAdapter(use_json_adapter_fallback=False),
+        }
+        return self
+
+    def forward(self, inputs: RowInputs) -> dspy.Prediction:
+        """Synthesise one row, one call after another; the prediction holds a `synthesis`."""
+        faults: Counter[str] = Counter()
+        steps = self._steps(inputs, faults)
+        try:
+            batch = next(steps)
+            while True:
+                batch = steps.send([self._ask(step, faults) for step in batch])
+        except StopIteration as stop:
+            return dspy.Prediction(synthesis=replace(stop.value, faults=faults))
+
+    async def aforward(self, inputs: RowInputs) -> dspy.Prediction:
+        """Synthesise one row; calls that do not wait for each other run at the same time."""
+        faults: Counter[str] = Counter()
+        steps = self._steps(inputs, faults)
+        try:
+            batch = next(steps)
+            while True:
+                batch = steps.send(await self._aask_all(batch, faults))
+        except StopIteration as stop:
+            return dspy.Prediction(synthesis=replace(stop.value, faults=faults))
+
+    async def _aask_all(self, batch: Sequence[Step], faults: Counter[str]) -> list["dspy.Prediction | CallError"]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._aask(step, faults)) for step in batch]
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    def _steps(self, row: RowInputs, faults: Counter[str]) -> Steps:
+        first = Step("extract", {"relevance": row.relevance, "query": row.query, "passage": row.passage})
+        (found,) = yield [first]
+        if isinstance(found, CallError):
+            return Synthesis(failure=f"extract_{found.loss}", failure_detail=found.detail)
+        requirements = number_requirements(found.requirements, row.passage, faults)
+        plan = plan_violations(found.requirements, self.negatives_per_row)
+        if not plan:
+            return Synthesis(requirements=requirements, failure="no_violation_planned")
+
+        statements = [f"{requirement.id}. {requirement.statement}" for requirement in requirements]
+        known = {same_text_key(text) for text in (row.passage, *row.known_texts)}
+        candidates: dict[int, Candidate] = {}
+        canary = _verify_step(row, statements, row.passage)
+        canary_verdict: Verdict | None = None
+        pending = dict(enumerate(plan))
+        for attempt in range(self.repairs + 1):
+            drafts = yield [
+                _violate_step(row, statements, requirements[position], way, candidates.get(number))
+                for number, (position, way) in pending.items()
+            ]
+            fresh: dict[int, Candidate] = {}
+            for (number, (position, way)), draft in zip(pending.items(), drafts, strict=True):
+                candidate = _drafted(requirements[position], way, draft, known, faults)
+                fresh[number] = replace(candidate, repaired=attempt > 0)
+            to_verify = [number for number, candidate in fresh.items() if candidate.fate == "not_verified"]
+            asks = [_verify_step(row, statements, fresh[number].text) for number in to_verify]
+            with_canary = row.canary and attempt == 0
+            verdicts = (yield asks + [canary] * with_canary) if asks or with_canary else []
+            if with_canary:
+                canary_verdict = read_verdict(verdicts[-1], len(requirements), faults)
+            for number, answer in zip(to_verify, verdicts, strict=False):
+                fresh[number] = judged(fresh[number], read_verdict(answer, len(requirements), faults))
+            for number, candidate in fresh.items():
+                # A repair that came to nothing leaves the verdict on the first draft as the candidate's fate.
+                if number not in candidates or candidate.verdict is not None:
+                    candidates[number] = candidate
+                else:
+                    faults["repair_failed"] += 1
+            pending = {n: pending[n] for n, c in fresh.items() if c.fate in ("answers_query", "target_kept")}
+            if not pending:
+                break
+        return Synthesis(
+            requirements=requirements,
+            information_need=found.information_need[:MAX_REMARK_CHARS],
+            candidates=tuple(candidates[number] for number in sorted(candidates)),
+            canary=canary_verdict,
+            canary_asked=row.canary,
+        )
+
+    def _ask(self, step: Step, faults: Counter[str]) -> "dspy.Prediction | CallError":
+        with dspy.context(adapter=self.adapters.get(step.predictor)):
+            for attempt in range(self.malformed_retries + 1):
+                try:
+                    predictor = getattr(self, step.predictor)
+                    return predictor(**step.inputs, config=self._config(step.predictor, attempt))
+                except (AdapterParseError, CallError) as error:
+                    if (fault := self._lost(step, error, attempt, faults)) is not None:
+                        return fault
+        raise AssertionError("the last attempt returns")
+
+    async def _aask(self, step: Step, faults: Counter[str]) -> "dspy.Prediction | CallError":
+        with dspy.context(adapter=self.adapters.get(step.predictor)):
+            for attempt in range(self.malformed_retries + 1):
+                try:
+                    predictor = getattr(self, step.predictor)
+                    return await predictor.acall(**step.inputs, config=self._config(step.predictor, attempt))
+                except (AdapterParseError, CallError) as error:
+                    if (fault := self._lost(step, error, attempt, faults)) is not None:
+                        return fault
+        raise AssertionError("the last attempt returns")
+
+    def _lost(self, step: Step, error: Exception, attempt: int, faults: Counter[str]) -> CallError | None:
+        """Count a failed attempt; the fault to give up with, or None to ask again."""
+        if isinstance(error, AdapterParseError):
+            error = CallError("malformed", str(error.message if hasattr(error, "message") else error))
+        assert isinstance(error, CallError)
+        faults[f"{step.predictor}_{error.loss}"] += 1
+        again = error.loss == "malformed" and attempt < self.malformed_retries
+        return None if again else error
+
+    def _config(self, predictor: Predictor, attempt: int) -> dict[str, Any]:
+        if attempt == 0:
+            return {}
+        lm = getattr(self, predictor).lm
+        temperature = None if lm is None else lm.kwargs.get("temperature")
+        return {"rollout_id": attempt} | ({"temperature": _RETRY_TEMPERATURE} if temperature == 0 else {})
+
+
+def number_requirements(
+    drafts: Sequence[RequirementDraft], passage: str, faults: Counter[str]
+) -> tuple[Requirement, ...]:
+    """Give the extracted requirements their positions as ids; an evidence span not in the passage is a fault."""
+    text = same_text_key(passage)
+    requirements = []
+    for position, draft in enumerate(drafts[:MAX_REQUIREMENTS], start=1):
+        evidence = clean_text(draft.evidence)
+        if not evidence or same_text_key(evidence) not in text:
+            faults["evidence_not_in_passage"] += 1
+        requirements.append(
+            Requirement(
+                id=position,
+                kind=draft.kind,
+                statement=" ".join(clean_text(draft.statement).split()),
+                evidence=evidence,
+                critical=draft.critical,
+            )
+        )
+    return tuple(requirements)
+
+
+def plan_violations(drafts: Sequence[RequirementDraft], most: int) -> list[tuple[int, Way]]:
+    """Which violations to write, as (position of the requirement, way): every requirement once before any twice,
+    critical ones first."""
+    order = sorted(range(min(len(drafts), MAX_REQUIREMENTS)), key=lambda position: not drafts[position].critical)
+    deepest = max((len(draft.ways) for draft in drafts), default=0)
+    plan: list[tuple[int, Way]] = []
+    for depth in range(deepest):
+        for position in order:
+            ways = drafts[position].ways
+            if depth < len(ways) and (position, ways[depth]) not in plan:
+                plan.append((position, ways[depth]))
+    return plan[:most]
+
+
+def read_verdict(answer: "dspy.Prediction | CallError", size: int, faults: Counter[str]) -> Verdict | None:
+    """The verdict, or None when there is none for exactly `size` requirements."""
+    if isinstance(answer, CallError):
+        return None
+    if len(answer.satisfied) != size:
+        faults["verdict_of_wrong_length"] += 1
+        return None
+    return Verdict(
+        satisfied=tuple(answer.satisfied),
+        answers_query=answer.answers_query,
+        reason=clean_text(answer.reason)[:MAX_REMARK_CHARS],
+    )
+
+
+def judged(candidate: Candidate, verdict: Verdict | None) -> Candidate:
+    """The acceptance rule: the passage does not answer the query, and the target requirement does not hold."""
+    if verdict is None:
+        return candidate
+    fate: Fate = "accepted"
+    if verdict.answers_query:
+        fate = "answers_query"
+    elif verdict.satisfied[candidate.requirement.id - 1]:
+        fate = "target_kept"
+    return replace(candidate, verdict=verdict, fate=fate)
+
+
+def _drafted(
+    requirement: Requirement,
+    way: Way,
+    draft: "dspy.Prediction | CallError",
+    known: set[str],
+    faults: Counter[str],
+) -> Candidate:
+    planned = Candidate(requirement=requirement, disruption=way.disruption, direction=way.direction, fate="not_written")
+    if isinstance(draft, CallError):
+        return planned
+    text = clean_text(draft.negative)
+    if not text or len(text) > MAX_PASSAGE_CHARS:
+        faults["violate_empty" if not text else "violate_too_long"] += 1
+        return planned
+    written = replace(planned, text=text, explanation=clean_text(draft.explanation)[:MAX_REMARK_CHARS])
+    key = same_text_key(text)
+    if key in known:
+        return replace(written, fate="copies_a_passage")
+    known.add(key)
+    return replace(written, fate="not_verified")
+
+
+def _violate_step(
+    row: RowInputs, statements: Sequence[str], requirement: Requirement, way: Way, refused: Candidate | None
+) -> Step:
+    remark = ""
+    if refused is not None and refused.verdict is not None:
+        remark = f"Draft:\n{refused.text}\n\nRefused because: {refused.verdict.reason}"
+    return Step(
+        "violate",
+        {
+            "style": list(row.style),
+            "query": row.query,
+            "passage": row.passage,
+            "requirements": list(statements),
+            "target": statements[requirement.id - 1],
+            "disruption": way.disruption,
+            "direction": way.direction,
+            "refused": remark,
+        },
+    )
+
+
+def _verify_step(row: RowInputs, statements: Sequence[str], passage: str) -> Step:
+    return Step(
+        "verify",
+        {"relevance": row.relevance, "query": row.query, "requirements": list(statements), "passage": passage},
+    )

@@ -1,0 +1,71 @@
+"""What the calls of a run used: tokens, cost and faults, for each role, paid and replayed apart."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One attempt at one call.
+
+    `outcome` is "ok", "replayed" (answered from this folder's own store, nothing sent) or the name of a loss. Tokens
+    are the provider's own counts; `cached_tokens` is the part of the prompt that it served from its prefix cache.
+    `cost_usd` is None when the model's price is unknown.
+    """
+
+    role: str
+    model: str
+    outcome: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float | None = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class RoleUsage:
+    """The sum over one role's calls."""
+
+    models: set[str] = field(default_factory=set)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    replayed_tokens: int = 0
+    cost_usd: float = 0.0
+    unpriced_calls: int = 0
+
+    def add(self, call: Call, times: int = 1) -> None:
+        """Count `call`; with `times` > 1 its numbers are sums over that many calls."""
+        self.models.add(call.model)
+        self.outcomes[call.outcome] += times
+        if call.outcome == "replayed":
+            self.replayed_tokens += call.prompt_tokens + call.completion_tokens
+            return
+        self.prompt_tokens += call.prompt_tokens
+        self.completion_tokens += call.completion_tokens
+        self.cached_tokens += call.cached_tokens
+        if call.cost_usd is None:
+            self.unpriced_calls += times
+        else:
+            self.cost_usd += call.cost_usd
+
+    def as_dict(self) -> dict[str, Any]:
+        """For summary.json; the cost is null when any answered call had no known price."""
+        sent = {name: count for name, count in self.outcomes.items() if name != "replayed"}
+        return {
+            "models": sorted(self.models),
+            "requests": sum(sent.values()),
+            "answered": self.outcomes["ok"],
+            "replayed": self.outcomes["replayed"],
+            "faults": {name: count for name, count in sorted(sent.items()) if name != "ok"},
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "prompt_tokens_cached_by_provider": self.cached_tokens,
+            "tokens_replayed": self.replayed_tokens,
+            "cost_usd": None if self.unpriced_calls else round(self.cost_usd, 6),
+            "cost_usd_known_part": round(self.cost_usd, 6),
+            "calls_of_unknown_price": self.unpriced_calls,
+        }

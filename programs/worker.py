@@ -1,0 +1,150 @@
+"""The concurrent part of the run: workers that take rows from one stream, with progress, Ctrl-C and an early stop."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from data.records import Row, row_content_id
+from data.text import content_id
+from programs.config import SynthesizeConfig
+from programs.funnel import Funnel
+from programs.pacing import CallLimit
+from programs.profile import CorpusProfile
+from programs.store import RunStore, current_row
+from programs.synthesizer import RowInputs, Synthesizer
+
+# Calls in flight at Ctrl-C may still settle for this long; with the clean-up it stays under two seconds.
+_SETTLE_S = 1.5
+# With fewer canaries than this the run goes on even if they look bad; its end decides with all of them.
+_EARLY_CANARIES = 20
+# Skipping finished rows must not keep the event loop from its other work.
+_SKIPS_AT_ONCE = 200
+
+
+class SynthesisWork:
+    """One run over the rows that the store does not have yet.
+
+    After `run`: `stopped` tells that Ctrl-C ended it, `verifier_condemned` that the canaries did.
+    """
+
+    def __init__(
+        self,
+        program: Synthesizer,
+        profile: CorpusProfile,
+        config: SynthesizeConfig,
+        store: RunStore,
+        limits: Sequence[CallLimit],
+    ):
+        self._program, self._profile, self._config = program, profile, config
+        self._store, self._limits = store, limits
+        self._done = Funnel()
+        self._under_way: set[str] = set()
+        self._ending = asyncio.Event()
+        self.stopped = False
+        self.verifier_condemned = False
+        self.cancelled_calls = 0
+
+    async def run(self, rows: Iterator[Row], total: int) -> Funnel:
+        """Synthesise the unfinished rows; returns the funnel of what this run finished."""
+        with progress_bar(total) as progress, self._stop_on_interrupt():
+            count = min(self._config.concurrency, total)
+            workers = [asyncio.create_task(self._work(rows, progress)) for _ in range(count)]
+            ending = asyncio.create_task(self._ending.wait())
+            try:
+                await self._until_done_or_ending(workers, ending)
+            finally:
+                await _cancel([*workers, ending])
+        return self._done
+
+    async def _until_done_or_ending(self, workers: list["asyncio.Task[None]"], ending: "asyncio.Task[bool]") -> None:
+        waiting: set[asyncio.Task[None]] = set(workers)
+        while waiting and not ending.done():
+            finished, _ = await asyncio.wait([*waiting, ending], return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting & finished:
+                task.result()
+            waiting -= finished
+        if ending.done():
+            for limit in self._limits:
+                limit.close()
+            await asyncio.wait([asyncio.create_task(limit.settled()) for limit in self._limits], timeout=_SETTLE_S)
+            self.cancelled_calls = sum(limit.in_flight for limit in self._limits)
+
+    async def _work(self, rows: Iterator[Row], progress: "tqdm[object]") -> None:
+        skipped = 0
+        for row in rows:
+            row_id = row_content_id(row)
+            if row_id in self._under_way or self._store.is_finished(row_id):
+                progress.update()
+                skipped += 1
+                if skipped % _SKIPS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                continue
+            self._under_way.add(row_id)
+            try:
+                await self._synthesize(row, row_id)
+            finally:
+                self._under_way.discard(row_id)
+            progress.update()
+            progress.set_postfix(accepted=self._done.accepted, failed=self._done.rows_failed.total(), refresh=False)
+
+    async def _synthesize(self, row: Row, row_id: str) -> None:
+        current_row.set(row_id)
+        positive, *others = row.positives
+        repeats = [passage.text for passage in others] + [negative.text for negative in row.negatives]
+        inputs = RowInputs(
+            query=row.query,
+            passage=positive.text,
+            relevance=self._profile.relevance,
+            style=self._profile.style,
+            known_texts=tuple(repeats),
+            canary=is_canary(row_id, self._config.canary_share, self._config.seed),
+        )
+        prediction = await self._program.acall(inputs=inputs)
+        self._store.finish(row_id, prediction.synthesis)
+        self._done.add(prediction.synthesis)
+        calibration = self._done.calibration(self._config.max_miss_rate)
+        if calibration.unusable and calibration.canaries >= _EARLY_CANARIES:
+            # Going on would only pay for negatives that will not be accepted.
+            self.verifier_condemned = not self._config.accept_unusable_verifier
+            if self.verifier_condemned:
+                self._ending.set()
+
+    @contextmanager
+    def _stop_on_interrupt(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            self.stopped = True
+            self._ending.set()
+
+        try:
+            loop.add_signal_handler(signal.SIGINT, stop)
+        except (NotImplementedError, ValueError, RuntimeError):
+            # Not the main thread, or a system without such handlers: Ctrl-C then ends the run at once.
+            yield
+            return
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+
+
+def progress_bar(total: int) -> "tqdm[object]":
+    """Progress over rows on stderr: redrawn on a terminal, a line every ten seconds in a log."""
+    every = 0.2 if sys.stderr.isatty() else 10.0
+    return tqdm(total=total, unit="row", file=sys.stderr, desc="synthesize", dynamic_ncols=True, mininterval=every)
+
+
+def is_canary(row_id: str, share: float, seed: int) -> bool:
+    """Whether the row's known positive is verified too: a fixed choice by content, not by order."""
+    return int(content_id(str(seed), row_id), 16) < share * 2**64
+
+
+async def _cancel(tasks: Sequence["asyncio.Task[object]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,167 @@
+"""An OpenAI-compatible fake model: invents plausible answers to the three prompts and misbehaves as told.
+
+It is reached through real litellm over HTTP. It keeps its own log, so that a test can compare what a run says it did
+with what really arrived.
+"""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aiohttp import web
+
+from data.text import content_id
+from programs.loopback import LoopbackServer, completion_response, error_response, estimated_usage, message_text
+from programs.recorded import read_inputs, render_answer
+
+Fault = Literal[
+    "429",
+    "429_retry_after",
+    "500",
+    "503",
+    "drop",
+    "malformed",
+    "truncated",
+    "empty",
+    "wrong_schema",
+    "not_json",
+    "huge",
+    "401",
+    "404",
+    "quota",
+]
+Kind = Literal["extract", "violate", "verify"]
+# What the fake writes of the target requirement into a negative, and looks for when it verifies.
+_BROKEN = "breaks requirement"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One request as the server saw it; `request` is a hash of the prompt."""
+
+    kind: Kind
+    request: str
+    query: str
+    fault: Fault | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class FakeModel(LoopbackServer):
+    """`fault(n)` names the misbehaviour of the n-th request (0-based), None answers properly."""
+
+    def __init__(
+        self,
+        *,
+        fault: Callable[[int], Fault | None] = lambda number: None,
+        delay_s: float = 0.0,
+        says_relevant: Callable[[str], bool] = lambda passage: _BROKEN not in passage,
+        max_at_once: int | None = None,
+    ):
+        super().__init__()
+        self._fault, self._delay_s, self._says_relevant = fault, delay_s, says_relevant
+        self._max_at_once = max_at_once
+        self._lock = threading.Lock()
+        self._received = 0
+        self.at_once = self.most_at_once = 0
+        self.log: list[Served] = []
+
+    def outcomes(self) -> Counter[str]:
+        """Requests by what was done to them ("ok" or the fault)."""
+        with self._lock:
+            return Counter(served.fault or "ok" for served in self.log)
+
+    def answered(self) -> list[Served]:
+        """The requests that got a proper answer."""
+        with self._lock:
+            return [served for served in self.log if served.fault is None]
+
+    async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            fault = self._fault(self._received)
+            self._received += 1
+            if self._max_at_once is not None and self.at_once > self._max_at_once:
+                fault = "429"
+            if self._delay_s:
+                await asyncio.sleep(self._delay_s)
+            return self._reply(request, body, fault)
+        finally:
+            self.at_once -= 1
+
+    def _reply(self, request: web.Request, body: dict[str, Any], fault: Fault | None) -> web.StreamResponse:
+        text = message_text(body["messages"][-1])
+        inputs, layout = read_inputs(text)
+        kind: Kind = "violate" if "target" in inputs else "verify" if "requirements" in inputs else "extract"
+        answer = render_answer(self._outputs(kind, inputs), layout)
+        if fault == "malformed":
+            answer = answer[: len(answer) // 3] + "}}]] ## oops"
+        elif fault == "truncated":
+            answer = answer[: len(answer) // 2]
+        elif fault == "empty":
+            answer = ""
+        elif fault == "wrong_schema":
+            answer = render_answer({"thoughts": "I would rather talk about the weather."}, layout)
+        elif fault == "huge":
+            answer = "x" * 10_000_000
+        billed = fault in (None, "malformed", "truncated", "empty", "wrong_schema", "huge")
+        usage = estimated_usage(body, answer) if billed else {"prompt_tokens": 0, "completion_tokens": 0}
+        with self._lock:
+            self.log.append(
+                Served(
+                    kind,
+                    content_id(text),
+                    inputs.get("query", ""),
+                    fault,
+                    usage["prompt_tokens"],
+                    usage["completion_tokens"],
+                )
+            )
+        if fault == "drop":
+            assert request.transport is not None
+            request.transport.abort()
+        if fault == "not_json":
+            return web.Response(text="<html>upstream hiccup</html>", content_type="text/html")
+        if not billed:
+            return _error(fault)
+        return completion_response(body, answer, finish_reason="length" if fault == "truncated" else "stop")
+
+    def _outputs(self, kind: Kind, inputs: dict[str, str]) -> dict[str, Any]:
+        query, passage = inputs.get("query", ""), inputs.get("passage", "")
+        if kind == "extract":
+            return {"information_need": query, "requirements": list(_requirements(query, passage))}
+        if kind == "violate":
+            draft = "second draft" if inputs.get("refused") else "draft"
+            negative = f"About {query}: {inputs['direction']}\nThis {draft} {_BROKEN} {inputs['target']}"
+            return {"negative": negative, "explanation": "The target no longer holds."}
+        return {
+            "reason": "It says so.",
+            "satisfied": [f"{_BROKEN} {number}." not in passage for number in (1, 2)],
+            "answers_query": self._says_relevant(passage),
+        }
+
+
+def _requirements(query: str, passage: str) -> Iterable[dict[str, Any]]:
+    for number, kind in ((1, "entity"), (2, "attribute")):
+        yield {
+            "id": number,
+            "kind": kind,
+            "statement": f"condition {number} of {query}",
+            "evidence": passage[:20],
+            "critical": True,
+            "ways": [
+                {"disruption": "entity_shift", "direction": f"another thing {number}"},
+                {"disruption": "attribute_shift", "direction": f"another value {number}"},
+            ],
+        }
+
+
+def _error(fault: Fault | None) -> web.StreamResponse:
+    headers = {"Retry-After": "0.2"} if fault == "429_retry_after" else None
+    status = {"429_retry_after": 429, "quota": 429}.get(str(fault)) or int(str(fault)) if fault != "drop" else 500
+    code = {"401": "invalid_api_key", "404": "model_not_found", "quota": "insufficient_quota"}.get(str(fault), "fault")
+    return error_response(status, f"fake fault {fault}", code, headers)

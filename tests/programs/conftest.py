@@ -1,0 +1,41 @@
+"""Rows and servers that the tests of this room share."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data.demo_set import demo_items
+from data.jsonl import write_rows
+from data.records import Negative, Passage, Row
+
+
+@pytest.fixture(scope="session")
+def demo_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 120 demo queries with their positives and nothing else."""
+    path = tmp_path_factory.mktemp("demo") / "rows.jsonl"
+    write_rows(path, (replace(item.row, negatives=(), requirements=()) for item in demo_items()))
+    return path
+
+
+@pytest.fixture
+def made_rows(tmp_path: Path) -> Callable[[int], Path]:
+    """A file of so many made-up rows, each with one mined negative."""
+
+    def write(count: int) -> Path:
+        path = tmp_path / f"rows{count}.jsonl"
+        write_rows(path, (made_row(number) for number in range(count)))
+        return path
+
+    return write
+
+
+def made_row(number: int) -> Row:
+    """The made-up row with this number."""
+    return Row(
+        query_id=f"q{number}",
+        query=f"what is thing {number}",
+        positives=(Passage(id=f"p{number}", text=f"Thing {number} is the answer to question {number}."),),
+        negatives=(Negative(text=f"A mined passage near thing {number}.", source="mined", id=f"m{number}"),),
+    )

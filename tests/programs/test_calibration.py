@@ -1,0 +1,73 @@
+"""Wilson's interval and what the canaries decide."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from programs.calibration import Calibration, wilson_interval
+
+counts = st.integers(1, 2000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials)))
+
+
+def calibration(missed: int, canaries: int, *, relevant: int = 0, judged: int = 100, accepted: int = 90) -> Calibration:
+    return Calibration(
+        canaries=canaries,
+        missed=missed,
+        judged=judged,
+        called_relevant=relevant,
+        accepted=accepted,
+        max_miss_rate=0.2,
+    )
+
+
+def test_published_values() -> None:
+    # Newcombe 1998, table I, method 3: 81/263, 15/148, 0/20, 1/29.
+    for hits, trials, low, high in [
+        (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)
+    ]:  # fmt: skip
+        assert wilson_interval(hits, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(counts)
+def test_the_interval_holds_the_share_and_mirrors(case: tuple[int, int]) -> None:
+    hits, trials = case
+    low, high = wilson_interval(hits, trials)
+    assert 0 <= low <= hits / trials <= high <= 1
+    assert wilson_interval(trials - hits, trials) == pytest.approx((1 - high, 1 - low))
+
+
+def test_nothing_is_known_without_trials() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert not calibration(0, 0).unusable
+    assert calibration(0, 0).false_negative_bound == 1.0
+    assert "not calibrated" in calibration(0, 0).sentence()
+
+
+@pytest.mark.parametrize(
+    ("missed", "canaries", "unusable"),
+    [(0, 1, False), (1, 1, True), (1, 2, False), (2, 2, True), (1, 30, False), (6, 30, False), (12, 30, True),
+     (34, 34, True), (0, 1000, False)],
+)  # fmt: skip
+def test_when_a_verifier_is_unusable(missed: int, canaries: int, unusable: bool) -> None:
+    found = calibration(missed, canaries)
+    assert found.unusable is unusable
+    assert found.as_dict()["usable"] is not unusable
+    if unusable:
+        assert f"misses {missed} of {canaries} known positives" in found.sentence()
+
+
+@given(counts, st.integers(0, 100))
+def test_the_bound_grows_with_misses_and_with_relevant_candidates(case: tuple[int, int], relevant: int) -> None:
+    missed, canaries = case
+    bound = calibration(missed, canaries, relevant=relevant).false_negative_bound
+    assert 0 <= bound <= 1
+    if missed < canaries:
+        assert calibration(missed + 1, canaries, relevant=relevant).false_negative_bound >= bound
+    if relevant < 100:
+        assert calibration(missed, canaries, relevant=relevant + 1).false_negative_bound >= bound
+
+
+def test_the_bound_by_hand() -> None:
+    found = calibration(0, 120, relevant=0, judged=394, accepted=380)
+    miss, relevant = wilson_interval(0, 120)[1], wilson_interval(0, 394)[1]
+    assert found.false_negative_bound == pytest.approx(miss * relevant / (1 - miss) * 394 / 380)

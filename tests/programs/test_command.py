@@ -1,0 +1,65 @@
+"""The command line: every user's fault is one clear line and exit code 2."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from programs.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["lm=gpt-99-imaginary"], "unknown model 'gpt-99-imaginary'"),
+        (["lm=nobody/model"], "unknown model"),
+        (["lm=openai/gpt-4.1-mini"], "OPENAI_API_KEY"),
+        (["lm=recorded:other"], "expected recorded:demo"),
+        (["verifier_lm=nobody/model"], "verifier-lm"),
+        (["api_key_env=NO_SUCH_VARIABLE", "lm=openai/x"], "NO_SUCH_VARIABLE"),
+        (["profile=nowhere"], "generic, help_centre"),
+        (["profile=missing.toml"], "missing.toml"),
+        (["concurrency=0"], "concurrency"),
+        (["canary_share=1.5"], "canary-share"),
+        (["temperature=9"], "temperature"),
+        (["rows=absent.jsonl"], "absent.jsonl"),
+        (["rows=/"], "cannot read"),
+    ],
+)
+def test_one_line_and_code_2(
+    flags: list[str],
+    words: str,
+    made_rows: Callable[[int], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    out = tmp_path / "out"
+    argv = ["synthesize", f"out={out}", *([] if "rows=" in str(flags) else [f"rows={made_rows(2)}"]), *flags]
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("", "holds no rows"), ("\n\n", "holds no rows"), ('{"query": "q"}\n', ":1: field 'positives'"), ("{", ":1: ")],
+)
+def test_bad_rows(content: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(content)
+    assert main(["synthesize", f"rows={rows}", f"out={tmp_path / 'out'}"]) == 2
+    assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_rows_that_were_never_recorded_stop_the_run(
+    made_rows: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["synthesize", f"rows={made_rows(40)}", f"out={tmp_path / 'out'}"]) == 2
+    assert "no requirements are recorded" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "rows.jsonl").exists()

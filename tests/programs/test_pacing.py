@@ -1,0 +1,115 @@
+"""Retries and the adaptive limit of calls in flight."""
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from programs import pacing
+from programs.pacing import CallLimit, retry_delay
+
+
+@given(st.integers(0, 50), st.integers())
+def test_delays_grow_and_stay_bounded(attempt: int, seed: int) -> None:
+    delay = retry_delay(attempt, None, random.Random(seed))
+    ceiling = min(0.5 * 2**attempt, 60)
+    assert ceiling / 2 <= delay <= ceiling
+
+
+@given(st.floats(0, 1e9), st.integers())
+def test_the_server_decides_when_it_says_so(asked: float, seed: int) -> None:
+    delay = retry_delay(0, asked, random.Random(seed))
+    assert min(asked, 60) <= delay <= min(asked, 60) + 0.1
+
+
+def test_never_more_calls_than_allowed() -> None:
+    async def scenario() -> int:
+        limit, most = CallLimit(3), 0
+
+        async def one() -> None:
+            nonlocal most
+            async with limit.slot():
+                most = max(most, limit.in_flight)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(one() for _ in range(50)))
+        assert limit.in_flight == 0
+        return most
+
+    assert asyncio.run(scenario()) == 3
+
+
+def test_refusals_cut_once_a_burst_and_answers_raise_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(pacing.time, "monotonic", lambda: now)
+    limit = CallLimit(30)
+    limit.refused()
+    limit.refused()
+    assert limit.allowed == pytest.approx(20)
+    now += 2
+    limit.refused()
+    assert limit.allowed == pytest.approx(40 / 3)
+    for _ in range(2000):
+        limit.answered()
+    assert limit.allowed == 30
+    assert limit.lowest == pytest.approx(40 / 3)
+    for _ in range(100):
+        now += 2
+        limit.refused()
+    assert limit.allowed == 1
+
+
+def test_a_cancelled_waiter_does_not_lose_its_turn_for_others() -> None:
+    async def scenario() -> bool:
+        limit = CallLimit(1)
+        release = asyncio.Event()
+
+        async def hold() -> None:
+            async with limit.slot():
+                await release.wait()
+
+        async def short() -> bool:
+            async with limit.slot():
+                return True
+
+        holder = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        first, second = asyncio.create_task(short()), asyncio.create_task(short())
+        await asyncio.sleep(0)
+        release.set()
+        await holder
+        first.cancel()
+        return await asyncio.wait_for(second, timeout=5)
+
+    assert asyncio.run(scenario())
+
+
+def test_after_close_no_call_starts_and_settled_waits_for_the_last() -> None:
+    async def scenario() -> list[str]:
+        limit, events = CallLimit(2), []
+        release = asyncio.Event()
+
+        async def hold() -> None:
+            async with limit.slot():
+                await release.wait()
+                events.append("answered")
+
+        async def late() -> None:
+            async with limit.slot():
+                events.append("late")
+
+        holder = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        limit.close()
+        waiter = asyncio.create_task(late())
+        asyncio.get_running_loop().call_soon(release.set)
+        await limit.settled()
+        events.append("settled")
+        await holder
+        await asyncio.sleep(0)
+        waiter.cancel()
+        return events
+
+    assert asyncio.run(scenario()) == ["answered", "settled"]

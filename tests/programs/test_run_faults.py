@@ -1,0 +1,173 @@
+"""The run against a misbehaving model: every row ends with a named fate, and the books agree with the server's."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.errors import InputError
+from data.jsonl import read_rows
+from programs import pacing
+from programs.config import SynthesizeConfig
+from programs.run import synthesize
+from programs.store import RunStore
+from tests.fakes.fake_model import FakeModel, Fault
+
+Rows = Callable[[int], Path]
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_DELAY_S", 0.01)
+
+
+def run(server: FakeModel, rows: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> dict[str, Any]:
+    monkeypatch.setenv("OPENAI_API_KEY", server.token)
+    out = rows.parent / "out"
+    return synthesize(
+        SynthesizeConfig(**{"rows": rows, "out": out, "lm": "openai/fake", "api_base": server.api_base} | settings)
+    )
+
+
+def books_agree(summary: dict[str, Any], server: FakeModel) -> None:
+    roles = summary["usage"]["roles"].values()
+    assert summary["usage"]["requests"] == len(server.log)
+    assert sum(role["prompt_tokens"] for role in roles) == sum(served.prompt_tokens for served in server.log)
+    assert sum(role["completion_tokens"] for role in roles) == sum(served.completion_tokens for served in server.log)
+
+
+def test_a_well_behaved_model(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeModel() as server:
+        summary = run(server, made_rows(5), monkeypatch, canary_share=1.0)
+    assert summary["funnel"]["accepted"] == summary["funnel"]["accepted_surgical"] == 20
+    assert summary["verifier"]["missed"] == 0
+    # 5 extractions, 20 violations, 20 verdicts and 5 canaries; the price of openai/fake is known to nobody.
+    assert summary["usage"]["requests"] == 50
+    assert summary["usage"]["cost_usd"] is None
+    assert "unknown" in summary["usage"]["cost_in_words"]
+    books_agree(summary, server)
+    for row in read_rows(Path(summary["rows_file"])):
+        assert [negative.source for negative in row.negatives] == ["mined"] + ["generated"] * 4
+
+
+def test_mixed_faults_lose_no_row(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: list[Fault] = [
+        "429", "429_retry_after", "500", "503", "drop", "malformed", "empty", "wrong_schema", "truncated", "not_json"
+    ]  # fmt: skip
+    rng = random.Random(3)
+    with FakeModel(fault=lambda number: rng.choice(kinds) if rng.random() < 0.2 else None) as server:
+        summary = run(server, made_rows(25), monkeypatch, canary_share=0.5, retries=8, malformed_retries=5)
+    funnel = summary["funnel"]
+    assert funnel["rows"] == 25
+    # By bad luck one prompt can be cut off twice, which is a counted loss; nothing else may cost a row.
+    assert funnel["rows_failed"].keys() <= {"extract_truncated"}
+    assert funnel["accepted"] + sum(funnel["lost"].values()) == funnel["violations_planned"]
+    assert funnel["violations_planned"] == 4 * (25 - sum(funnel["rows_failed"].values()))
+    assert set(server.outcomes()) - {"ok"} == set(kinds)
+    steps = ("extract", "violate", "verify")
+    assert funnel["faults"].keys() <= {f"{step}_{loss}" for step in steps for loss in ("malformed", "truncated")}
+    books_agree(summary, server)
+
+
+@pytest.mark.parametrize(
+    ("fault", "loss"),
+    [("malformed", "extract_malformed"), ("empty", "extract_malformed"), ("wrong_schema", "extract_malformed"),
+     ("truncated", "extract_truncated"), ("huge", "extract_malformed")],
+)  # fmt: skip
+def test_answers_that_cannot_be_used_are_bounded_and_counted(
+    fault: Fault, loss: str, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel(fault=lambda number: fault) as server:
+        summary = run(server, made_rows(2), monkeypatch, malformed_retries=1)
+    assert summary["funnel"]["rows_failed"] == {loss: 2}
+    assert len(server.log) == 4
+    books_agree(summary, server)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("401", "key was refused"), ("404", "not known"), ("quota", "no quota")],
+)
+def test_a_hopeless_fault_stops_the_run_at_once(
+    fault: Fault, words: str, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel(fault=lambda number: fault) as server, pytest.raises(InputError, match=words):
+        run(server, made_rows(30), monkeypatch, concurrency=2)
+    assert len(server.log) <= 2
+
+
+def test_a_dead_server_stops_the_run_and_the_rows_are_asked_again_later(
+    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(30)
+    with FakeModel(fault=lambda number: "503") as server, pytest.raises(InputError, match="10 calls in a row"):
+        run(server, rows, monkeypatch, retries=1, concurrency=2)
+    with FakeModel() as server:
+        summary = run(server, rows, monkeypatch)
+    assert summary["funnel"]["rows_failed"] == {}
+    assert summary["funnel"]["accepted"] == 120
+
+
+def test_a_verifier_that_misses_positives_is_refused(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeModel(says_relevant=lambda passage: False) as server:
+        rows = made_rows(40)
+        with pytest.raises(InputError, match=r"misses \d+ of \d+ known positives.*not usable"):
+            run(server, rows, monkeypatch, canary_share=1.0, concurrency=4)
+        assert not (rows.parent / "out" / "rows.jsonl").exists()
+        # It stops as soon as the canaries are clear, long before all 40 rows are paid for.
+        assert len({served.query for served in server.log}) < 30
+        kept = run(server, rows, monkeypatch, canary_share=1.0, accept_unusable_verifier=True)
+    assert kept["funnel"]["accepted"] == 160
+    assert kept["verifier"]["usable"] is False
+
+
+def test_a_refused_draft_is_written_again_with_the_reason(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    def relevant(passage: str) -> bool:
+        return "This draft" in passage or "breaks requirement" not in passage
+
+    with FakeModel(says_relevant=relevant) as server:
+        summary = run(server, made_rows(3), monkeypatch)
+    assert summary["funnel"]["accepted"] == summary["funnel"]["accepted_after_repair"] == 12
+    with FakeModel(says_relevant=relevant) as server:
+        summary = run(server, made_rows(3), monkeypatch, repairs=0)
+    assert summary["funnel"]["lost"]["answers_query"] == 12
+
+
+def test_fewer_calls_in_flight_on_rate_limits(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_BURST_S", 0.01)
+    with FakeModel(max_at_once=3, delay_s=0.01) as server:
+        summary = run(server, made_rows(20), monkeypatch, concurrency=32, retries=12)
+    assert summary["lowest_concurrency"] < 32
+    assert summary["funnel"]["accepted"] == 80
+    books_agree(summary, server)
+
+
+def test_a_secret_is_in_no_file_of_the_run_folder(
+    made_rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    kinds: list[Fault | None] = [None, "500", "malformed", None, None, "429"]
+    rows = made_rows(4)
+    with FakeModel(fault=lambda number: kinds[number % len(kinds)]) as server:
+        run(server, rows, monkeypatch, malformed_retries=5)
+        token = server.token
+    with FakeModel(fault=lambda number: "401") as server, pytest.raises(InputError) as refused:
+        run(server, rows, monkeypatch, seed=1)
+    files = [path for path in (rows.parent / "out").rglob("*") if path.is_file()]
+    assert len(files) >= 4
+    for secret in (token, server.token):
+        assert not [path for path in files if secret.encode() in path.read_bytes()]
+        assert secret not in str(refused.value)
+        assert secret not in caplog.text
+
+
+def test_a_second_run_on_the_folder_is_refused(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = made_rows(1)
+    with (
+        FakeModel() as server,
+        RunStore(rows.parent / "out" / "store.sqlite", program="other"),
+        pytest.raises(InputError, match="another process"),
+    ):
+        run(server, rows, monkeypatch)

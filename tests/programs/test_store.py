@@ -1,0 +1,130 @@
+"""The run store: what is finished stays, what is not is found again, and nobody else gets in."""
+
+import sqlite3
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from data.records import Requirement, Verdict
+from programs.outcome import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
+from programs.store import RunStore, current_row
+from programs.usage import Call
+
+REQUIREMENT = Requirement(id=1, kind="entity", statement="is about x", evidence="x")
+SYNTHESIS = Synthesis(
+    requirements=(REQUIREMENT,),
+    information_need="need",
+    candidates=(
+        Candidate(
+            requirement=REQUIREMENT,
+            disruption="entity_shift",
+            direction="y",
+            fate="accepted",
+            text="text é 🙂",
+            verdict=Verdict(satisfied=(False, True), answers_query=False, reason="r"),
+        ),
+        Candidate(requirement=REQUIREMENT, disruption="intent_drift", direction="z", fate="not_written"),
+    ),
+    canary=Verdict(satisfied=(True,), answers_query=True, reason="r"),
+    canary_asked=True,
+    faults=Counter({"verify_malformed": 2}),
+)
+
+
+def call(outcome: str = "ok", cost: float | None = 0.5) -> Call:
+    return Call(role="generator", model="m", outcome=outcome, prompt_tokens=10, completion_tokens=4, cost_usd=cost)
+
+
+def test_an_outcome_survives_its_json_form() -> None:
+    assert synthesis_from_dict(synthesis_to_dict(SYNTHESIS)) == SYNTHESIS
+    assert SYNTHESIS.candidates[0].others_kept == (1, 1)
+
+
+def test_finished_rows_are_found_by_row_and_program(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "store.sqlite"
+    with RunStore(path, program="a") as store:
+        store.finish("row", SYNTHESIS)
+    with RunStore(path, program="a") as store:
+        assert store.is_finished("row")
+        assert store.load("row") == SYNTHESIS
+        assert not store.is_finished("other")
+        assert store.load("other") is None
+    with RunStore(path, program="b") as store:
+        assert not store.is_finished("row")
+
+
+@pytest.mark.parametrize(
+    ("failure", "finished"), [("extract_malformed", True), ("extract_timeout", False), ("extract_server_error", False)]
+)
+def test_a_row_that_nothing_answered_is_asked_again(tmp_path: Path, failure: str, finished: bool) -> None:
+    with RunStore(tmp_path / "store.sqlite", program="a") as store:
+        store.finish("row", Synthesis(failure=failure))
+        assert store.is_finished("row") is finished
+
+
+def test_answers_live_until_their_row_is_finished(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    current_row.set("row")
+    with RunStore(path, program="a") as store:
+        store.record(call(), key="k", answer='["text"]')
+        store.record(call("timeout", None), key="k2", answer=None)
+    with RunStore(path, program="a") as store:
+        assert store.find("k") == '["text"]'
+        assert store.find("k2") is None
+        store.finish("row", SYNTHESIS)
+        assert store.find("k") is None
+
+
+def test_usage_is_summed_over_processes_and_an_unknown_price_is_not_zero(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with RunStore(path, program="a") as store:
+        store.record(call(), key="1", answer="[]")
+        store.record(call("replayed", 0.0), key="1", answer=None)
+    with RunStore(path, program="a") as store:
+        store.record(call("server_error", 0.0), key="2", answer=None)
+        usage = store.usage()["generator"].as_dict()
+        assert (usage["requests"], usage["answered"], usage["replayed"]) == (2, 1, 1)
+        assert usage["faults"] == {"server_error": 1}
+        assert (usage["prompt_tokens"], usage["tokens_replayed"], usage["cost_usd"]) == (20, 14, 0.5)
+        store.record(call("ok", None), key="3", answer="[]")
+        usage = store.usage()["generator"].as_dict()
+        assert (usage["cost_usd"], usage["cost_usd_known_part"], usage["calls_of_unknown_price"]) == (None, 0.5, 1)
+
+
+def test_only_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with RunStore(path, program="a"), pytest.raises(InputError, match="another process"):
+        RunStore(path, program="a")
+    RunStore(path, program="a").close()
+
+
+def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
+    text = tmp_path / "notes.sqlite"
+    text.write_text("not a database, but long enough to look at" * 20)
+    with pytest.raises(InputError, match="not a usable run store"):
+        RunStore(text, program="a")
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as db:
+        db.execute("CREATE TABLE mine (x)")
+    with pytest.raises(InputError, match="not a run store"):
+        RunStore(foreign, program="a")
+    with sqlite3.connect(foreign) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
+
+
+def test_another_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    RunStore(path, program="a").close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE meta SET value = '99' WHERE name = 'format'")
+    db.close()
+    with pytest.raises(InputError, match="format 99"):
+        RunStore(path, program="a")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot open the run store"):
+        RunStore(tmp_path / "file" / "store.sqlite", program="a")

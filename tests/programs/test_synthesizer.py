@@ -1,0 +1,98 @@
+"""The row's logic: numbering, planning, judging; and the two drivers agree."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.records import Requirement, Verdict
+from programs.lms import loopback_model
+from programs.outcome import Candidate
+from programs.role_lm import RoleLM
+from programs.signatures import SIGNATURES, RequirementDraft, Way
+from programs.synthesizer import RowInputs, Synthesizer, judged, number_requirements, plan_violations
+from tests.fakes.fake_model import FakeModel
+
+
+def draft(number: int, ways: int, *, critical: bool = True, evidence: str = "span") -> RequirementDraft:
+    return RequirementDraft(
+        id=7,
+        kind="entity",
+        statement=f"s{number}",
+        evidence=evidence,
+        critical=critical,
+        ways=[Way(disruption="entity_shift", direction=f"d{number}.{way}") for way in range(ways)],
+    )
+
+
+def test_ids_are_positions_and_foreign_spans_are_counted() -> None:
+    faults: Counter[str] = Counter()
+    drafts = [draft(1, 1), draft(2, 1, evidence="not there"), draft(3, 1, evidence="A  SPAN"), draft(4, 1, evidence="")]
+    found = number_requirements(drafts, "with a span in it", faults)
+    assert [requirement.id for requirement in found] == [1, 2, 3, 4]
+    assert faults == {"evidence_not_in_passage": 2}
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=8), st.integers(1, 12))
+def test_every_requirement_is_broken_once_before_any_twice(shape: list[tuple[int, bool]], most: int) -> None:
+    drafts = [draft(number, ways, critical=critical) for number, (ways, critical) in enumerate(shape)]
+    plan = plan_violations(drafts, most)
+    assert len(plan) == min(most, sum(ways for ways, _ in shape)) == len(set(plan))
+    times = Counter(position for position, _ in plan)
+    for position, (ways, critical) in enumerate(shape):
+        for other, (other_ways, other_critical) in enumerate(shape):
+            if times[other] > times[position] + 1:
+                assert times[position] == ways
+            if critical and not other_critical and times[other] > times[position]:
+                assert times[position] == ways
+            assert times[other] <= other_ways
+
+
+@pytest.mark.parametrize(
+    ("satisfied", "answers", "fate"),
+    [((True, False), False, "accepted"), ((False, False), False, "accepted"), ((True, True), False, "target_kept"),
+     ((True, False), True, "answers_query"), ((True, True), True, "answers_query")],
+)  # fmt: skip
+def test_the_acceptance_rule(satisfied: tuple[bool, ...], answers: bool, fate: str) -> None:
+    target = Requirement(id=2, kind="attribute", statement="s")
+    candidate = Candidate(requirement=target, disruption="entity_shift", direction="d", fate="not_verified", text="t")
+    verdict = Verdict(satisfied=satisfied, answers_query=answers, reason="r")
+    assert judged(candidate, verdict).fate == fate
+    assert judged(candidate, None) == candidate
+
+
+def test_signatures_put_the_profile_first_and_what_varies_last() -> None:
+    fields = {name: list(signature.input_fields) for name, signature in SIGNATURES.items()}
+    assert fields["extract"] == ["relevance", "query", "passage"]
+    assert fields["violate"][0] == "style"
+    assert fields["violate"][-4:] == ["target", "disruption", "direction", "refused"]
+    # Blind: neither the target nor the origin of the passage is shown.
+    assert fields["verify"] == ["relevance", "query", "requirements", "passage"]
+
+
+def test_both_drivers_tell_the_same() -> None:
+    row = RowInputs(query="what is x", passage="X is the answer.", relevance="r", canary=True)
+    with FakeModel() as server:
+        spec = loopback_model("fake", model="openai/fake-free", api_base=server.api_base, token=server.token)
+        program = Synthesizer(negatives_per_row=3).use(
+            generator=RoleLM("generator", spec), verifier=RoleLM("verifier", spec)
+        )
+        blocking = program(inputs=row).synthesis
+        awaited = asyncio.run(program.acall(inputs=row)).synthesis
+    assert blocking == awaited
+    assert len(blocking.accepted) == 3
+    assert blocking.canary is not None
+    assert [name for name, _ in program.named_predictors()] == ["extract", "violate", "verify"]
+
+
+def test_copies_are_not_negatives() -> None:
+    row = RowInputs(query="q", passage="p", relevance="r")
+    with FakeModel() as server:
+        spec = loopback_model("fake", model="openai/fake-free", api_base=server.api_base, token=server.token)
+        program = Synthesizer().use(generator=RoleLM("generator", spec), verifier=RoleLM("verifier", spec))
+        first = program(inputs=row).synthesis
+        texts = tuple(candidate.text.upper() for candidate in first.candidates[:2])
+        again = program(inputs=RowInputs(query="q", passage="p", relevance="r", known_texts=texts)).synthesis
+    assert [candidate.fate for candidate in again.candidates] == ["copies_a_passage"] * 2 + ["accepted"] * 2
