@@ -23,12 +23,19 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # temporary files are private to their owner; results are ordinary files
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write: {error}", file=path) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

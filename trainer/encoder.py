@@ -229,6 +229,8 @@ class Encoder(nn.Module):
             umask = os.umask(0)
             os.umask(umask)
             new.chmod(0o777 & ~umask)
+            for file in new.rglob("*.safetensors"):
+                file.chmod(0o666 & ~umask)  # safetensors makes them private to their owner
             _swap(new, folder)
         except OSError as error:
             raise InputError(f"cannot write: {error.strerror or error}", file=folder) from error

@@ -51,8 +51,8 @@ def apply_rules(
 ) -> Codes:
     """The code of the first rule that each ranked passage breaks, 0 for those kept.
 
-    Ranks count the passages that are neither positive nor of a positive's text, from 1 for the best. A margin keeps a
-    passage whose score equals its ceiling when the margin is above 0 and drops it when the margin is 0.
+    Ranks count the passages that are neither positive nor of a positive's text, from 1 for the best. A
+    passage must score strictly below the ceiling of each margin.
     """
     codes_QK = np.zeros(scores_QK.shape, dtype=np.int8)
 
@@ -69,6 +69,5 @@ def apply_rules(
     if limits.max_score is not None:
         drop("max_score", scores_QK > np.float32(limits.max_score))
     for rule, ceiling_Q in score_ceilings(positive_scores_Q, limits).items():
-        strict = getattr(limits, rule) == 0
-        drop(rule, scores_QK >= ceiling_Q[:, None] if strict else scores_QK > ceiling_Q[:, None])
+        drop(rule, scores_QK >= ceiling_Q[:, None])
     return codes_QK

@@ -57,10 +57,10 @@ class MineConfig:
     """Highest similarity of a negative (None: no bound)."""
 
     absolute_margin: float | None = None
-    """A negative scores at most the query's lowest positive minus this, in units of similarity (None: off)."""
+    """A negative scores below the query's lowest positive minus this, in units of similarity (None: off)."""
 
     relative_margin: float | None = 0.05
-    """A negative scores at most the query's lowest positive minus this share of its size (0.05: 5 %; None: off)."""
+    """A negative scores below the query's lowest positive minus this share of its size (0.05: 5 %; None: off)."""
 
     sampling: Literal["top", "random"] = "top"
     """Which of the passages left: the best-ranked (top), or a seeded sample (random)."""

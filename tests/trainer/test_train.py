@@ -1,0 +1,236 @@
+"""The loop: it learns, repeats itself, stops when it must, and writes what it promises."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.beir import write_beir
+from data.errors import InputError
+from data.jsonl import write_rows
+from data.records import Negative, Passage, Row
+from data.retrieval_set import RetrievalSet
+from trainer import train as train_module
+from trainer.batches import Examples
+from trainer.config import TrainConfig
+from trainer.encoder import Encoder
+from trainer.gradients import accumulate_gradients
+from trainer.train import learning_rate, train
+
+TOPICS = ["refund", "boiler", "ticket", "card", "bin", "seat"]
+DETAILS = ["days", "months", "owner", "fee", "winter"]
+
+
+def rows() -> list[Row]:
+    return [
+        Row(
+            query_id=f"{topic}-{detail}",
+            query=f"how long {topic} {detail}",
+            positives=(Passage(id=f"{topic}-{detail}", text=f"the {topic} plan: {detail} from account"),),
+            negatives=(
+                *(Negative(text=f"{topic} {other} plan", source="mined") for other in DETAILS if other != detail),
+                *(Negative(text=f"the {topic} {x}", source="generated") for x in ("bus", "tap", "leak")[:number]),
+            ),
+        )
+        for number, topic in enumerate(TOPICS[:4])
+        for detail in DETAILS[:3]
+    ]  # fmt: skip
+
+
+def dev_set() -> RetrievalSet:
+    return RetrievalSet(
+        name="dev",
+        passages={f"{t}-{d}": f"the {t} plan: {d} from account" for t in TOPICS for d in DETAILS},
+        queries={f"{t}-{d}": f"can we restore {t} {d}" for t in TOPICS[4:] for d in DETAILS},
+        qrels={f"{t}-{d}": {f"{t}-{d}": 1} for t in TOPICS[4:] for d in DETAILS},
+    )
+
+
+@pytest.fixture
+def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
+    write_rows(tmp_path / "rows.jsonl", rows())
+    write_beir(tmp_path / "beir", dev_set(), "dev")
+    return TrainConfig(
+        rows=str(tmp_path / "rows.jsonl"), dev=str(tmp_path / "beir"), model=str(tiny_bert), out=str(tmp_path / "run"),
+        epochs=3, batch_size=4, lr=2e-3, device="cpu",
+    )  # fmt: skip
+
+
+def weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    return Encoder.load(str(folder), device="cpu").transformer.state_dict()
+
+
+def test_training_lowers_the_loss_and_writes_the_run_folder(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, epochs=6, dropout=0.0, lr=5e-3)
+    result = train(config)
+    out = Path(config.out)
+    assert result.steps == 18 and result.last_loss < 0.5 * result.first_loss
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "model",
+        "summary.json",
+    }
+    assert json.loads((out / "summary.json").read_text()) == dataclasses.asdict(result)
+    assert TrainConfig(**json.loads((out / "config.json").read_text())) == config
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == list(range(19))
+    scores = {line["step"]: line["dev_ndcg_at_10"] for line in metrics if "dev_ndcg_at_10" in line}
+    assert sorted(scores) == [0, 3, 6, 9, 12, 15, 18]
+    assert result.dev_before == scores.pop(0) and result.dev_after == max(scores.values()) == scores[result.best_step]
+    assert all(0 <= line["entropy_ratio"] <= 1 + 1e-6 for line in metrics if "entropy_ratio" in line)
+    assert metrics[1]["loss"] == pytest.approx(metrics[1]["info_nce"] + 0.05 * metrics[1]["query_view"], rel=1e-5)
+
+
+def test_saved_model_is_the_best_one_by_dev(config: TrainConfig) -> None:
+    from trainer.dev import ndcg_at_10, rank
+
+    result = train(dataclasses.replace(config, eval_every=1))
+    assert result.best_step < result.steps or result.dev_after is not None
+    best = Encoder.load(result.model, device="cpu")
+    assert ndcg_at_10(rank(best, dev_set(), k=10), dev_set().qrels) == pytest.approx(result.dev_after)
+
+
+def test_same_seed_same_weights_to_the_bit_and_other_seed_others(config: TrainConfig) -> None:
+    first = train(config)
+    again = train(dataclasses.replace(config, out=config.out + "2"))
+    other = train(dataclasses.replace(config, out=config.out + "3", seed=1))
+    assert all(
+        torch.equal(a, b) for a, b in zip(weights(first.model).values(), weights(again.model).values(), strict=True)
+    )
+    assert not all(
+        torch.equal(a, b) for a, b in zip(weights(first.model).values(), weights(other.model).values(), strict=True)
+    )
+    assert first.last_loss == again.last_loss
+
+
+def gradient(config: TrainConfig) -> tuple[dict[str, torch.Tensor], float]:
+    encoder = Encoder.load(config.model, device="cpu").double()
+    encoder.set_dropout(0.0)
+    examples = Examples(rows(), config)
+    batches = list(examples.epoch(0))[: config.grad_accumulation]
+    report = accumulate_gradients(encoder, batches, config)
+    return {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}, report.loss
+
+
+@pytest.mark.parametrize("max_tokens", [1, 100, 400])
+def test_parts_of_a_batch_add_up_to_its_gradient(config: TrainConfig, max_tokens: int) -> None:
+    config = dataclasses.replace(config, batch_size=12, entropy_weight=0.5)
+    whole, loss = gradient(config)
+    parts, parts_loss = gradient(dataclasses.replace(config, max_tokens_per_step=max_tokens))
+    assert parts_loss == pytest.approx(loss, rel=1e-12)
+    for name, expected in whole.items():
+        torch.testing.assert_close(parts[name], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_accumulated_batches_are_one_large_batch(config: TrainConfig) -> None:
+    large, loss = gradient(dataclasses.replace(config, batch_size=12))
+    small, small_loss = gradient(dataclasses.replace(config, batch_size=4, grad_accumulation=3))
+    assert small_loss == pytest.approx(loss, rel=1e-12)
+    for name, expected in large.items():
+        torch.testing.assert_close(small[name], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_in_batch_negatives_raise_the_loss_and_train(config: TrainConfig) -> None:
+    _, alone = gradient(config)
+    _, together = gradient(dataclasses.replace(config, in_batch="in-batch"))
+    assert together > alone
+    result = train(dataclasses.replace(config, in_batch="in-batch"))
+    assert result.last_loss < result.first_loss
+
+
+def test_entropy_weight_zero_is_info_nce_alone(config: TrainConfig) -> None:
+    train(dataclasses.replace(config, entropy_weight=0.0, epochs=1))
+    for line in (Path(config.out) / "metrics.jsonl").read_text().splitlines()[1:]:
+        metrics = json.loads(line)
+        assert metrics["loss"] == metrics["info_nce"]
+
+
+def test_without_dev_the_last_weights_are_saved(config: TrainConfig) -> None:
+    result = train(dataclasses.replace(config, dev=None))
+    assert result.best_step == result.steps == 9
+    assert result.dev_before is None and result.dev_after is None
+
+
+def test_early_stopping_counts_evaluations_without_gain(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.1, 0.5, 0.6, 0.6, 0.55, 0.9])
+    monkeypatch.setattr(train_module, "_evaluate", lambda encoder, dev: next(scores))
+    result = train(dataclasses.replace(config, eval_every=1, patience=2))
+    assert (result.steps, result.best_step, result.dev_after) == (4, 2, 0.6)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders: list[Encoder] = []
+    before: list[torch.Tensor] = []
+    real = accumulate_gradients
+
+    def broken(encoder: Encoder, batches: object, config: TrainConfig) -> object:
+        report = real(encoder, batches, config)  # type: ignore[arg-type]
+        encoders.append(encoder)
+        before.append(torch.cat([p.detach().flatten().clone() for p in encoder.parameters()]))
+        return dataclasses.replace(report, loss=float("nan")) if len(encoders) == 2 else report
+
+    monkeypatch.setattr(train_module, "accumulate_gradients", broken)
+    with pytest.raises(InputError, match=r"step 2: the loss is nan.*lower --lr"):
+        train(config)
+    after = torch.cat([p.detach().flatten() for p in encoders[-1].parameters()])
+    assert torch.equal(before[-1], after)
+    assert not (Path(config.out) / "model").exists() and not (Path(config.out) / "summary.json").exists()
+
+
+def test_another_run_is_not_overwritten_unless_asked(config: TrainConfig) -> None:
+    train(dataclasses.replace(config, epochs=1))
+    with pytest.raises(InputError, match="already holds a run"):
+        train(config)
+    assert train(dataclasses.replace(config, restart=True)).steps == 9
+
+
+def test_rows_without_any_negative_need_in_batch(config: TrainConfig) -> None:
+    write_rows(config.rows, [dataclasses.replace(row, negatives=()) for row in rows()])
+    with pytest.raises(InputError, match=r"no negatives in any row.*--in-batch"):
+        train(config)
+    assert not Path(config.out).exists()
+    assert train(dataclasses.replace(config, in_batch="in-batch", epochs=1)).steps == 3
+
+
+def test_leakage_between_rows_and_dev_is_reported(config: TrainConfig, caplog: pytest.LogCaptureFixture) -> None:
+    leaked = dataclasses.replace(rows()[0], query="Can we restore  bin days")
+    write_rows(config.rows, [leaked, *rows()[1:]])
+    with caplog.at_level(logging.WARNING):
+        result = train(dataclasses.replace(config, epochs=1))
+    assert result.leaked_queries == 1
+    assert "1 of 10 evaluation queries" in caplog.text
+
+
+def test_learning_rate_rises_and_falls_linearly() -> None:
+    config = TrainConfig(rows="-", out="-", lr=1.0, warmup_ratio=0.2)
+    rates = [learning_rate(step, 10, config) for step in range(1, 11)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+    flat = TrainConfig(rows="-", out="-", lr=1.0, warmup_ratio=0.0)
+    assert learning_rate(1, 4, flat) == 1.0 and learning_rate(4, 4, flat) == 0.25
+    assert learning_rate(4, 4, dataclasses.replace(config, warmup_ratio=1.0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "flag"),
+    [
+        ({"temperature": 0.0}, "--temperature"),
+        ({"temperature": float("nan")}, "--temperature"),
+        ({"entropy_temperature": -1.0}, "--entropy-temperature"),
+        ({"entropy_weight": -0.1}, "--entropy-weight"),
+        ({"epochs": 0}, "--epochs"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"lr": 0.0}, "--lr"),
+        ({"warmup_ratio": 1.5}, "--warmup-ratio"),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"patience": 2}, "--patience"),
+        ({"max_tokens_per_step": 0}, "--max-tokens-per-step"),
+    ],
+)
+def test_bad_settings_name_their_flag(values: dict, flag: str) -> None:
+    with pytest.raises(InputError, match=flag):
+        TrainConfig(**({"rows": "r", "out": "o"} | values))
