@@ -1,4 +1,4 @@
-# The front door. `just` lists the recipes; words after a recipe are flags: `just mine source=my_beir out=runs/rows.jsonl`.
+# The front door. `just` lists the recipes; words after a recipe are flags: `just mine data=my_beir out=runs/rows.jsonl`.
 
 # flags reach the commands as they were quoted
 set positional-arguments
@@ -27,7 +27,7 @@ lint: setup
     @{{ python }} -m ruff check .
     @{{ python }} -m mypy
 
-# find hard negatives in the corpus with a retriever: just mine source=DIR out=rows.jsonl
+# find hard negatives in the corpus with a retriever: just mine data=DIR out=rows.jsonl
 mine *flags: setup
     @{{ python }} -m trainer mine "$@"
 
@@ -39,6 +39,6 @@ synthesize *flags: setup
 train *flags: setup
     @{{ python }} -m trainer train "$@"
 
-# score an encoder on a BEIR folder: just eval model=runs/model/model source=DIR
+# score an encoder on a BEIR folder: just eval model=runs/model/model data=DIR
 eval *flags: setup
     @{{ python }} -m evals eval "$@"

@@ -25,7 +25,7 @@ def _as_flag(word: str, known: set[str]) -> str:
 
 
 def run_command(
-    room: str, commands: Mapping[str, tuple[type, Callable[[Any], None]]], argv: Sequence[str] | None = None
+    room: str, commands: Mapping[str, tuple[type, Callable[[Any], object]]], argv: Sequence[str] | None = None
 ) -> int:
     """Parse `argv` as COMMAND --flag value (or flag=value, as the justfile passes it), run it, return the exit code.
 
