@@ -1,0 +1,243 @@
+"""`python -m evals diagnose`: every diagnostic on one set of rows, before and after training, in one file.
+
+Writes diagnostics.json and scores.jsonl into a folder. A diagnostic that cannot be made says why in its place.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import InputError
+from data.files import write_json
+from data.jsonl import BadRows, read_rows, write_objects
+from data.records import Row
+from evals.audit import LABELS_FILE, agreement, read_labels, run_audit
+from evals.candidates import read_syntheses
+from evals.closing import diagnostics_text
+from evals.embedded import GENERATED, MINED, POSITIVE, EmbeddedRows, embed_rows
+from evals.funnel import read_funnel
+from evals.gradient_drift import embedding_drift, parameter_drift
+from evals.hardness import hardness_by_disruption, hardness_by_source, histogram, mean_effective_negatives, measure
+from evals.information import contrastive_information
+from evals.source_leak import encoder_leak, leak_warnings, text_leak
+from trainer.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+DIAGNOSTICS_FILE, SCORES_FILE = "diagnostics.json", "scores.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiagnoseConfig:
+    """Look for source leak, gradient drift, hardness, information and yield in rows with generated negatives."""
+
+    rows: Path
+    """Training rows with mined and generated negatives (.jsonl, as `synthesize` writes them)."""
+
+    out: Path
+    """Folder for diagnostics.json, scores.jsonl and the audit's labels; `report` finds RUN/diagnostics by itself."""
+
+    model: str = ""
+    """Encoder to look with: model folder, hub name or bundled:all-MiniLM-L6-v2. May be "" for an audit alone."""
+
+    baseline: str = ""
+    """Encoder before training, shown beside `model` ("" for none)."""
+
+    run: Path | None = None
+    """Synthesis run folder, for yield, the verifier's calibration and refused candidates (None: left out)."""
+
+    audit: int = 0
+    """Passages to label by hand on this terminal, six in ten of them accepted negatives (0: none)."""
+
+    temperature: float = 0.05
+    """InfoNCE temperature of the weights and gradients, in units of similarity."""
+
+    max_rows: int = 1000
+    """Look at no more than this many rows, a seeded sample of those with generated negatives first (0: all)."""
+
+    parameter_rows: int = 16
+    """Rows on which the drift of the whole model's gradient is measured; by far the slowest part (0: leave it out)."""
+
+    permutations: int = 200
+    """Shuffles behind the chance level of the mutual information."""
+
+    max_length: int = 0
+    """Tokens a text is cut to (0: what the model folder says)."""
+
+    seed: int = 0
+    """Seed of samples, folds and shuffles."""
+
+    skip_bad_rows: bool = False
+    """Count and report bad rows instead of stopping at the first one."""
+
+    def __post_init__(self) -> None:
+        for name in ("audit", "max_rows", "parameter_rows", "max_length"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(f"--temperature: expected a number above 0, got {self.temperature}")
+        if self.permutations < 19:
+            raise InputError(f"--permutations: expected at least 19 (for p < 0.05), got {self.permutations}")
+        if not self.model and not self.audit:
+            raise InputError("--model: expected an encoder (it may be left out only with --audit N)")
+        if self.baseline and not self.model:
+            raise InputError("--baseline: expected --model with it, the encoder to compare with")
+
+
+def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
+    """Make every diagnostic that the data allow; returns what diagnostics.json holds. Raises InputError."""
+    bad_rows = BadRows() if config.skip_bad_rows else None
+    rows = list(read_rows(config.rows, bad_rows))
+    if bad_rows is not None and bad_rows.count:
+        log.warning("warning: %s", bad_rows.summary())
+    if not rows:
+        raise InputError("holds no rows", file=config.rows)
+    labels_file = config.out / LABELS_FILE
+    if config.audit:
+        syntheses = {} if config.run is None else read_syntheses(config.run, rows)
+        run_audit(rows, labels_file, num=config.audit, seed=config.seed, syntheses=syntheses)
+    if not config.model:
+        sys.stdout.write(f"{agreement(read_labels(labels_file, rows)).sentence()}\n")
+        return {}
+    sample = sample_rows(rows, config.max_rows, config.seed)
+    encoders = {"after" if config.baseline else "now": config.model}
+    if config.baseline:
+        encoders = {"before": config.baseline} | encoders
+    looks = {when: _look(sample, name, config) for when, name in encoders.items()}
+    latest, embedded = looks[list(looks)[-1]]
+    text = part(lambda: text_leak(embedded, seed=config.seed))
+    warnings = [] if isinstance(text, Absent) else leak_warnings(text, latest["leak"])
+    result: dict[str, Any] = plain(
+        {
+            "format": FORMAT,
+            "config": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(config).items()},
+            "num_rows": len(rows),
+            "num_rows_used": len(sample),
+            "num_negatives": {"mined": embedded.count(MINED), "generated": embedded.count(GENERATED)},
+            "text_leak": text,
+            "encoders": {when: found for when, (found, _) in looks.items()},
+            "warnings": warnings,
+            "funnel": part(lambda: read_funnel(_given(config.run))),
+            "audit": part(lambda: agreement(read_labels(labels_file, rows))),
+        }
+    )
+    write_objects(config.out / SCORES_FILE, score_lines(sample, {when: seen for when, (_, seen) in looks.items()}))
+    write_json(config.out / DIAGNOSTICS_FILE, result)
+    sys.stdout.write(diagnostics_text(result) + f"\nwritten: {config.out / DIAGNOSTICS_FILE}\n")
+    return result
+
+
+def _given(run: Path | None) -> Path:
+    if run is None:
+        raise InputError("no synthesis run folder was named (--run)")
+    return run
+
+
+def sample_rows(rows: list[Row], most: int, seed: int) -> list[Row]:
+    """At most so many rows in their order (0: all); rows with generated negatives are taken first."""
+    if not most or len(rows) <= most:
+        return rows
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    order.sort(key=lambda i: not rows[i].of_source("generated"))
+    return [rows[i] for i in sorted(order[:most])]
+
+
+def _look(rows: list[Row], name: str, config: DiagnoseConfig) -> tuple[dict[str, Any], EmbeddedRows]:
+    """All that one encoder shows."""
+    encoder = Encoder.load(name, max_length=config.max_length or None)
+    log.info("%s: encoding %d rows", name, len(rows))
+    embedded = embed_rows(rows, encoder, progress=True)
+    measured = measure(embedded, temperature=config.temperature)
+    margins = {
+        kind: histogram(measured.margin_P[embedded.kind_P == number], -0.6, 0.3)
+        for kind, number in (("mined", MINED), ("generated", GENERATED))
+        if embedded.count(number)
+    }
+    found = {
+        "model": name,
+        "hardness": {
+            "by_source": hardness_by_source(embedded, measured),
+            "by_disruption": hardness_by_disruption(embedded, measured),
+            "effective_negatives": mean_effective_negatives(embedded, measured),
+            "margins": margins,
+        },
+        "leak": part(lambda: encoder_leak(embedded, num_permutations=config.permutations, seed=config.seed)),
+        "drift": part(lambda: embedding_drift(embedded, temperature=config.temperature, normalized=encoder.normalize)),
+        "parameter_drift": part(lambda: _parameter_drift(rows, encoder, config)),
+        "information": information_by_source(embedded, config.temperature),
+    }
+    return found, embedded
+
+
+def _parameter_drift(rows: list[Row], encoder: Encoder, config: DiagnoseConfig) -> Any:
+    if not config.parameter_rows:
+        raise InputError("left out (--parameter-rows 0)")
+    log.info("%s: gradients of the whole model on %d rows", encoder.name, config.parameter_rows)
+    return parameter_drift(
+        rows, encoder, temperature=config.temperature, num_rows=config.parameter_rows, seed=config.seed
+    )
+
+
+def information_by_source(embedded: EmbeddedRows, temperature: float) -> dict[str, Any]:
+    """The information score of the mined negatives alone, the generated alone, and both together."""
+    sides = {"mined": (MINED,), "generated": (GENERATED,), "both": (MINED, GENERATED)}
+    return {
+        name: contrastive_information(embedded.only(kinds), temperature=temperature)
+        for name, kinds in sides.items()
+        if all(embedded.count(kind) for kind in kinds)
+    }
+
+
+def score_lines(rows: list[Row], embedded: dict[str, EmbeddedRows]) -> list[dict[str, Any]]:
+    """One line a row: the scores of its positives and negatives by encoder, null where a text repeats another."""
+    lines = [
+        {
+            "query_id": row.query_id,
+            "scores": {
+                when: {"positives": [None] * len(row.positives), "negatives": [None] * len(row.negatives)}
+                for when in embedded
+            },
+        }
+        for row in rows
+    ]
+    for when, seen in embedded.items():
+        for r, kind, place, score in zip(
+            seen.row_P.tolist(), seen.kind_P.tolist(), seen.place_P.tolist(), seen.scores_P.tolist(), strict=True
+        ):
+            side = "positives" if kind == POSITIVE else "negatives"
+            lines[r]["scores"][when][side][place] = round(score, 4)
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """In place of a diagnostic that the data do not allow: why."""
+
+    absent: str
+
+
+def part(make: Callable[[], Any]) -> Any:
+    """One diagnostic, or Absent where the data do not allow it."""
+    try:
+        return make()
+    except InputError as error:
+        return Absent(str(error))
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and numpy numbers as JSON holds them; NaN and infinity become null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: plain(item) for name, item in asdict(value).items()}
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,117 @@
+"""Training rows with the embeddings of their texts, laid flat: what every diagnostic looks at.
+
+Axes: R rows, P passages of all rows, D width. Passage p belongs to row `row_P[p]`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError
+from data.records import Negative, Row
+from data.text import same_text_key
+from evals.stats import Floats
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+KINDS = ("positive", "mined", "generated")
+POSITIVE, MINED, GENERATED = range(3)
+
+
+class TextEncoder(Protocol):
+    """What is asked of an encoder: texts in, one float vector a text out (trainer.encoder.Encoder fits)."""
+
+    def encode(self, texts: Sequence[str], role: Any, *, progress: bool = False) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedRows:
+    """The rows, one vector a query and one a passage.
+
+    queries_RD, passages_PD: float64. texts_P: passage texts. kind_P: POSITIVE, MINED or GENERATED.
+    place_P: the negative's position in `row.negatives`, or the positive's in `row.positives`.
+    """
+
+    rows: tuple[Row, ...]
+    queries_RD: Floats
+    passages_PD: Floats
+    texts_P: tuple[str, ...]
+    row_P: Ints
+    kind_P: Ints
+    place_P: Ints
+
+    @property
+    def scores_P(self) -> Floats:
+        """Similarity (inner product) of each passage with the query of its row."""
+        return np.asarray(np.einsum("pd,pd->p", self.queries_RD[self.row_P], self.passages_PD))
+
+    @property
+    def positive_R(self) -> Ints:
+        """Index of each row's first positive. Training draws one at a time; the first stands for any."""
+        return np.flatnonzero((self.kind_P == POSITIVE) & (self.place_P == 0))
+
+    def negative(self, passage: int) -> Negative:
+        """The record of a passage that is not a positive."""
+        return self.rows[int(self.row_P[passage])].negatives[int(self.place_P[passage])]
+
+    def only(self, kinds: Sequence[int]) -> "EmbeddedRows":
+        """The same rows with their positives and only these kinds of negatives."""
+        kept = np.isin(self.kind_P, [POSITIVE, *kinds])
+        return replace(
+            self,
+            passages_PD=self.passages_PD[kept],
+            texts_P=tuple(text for text, keep in zip(self.texts_P, kept.tolist(), strict=True) if keep),
+            row_P=self.row_P[kept],
+            kind_P=self.kind_P[kept],
+            place_P=self.place_P[kept],
+        )
+
+    def count(self, kind: int) -> int:
+        """Passages of one kind."""
+        return int((self.kind_P == kind).sum())
+
+
+def embed_rows(rows: Sequence[Row], encoder: TextEncoder, *, progress: bool = False) -> EmbeddedRows:
+    """Encode each distinct text once. Negatives that repeat a positive or each other within a row are left out.
+
+    Raises InputError when there are no rows or no negatives, or when the encoder gives values that are not finite.
+    """
+    if not rows:
+        raise InputError("there are no rows to look at: expected at least one")
+    texts, row_of, kind_of, place_of = [], [], [], []
+    for number, row in enumerate(rows):
+        seen = set()
+        positives = [(POSITIVE, place, passage.text) for place, passage in enumerate(row.positives)]
+        negatives = [(KINDS.index(n.source), place, n.text) for place, n in enumerate(row.negatives)]
+        for kind, place, text in positives + negatives:
+            key = same_text_key(text)
+            if kind != POSITIVE and key in seen:
+                continue
+            seen.add(key)
+            texts.append(text)
+            row_of.append(number)
+            kind_of.append(kind)
+            place_of.append(place)
+    if not any(kind_of):
+        raise InputError("none of the rows has a negative: expected rows as `mine` or `synthesize` write them")
+    return EmbeddedRows(
+        rows=tuple(rows),
+        queries_RD=_encode_distinct([row.query for row in rows], lambda t: encoder.encode(t, "query")),
+        passages_PD=_encode_distinct(texts, lambda t: encoder.encode(t, "document", progress=progress)),
+        texts_P=tuple(texts),
+        row_P=np.array(row_of, dtype=np.int64),
+        kind_P=np.array(kind_of, dtype=np.int64),
+        place_P=np.array(place_of, dtype=np.int64),
+    )
+
+
+def _encode_distinct(texts: Sequence[str], encode: Callable[[list[str]], Any]) -> Floats:
+    place: dict[str, int] = {}
+    index = [place.setdefault(text, len(place)) for text in texts]
+    vectors = np.asarray(encode(list(place)), dtype=np.float64)
+    if not np.isfinite(vectors).all():
+        raise InputError("the encoder gives NaN or infinity for some texts")
+    return np.asarray(vectors[index])

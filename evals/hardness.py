@@ -1,0 +1,139 @@
+"""How hard the negatives are for a retriever: their rank against the positive and the InfoNCE weight that they take.
+
+Axes: P passages, R rows.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.errors import InputError
+from evals.embedded import GENERATED, MINED, POSITIVE, Bools, EmbeddedRows, Ints
+from evals.stats import Floats, Interval, bootstrap_interval
+
+WASTED_WEIGHT = 0.01
+"""Below this InfoNCE weight a negative hardly moves the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardness:
+    """The negatives of one source or kind.
+
+    above_positive: share that scores at or above the row's positive, with a 95% interval over rows.
+    margin: quantiles 5, 25, 50, 75, 95% of (score - the positive's score).
+    weight: the same quantiles of the InfoNCE weight next to the positive and all negatives of the row.
+    mass: mean over rows of the weight that all of them take together. wasted: share with a weight below 0.01.
+    """
+
+    count: int
+    num_rows: int
+    above_positive: Interval
+    margin: tuple[float, ...]
+    weight: tuple[float, ...]
+    mass: float
+    wasted: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Per passage: score minus the positive's score, and InfoNCE weight. A row's other positives have weight 0."""
+
+    margin_P: Floats
+    weight_P: Floats
+
+
+def measure(embedded: EmbeddedRows, *, temperature: float) -> Measured:
+    """Margins and InfoNCE weights: softmax(score / temperature) over the row's first positive and all its negatives."""
+    scores_P, row_P = embedded.scores_P, embedded.row_P
+    counts_P = embedded.kind_P != POSITIVE
+    counts_P[embedded.positive_R] = True
+    logits_P = np.where(counts_P, scores_P / temperature, -np.inf)
+    highest_R = np.full(len(embedded.rows), -np.inf)
+    np.maximum.at(highest_R, row_P, logits_P)
+    weight_P = np.exp(logits_P - highest_R[row_P])
+    total_R = np.zeros(len(embedded.rows))
+    np.add.at(total_R, row_P, weight_P)
+    return Measured(margin_P=scores_P - scores_P[embedded.positive_R][row_P], weight_P=weight_P / total_R[row_P])
+
+
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def hardness(embedded: EmbeddedRows, measured: Measured, selected_P: Bools) -> Hardness | None:
+    """Hardness of the selected negatives; None if there are none."""
+    if not selected_P.any():
+        return None
+    rows, row_index = np.unique(embedded.row_P[selected_P], return_inverse=True)
+    margin, weight = measured.margin_P[selected_P], measured.weight_P[selected_P]
+    above = (margin >= 0).astype(np.float64)
+    mass_by_row = np.bincount(row_index, weights=weight)
+    return Hardness(
+        count=int(selected_P.sum()),
+        num_rows=len(rows),
+        above_positive=_share_interval(above, row_index),
+        margin=tuple(float(q) for q in np.quantile(margin, _QUANTILES)),
+        weight=tuple(float(q) for q in np.quantile(weight, _QUANTILES)),
+        mass=float(mass_by_row.mean()),
+        wasted=float((weight < WASTED_WEIGHT).mean()),
+    )
+
+
+def _share_interval(hits_S: Floats, row_S: Ints, *, num_resamples: int = 2000, seed: int = 0) -> Interval:
+    """Pooled share with a bootstrap interval that resamples rows, as the passages of a row are alike."""
+    hits_R, counts_R = np.bincount(row_S, weights=hits_S), np.bincount(row_S)
+    rng = np.random.default_rng(seed)
+    weights_BR = rng.multinomial(len(hits_R), np.full(len(hits_R), 1 / len(hits_R)), size=num_resamples)
+    low, high = np.quantile((weights_BR @ hits_R) / (weights_BR @ counts_R), [0.025, 0.975])
+    return Interval(mean=float(hits_R.sum() / counts_R.sum()), low=float(low), high=float(high))
+
+
+def hardness_by_source(embedded: EmbeddedRows, measured: Measured) -> dict[str, Hardness]:
+    """One entry for each of `mined` and `generated` that occurs."""
+    found = {
+        name: hardness(embedded, measured, embedded.kind_P == kind)
+        for name, kind in (("mined", MINED), ("generated", GENERATED))
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def hardness_by_disruption(embedded: EmbeddedRows, measured: Measured) -> dict[str, Hardness]:
+    """One entry for each kind of violation among the generated negatives."""
+    disruption_P = np.array(
+        [
+            (embedded.negative(p).disruption or "unknown") if embedded.kind_P[p] == GENERATED else ""
+            for p in range(len(embedded.kind_P))
+        ],
+        dtype=object,
+    )
+    found = {name: hardness(embedded, measured, disruption_P == name) for name in sorted(set(disruption_P) - {""})}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """Shares of the values in equal bins over [low, high]; values beyond fall into the outer bins."""
+
+    low: float
+    high: float
+    shares: tuple[float, ...]
+
+
+def histogram(values: Iterable[float] | Floats, low: float, high: float, num_bins: int = 30) -> Histogram:
+    """Raises InputError for no values or an empty range."""
+    values_N = np.asarray(list(values), dtype=np.float64)
+    if not values_N.size or not low < high:
+        raise InputError("a histogram needs values and a range")
+    counts, _ = np.histogram(np.clip(values_N, low, high), bins=num_bins, range=(low, high))
+    return Histogram(low=low, high=high, shares=tuple(float(c) / values_N.size for c in counts))
+
+
+def mean_effective_negatives(embedded: EmbeddedRows, measured: Measured) -> Interval:
+    """exp(entropy) of a row's negative weights: how many share the work, 1 to their number; mean over rows."""
+    values = []
+    for row in np.unique(embedded.row_P[embedded.kind_P != POSITIVE]):
+        weight = measured.weight_P[(embedded.row_P == row) & (embedded.kind_P != POSITIVE)]
+        if weight.sum() > 0:
+            share = weight[weight > 0] / weight.sum()
+            values.append(float(np.exp(-(share * np.log(share)).sum())))
+    return bootstrap_interval(values)
