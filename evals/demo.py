@@ -6,8 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from data.__main__ import DemoConfig as DemoDataConfig
@@ -17,6 +16,7 @@ from data.demo_set import demo_families, demo_family_set
 from data.files import write_json
 from data.jsonl import read_rows, write_rows
 from evals.arms import mined_arm, mixed_arm
+from evals.config import DemoConfig
 from evals.retrieval import score_run, tells_siblings_apart
 from evals.stats import PairedComparison, bootstrap_interval, compare_paired
 from evals.table import text_table
@@ -36,35 +36,6 @@ MAX_GENERATED = 4
 SHOWN = {"ndcg@10": "nDCG@10", "accuracy@1": "accuracy@1", "siblings": "tells siblings apart"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DemoConfig:
-    """The main job on the demo data that ships with the project: no key, no network."""
-
-    out: Path = Path("runs/demo")
-    """Folder for every intermediate file and summary.json. What an earlier demo left there is replaced."""
-
-    model: str = "bundled:all-MiniLM-L6-v2"
-    """Retriever that mines and is trained: model folder, hub name, or the bundled one."""
-
-    lm: str = "recorded:demo"
-    """Language model that writes and verifies: recorded answers for the demo's queries, or any litellm model string."""
-
-    api_base: str | None = None
-    """Address of an OpenAI-compatible server for `lm` (None: the provider's own)."""
-
-    num_mined: int = 4
-    """Mined negatives a row next to the generated ones; the mined-only arm gets as many texts in all."""
-
-    epochs: int = 3
-    """Passes over the 120 rows."""
-
-    lr: float = 2e-5
-    """Peak learning rate."""
-
-    seed: int = 0
-    """Seed of row order and dropout."""
-
-
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Run every step and return what summary.json holds."""
     out = config.out
@@ -72,7 +43,8 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         target = out / name
         if target.is_dir():
             shutil.rmtree(target)
-        target.unlink(missing_ok=True)
+        elif target.exists():
+            target.unlink()
     seconds: dict[str, float] = {}
 
     with _step(seconds, "mine", "1/5 mine: hard negatives for 120 queries of six organisations"):

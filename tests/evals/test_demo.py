@@ -1,0 +1,88 @@
+"""The demo and the evaluation command, end to end with a tiny random encoder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.cli import run_command
+from data.jsonl import read_rows
+from evals.__main__ import COMMANDS
+
+ARMS = ["zero-shot", "mined only", "mined + generated + entropy"]
+
+
+def run(*argv: str) -> int:
+    return run_command("evals", COMMANDS, argv)
+
+
+@pytest.mark.slow
+def test_the_demo_runs_every_step_and_says_what_came_out(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    stale = out / "rows" / "stale.jsonl"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("", encoding="utf-8")
+    assert run("demo", f"out={out}", f"model={tiny_bert}", "epochs=1") == 0
+    shown = capsys.readouterr().out
+    assert all(arm in shown for arm in ARMS)
+    assert "tells siblings apart: " in shown
+
+    assert not stale.exists()
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert list(summary["test"]) == ARMS
+    assert summary["synthesis"]["funnel"]["accepted"] == 380
+    assert summary["synthesis"]["verifier"]["missed"] == 0
+    for arm in ARMS:
+        for measure in ("ndcg@10", "accuracy@1", "siblings"):
+            per_query = summary["per_query"][arm][measure]
+            assert len(per_query) == 100
+            assert summary["test"][arm][measure]["mean"] == pytest.approx(sum(per_query.values()) / 100)
+
+    mined = list(read_rows(out / "rows" / "mined_only.jsonl"))
+    full = list(read_rows(out / "rows" / "mined_generated_entropy.jsonl"))
+    for mined_row, full_row in zip(mined, full, strict=True):
+        # A random encoder's margin filter leaves few mined negatives; where there are enough, the texts are equal.
+        assert len(mined_row.negatives) <= len(full_row.negatives)
+        assert {n.text for n in full_row.of_source("mined")} <= {n.text for n in mined_row.negatives}
+    assert not any(row.of_source("generated") for row in mined)
+    assert sum(len(row.of_source("generated")) for row in full) == 380
+    for name in ("mined_only", "mined_generated_entropy"):
+        assert (out / "train" / name / "model" / "model.safetensors").is_file()
+
+    result = tmp_path / "eval.json"
+    model = out / "train" / "mined_only" / "model"
+    capsys.readouterr()
+    assert run("eval", f"model={model}", f"baseline={tiny_bert}", f"data={out}/data/test", f"out={result}") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("test/test: 100 queries over 100 passages")
+    measured = json.loads(result.read_text(encoding="utf-8"))
+    assert measured["per_query"]["ndcg@10"] == pytest.approx(summary["per_query"]["mined only"]["ndcg@10"])
+    assert measured["baseline"]["per_query"]["accuracy@1"] == summary["per_query"]["zero-shot"]["accuracy@1"]
+    difference = measured["baseline"]["comparisons"]["ndcg@10"]["difference"]["mean"]
+    assert difference == pytest.approx(measured["means"]["ndcg@10"] - measured["baseline"]["means"]["ndcg@10"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["eval", "model=no/such/model", "data={beir}", "split=test"], "no/such/model"),
+        (["eval", "model={model}", "data=nowhere"], "nowhere: does not exist"),
+        (["eval", "model={model}", "data={beir}", "split=dev"], "has the splits test"),
+        (["demo", "out={beir}/corpus.jsonl/x", "model={model}"], "cannot write"),
+    ],
+)
+def test_bad_input_is_one_line(
+    argv: list[str], message: str, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beir = tmp_path / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    (beir / "corpus.jsonl").write_text('{"_id": "p", "text": "a"}\n', encoding="utf-8")
+    (beir / "queries.jsonl").write_text('{"_id": "q", "text": "a"}\n', encoding="utf-8")
+    (beir / "qrels" / "test.tsv").write_text("q\tp\t1\n", encoding="utf-8")
+    assert run(*(word.format(beir=beir, model=tiny_bert) for word in argv)) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert message in line
