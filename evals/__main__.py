@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data.cli import run_command
-from evals.config import DemoConfig, EvalConfig
+from evals.config import AblateConfig, DemoConfig, DiagnoseConfig, EvalConfig, ReportConfig
 
 
 # The libraries behind a command take seconds to load, which --help should not: each is imported when it runs.
@@ -21,7 +21,31 @@ def _demo(config: DemoConfig) -> None:
     run_demo(config)
 
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {"eval": (EvalConfig, _eval), "demo": (DemoConfig, _demo)}
+def _diagnose(config: DiagnoseConfig) -> None:
+    from evals.diagnostics import diagnose
+
+    diagnose(config)
+
+
+def _report(config: ReportConfig) -> None:
+    from evals.report import report
+
+    report(config)
+
+
+def _ablate(config: AblateConfig) -> None:
+    from evals.ablate import run_ablate
+
+    run_ablate(config)
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "eval": (EvalConfig, _eval),
+    "demo": (DemoConfig, _demo),
+    "ablate": (AblateConfig, _ablate),
+    "diagnose": (DiagnoseConfig, _diagnose),
+    "report": (ReportConfig, _report),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from data.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +60,159 @@ class DemoConfig:
 
     seed: int = 0
     """Seed of row order and dropout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiagnoseConfig:
+    """Look for source leak, gradient drift, hardness, information and yield in rows with generated negatives."""
+
+    rows: Path
+    """Training rows with mined and generated negatives (.jsonl, as `synthesize` writes them)."""
+
+    out: Path
+    """Folder for diagnostics.json, scores.jsonl and the audit's labels; `report` finds RUN/diagnostics by itself."""
+
+    model: str | None = None
+    """Encoder to look with: model folder, hub name or bundled:all-MiniLM-L6-v2 (None: for an audit alone)."""
+
+    baseline: str | None = None
+    """Encoder before training, shown beside the model (None: no comparison)."""
+
+    run: Path | None = None
+    """Synthesis run folder, for yield, the verifier's calibration and refused candidates (None: left out)."""
+
+    audit: int = 0
+    """Passages to label by hand on this terminal, six in ten of them accepted negatives (0: none)."""
+
+    temperature: float = 0.05
+    """InfoNCE temperature of the weights and gradients, in units of similarity."""
+
+    max_rows: int = 1000
+    """Look at no more than this many rows, a seeded sample of those with generated negatives first (0: all)."""
+
+    parameter_rows: int = 16
+    """Rows on which the drift of the whole model's gradient is measured; by far the slowest part (0: leave it out)."""
+
+    permutations: int = 200
+    """Shuffles behind the chance level of the mutual information."""
+
+    max_length: int | None = None
+    """Longest text in tokens, special tokens included (None: the model's own)."""
+
+    seed: int = 0
+    """Seed of samples, folds and shuffles."""
+
+    skip_bad_rows: bool = False
+    """Count and report bad rows instead of stopping at the first one."""
+
+    def __post_init__(self) -> None:
+        for name in ("audit", "max_rows", "parameter_rows"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(f"--temperature: expected a number above 0, got {self.temperature}")
+        if self.permutations < 19:
+            raise InputError(f"--permutations: expected at least 19 (for p < 0.05), got {self.permutations}")
+        if not self.model and not self.audit:
+            raise InputError("--model: expected an encoder (it may be left out only with --audit N)")
+        if self.baseline and not self.model:
+            raise InputError("--baseline: expected --model with it, the encoder to compare with")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """Make one HTML page of a run: results, yield, hardness, source leak, cost, and every negative to look at."""
+
+    run: Path
+    """Run folder: what demo, synthesize, train or diagnose wrote (diagnostics are looked for in RUN/diagnostics)."""
+
+    out: Path | None = None
+    """The page (None: report.html inside the run folder)."""
+
+    title: str | None = None
+    """Heading of the page (None: the folder's name)."""
+
+    def __post_init__(self) -> None:
+        if self.out is not None and self.out.is_dir():
+            raise InputError(f"--out: expected a file name like report.html, got the folder {self.out}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblateConfig:
+    """Compare kinds of negatives: same steps, same number of texts a row, several seeds, paired tests."""
+
+    rows: Path
+    """Rows with mined and generated negatives (rows.jsonl of `just synthesize`). Mine at least `num_mined` plus as many
+    as a row has generated ones, so that the mined-only arm has equal texts."""
+
+    dev: str
+    """Judged queries that each run stops on: BEIR folder, .jsonl file of pairs, data set folder or hub:ORG/NAME."""
+
+    test: str
+    """Judged queries that the table is about."""
+
+    out: Path
+    """Folder of the ablation; the same command goes on where it ended."""
+
+    naive_rows: Path | None = None
+    """The same rows with naively written negatives (None: that arm is left out, and the table says so)."""
+
+    dev_split: str = "dev"
+    """Split of the dev data."""
+
+    test_split: str = "test"
+    """Split of the test data."""
+
+    model: str = "bundled:all-MiniLM-L6-v2"
+    """Encoder that every arm starts from."""
+
+    seeds: int = 5
+    """Training seeds an arm (at least 2)."""
+
+    num_mined: int = 4
+    """Mined negatives a row next to the generated ones; the mined-only arm gets as many texts in all."""
+
+    entropy_weights: str = "0.05"
+    """Weights of the query-view entropy term, one arm each, separated by commas ("" for no such arm)."""
+
+    epochs: int = 3
+    """Passes over the rows."""
+
+    batch_size: int = 16
+    """Rows a step."""
+
+    lr: float = 2e-5
+    """Peak learning rate."""
+
+    temperature: float = 0.05
+    """InfoNCE temperature, in units of similarity."""
+
+    in_batch: Literal["none", "in-batch"] = "in-batch"
+    """Negatives beyond the row's own: none, or all passages of the batch."""
+
+    dropout: float | None = 0.0
+    """Dropout probability while training (None: the model's own)."""
+
+    max_length: int | None = None
+    """Longest text in tokens, special tokens included (None: the model's own)."""
+
+    keep_models: bool = False
+    """Keep every trained model (about 90 MB each for the bundled one)."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 2:
+            raise InputError(f"--seeds: expected at least 2, since one seed has no spread, got {self.seeds}")
+        if self.num_mined < 0:
+            raise InputError(f"--num-mined: expected at least 0, got {self.num_mined}")
+        if any(not weight > 0 for weight in self.entropy_weight_list):
+            raise InputError(f"--entropy-weights: expected numbers above 0, got {self.entropy_weights!r}")
+
+    @property
+    def entropy_weight_list(self) -> tuple[float, ...]:
+        """The weights as numbers. Raises InputError."""
+        try:
+            return tuple(float(word) for word in self.entropy_weights.split(",") if word.strip())
+        except ValueError as error:
+            raise InputError(
+                f"--entropy-weights: expected numbers separated by commas, got {self.entropy_weights!r}"
+            ) from error

@@ -97,3 +97,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
+
+
+def seeds_and_queries_interval(
+    scores_SQ: Floats, *, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Bootstrap interval of the mean of scores [S seeds, Q queries] that resamples seeds and queries alike.
+
+    It says what another training seed and another draw of queries may give. Raises ValueError for no scores.
+    """
+    if scores_SQ.size == 0:
+        raise ValueError("an interval needs at least one value")
+    num_seeds, num_queries = scores_SQ.shape
+    rng = np.random.default_rng(seed)
+    means = np.empty(num_resamples)
+    for i in range(num_resamples):
+        # The mean over resampled seeds first: one vector of queries, then resampled itself.
+        by_query = scores_SQ[rng.integers(0, num_seeds, num_seeds)].mean(axis=0)
+        means[i] = by_query[rng.integers(0, num_queries, num_queries)].mean()
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(mean=float(scores_SQ.mean()), low=float(low), high=float(high))

@@ -1,0 +1,185 @@
+"""`just ablate`: train every arm with several seeds, keep every query's score, and say what differs from mined only."""
+
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.cli import config_dict
+from data.errors import InputError
+from data.files import read_json_object, write_json
+from data.jsonl import read_rows, write_rows
+from data.retrieval_set import RetrievalSet
+from data.sources import read_source
+from data.text import content_id
+from evals.ablation_arms import MINED, ZERO_SHOT, Arm, build_arms
+from evals.config import AblateConfig
+from evals.retrieval import evaluate
+from evals.stats import Floats, holm, randomisation_p_value, seeds_and_queries_interval
+from evals.table import text_table
+from trainer.config import TrainConfig
+from trainer.encoder import Encoder
+from trainer.train import train
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+SHOWN = ("ndcg@10", "accuracy@1")
+Scores = dict[str, dict[str, float]]  # by measure, then by query
+
+
+def run_ablate(config: AblateConfig) -> dict[str, Any]:
+    """Run what is not yet there, then print the table and write ablation.json; returns what that holds.
+
+    Resumable: a finished (arm, seed) leaves scores.json behind and is not trained again while its inputs are the same.
+    Raises InputError.
+    """
+    rows = list(read_rows(config.rows))
+    naive = None if config.naive_rows is None else list(read_rows(config.naive_rows))
+    test = read_source(config.test, config.test_split)
+    arms = build_arms(rows, naive, num_mined=config.num_mined, entropy_weights=config.entropy_weight_list)
+    runs: dict[str, list[Scores]] = {}
+    start = time.monotonic()
+    for arm in arms:
+        if arm.missing:
+            log.info("%s: %s", arm.name, arm.missing)
+            continue
+        # An untrained arm has no seeds: one score stands for all.
+        seeds = range(config.seeds) if arm.rows is not None else range(1)
+        runs[arm.name] = [_scores_of(arm, seed, config, test) for seed in seeds]
+    result = {
+        "format": FORMAT_VERSION,
+        "config": config_dict(config),
+        "test": {"name": test.name, "queries": len(test.queries), "passages": len(test.passages)},
+        "missing": {arm.name: arm.missing for arm in arms if arm.missing},
+        "arms": {name: _summary(scores) for name, scores in runs.items()},
+        "against_mined": _against_mined(runs),
+        "per_query": runs,
+        "seconds_this_run": round(time.monotonic() - start, 1),
+    }
+    write_json(config.out / "ablation.json", result)
+    sys.stdout.write(ablation_table(result) + f"\nwritten: {config.out / 'ablation.json'}\n")
+    return result
+
+
+def _scores_of(arm: Arm, seed: int, config: AblateConfig, test: RetrievalSet) -> Scores:
+    folder = config.out / "arms" / arm.name.replace(" + ", "+").replace(" ", "-") / f"seed-{seed}"
+    settings = _train_settings(arm, seed, config)
+    # Everything that decides the scores; a folder with another key is stale and is run again.
+    key = content_id(
+        json.dumps(settings, sort_keys=True),
+        *(json.dumps(asdict(row), sort_keys=True) for row in arm.rows or ()),
+        json.dumps([test.passages, test.queries, test.qrels], sort_keys=True),
+    )
+    done = folder / "scores.json"
+    if done.is_file():
+        found = read_json_object(done)
+        if found.get("key") == key:
+            return dict(found["per_query"])
+    log.info("== %s, seed %d", arm.name, seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    model = config.model
+    if arm.rows is not None:
+        write_rows(folder / "rows.jsonl", arm.rows)
+        trained = train(TrainConfig(rows=str(folder / "rows.jsonl"), out=str(folder / "train"), **settings))
+        model = trained.model
+    scores = evaluate(Encoder.load(model, max_length=config.max_length), test).per_query
+    write_json(done, {"key": key, "arm": arm.name, "seed": seed, "settings": settings, "per_query": scores})
+    if not config.keep_models:
+        shutil.rmtree(folder / "train" / "model", ignore_errors=True)
+        shutil.rmtree(folder / "train" / "checkpoints", ignore_errors=True)
+    return scores
+
+
+def _train_settings(arm: Arm, seed: int, config: AblateConfig) -> dict[str, Any]:
+    if arm.rows is None:
+        return {"model": config.model, "max_length": config.max_length}
+    most = max((len(row.negatives) for row in arm.rows), default=0)
+    return {
+        "model": config.model,
+        "dev": config.dev,
+        "dev_split": config.dev_split,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "lr": config.lr,
+        "temperature": config.temperature,
+        "in_batch": config.in_batch,
+        "dropout": config.dropout,
+        "max_length": config.max_length,
+        # The arms decide how many negatives a row has; sampling here would undo their balance.
+        "max_mined": most,
+        "max_generated": most,
+        "seed": seed,
+        **arm.settings,
+    }
+
+
+def _matrix(scores: Sequence[Scores], measure: str) -> Floats:
+    """Scores [S seeds, Q queries] of one arm, queries in a fixed order."""
+    queries = sorted(scores[0][measure])
+    return np.array([[by_measure[measure][query] for query in queries] for by_measure in scores])
+
+
+def _summary(scores: Sequence[Scores]) -> dict[str, Any]:
+    return {
+        "seeds": len(scores),
+        "measures": {m: asdict(seeds_and_queries_interval(_matrix(scores, m))) for m in scores[0]},
+        "seed_means": {m: _matrix(scores, m).mean(axis=1).tolist() for m in scores[0]},
+    }
+
+
+def _against_mined(runs: Mapping[str, Sequence[Scores]]) -> dict[str, dict[str, Any]]:
+    """Every other arm minus mined only, paired by query (means over seeds), Holm-corrected within a measure."""
+    others = [name for name in runs if name != MINED]
+    found: dict[str, dict[str, Any]] = {name: {} for name in others}
+    for measure in runs[MINED][0]:
+        mined_SQ = _matrix(runs[MINED], measure)
+        p_values = []
+        for name in others:
+            # An untrained arm is the same for every seed; trained arms are paired seed by seed.
+            difference_SQ = _matrix(runs[name], measure) - mined_SQ
+            p_values.append(randomisation_p_value(difference_SQ.mean(axis=0)))
+            found[name][measure] = asdict(seeds_and_queries_interval(difference_SQ)) | {"p": p_values[-1]}
+        for name, corrected in zip(others, holm(p_values), strict=True):
+            found[name][measure]["p_holm"] = corrected
+    return found
+
+
+def ablation_table(result: Mapping[str, Any]) -> str:
+    """The table that the command ends with: each arm's means, and its difference from mined only."""
+    header = ["arm", "seeds", *SHOWN, f"{SHOWN[1]} - mined", "p (Holm)"]
+    lines = []
+    for name, arm in result["arms"].items():
+        cells = [name, str(arm["seeds"]), *(_interval(arm["measures"][m]) for m in SHOWN)]
+        pair = result["against_mined"].get(name, {}).get(SHOWN[1])
+        cells += ["", ""] if pair is None else [_interval(pair, sign="+"), f"{pair['p_holm']:.3f}"]
+        lines.append(cells)
+    lines += [[name, "-", missing, "", "", ""] for name, missing in result["missing"].items()]
+    test = result["test"]
+    title = (
+        f"{test['name']}: {test['queries']} queries over {test['passages']} passages; "
+        "mean [95% interval over seeds and queries]"
+    )
+    return f"{title}\n{text_table(header, lines)}"
+
+
+def _interval(value: Mapping[str, float], sign: str = "") -> str:
+    return f"{value['mean']:{sign}.3f} [{value['low']:{sign}.3f}, {value['high']:{sign}.3f}]"
+
+
+def read_ablation(folder: str | Path) -> dict[str, Any]:
+    """ablation.json of a folder. Raises InputError when there is none or it has another format."""
+    path = Path(folder) / "ablation.json"
+    result = read_json_object(path)
+    if result.get("format") != FORMAT_VERSION:
+        raise InputError(f"has format {result.get('format')!r}, this version reads {FORMAT_VERSION}", file=path)
+    if ZERO_SHOT not in result.get("arms", {}):
+        raise InputError("holds no arms", file=path)
+    return result

@@ -1,0 +1,66 @@
+"""The arms of an ablation: which negatives each sees and which training settings it changes, and nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from data.errors import InputError
+from data.records import Row
+from evals.arms import mined_arm, mixed_arm
+
+ZERO_SHOT, MINED, NAIVE, COUNTERFACTUAL = "zero-shot", "mined", "mined + naive", "mined + counterfactual"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """`rows` is None for the arm that does not train; `settings` are TrainConfig fields that this arm sets."""
+
+    name: str
+    rows: list[Row] | None
+    settings: dict[str, Any] = field(default_factory=dict)
+    missing: str = ""
+
+
+def entropy_arm(weight: float) -> str:
+    """The name of the arm with the query-view entropy term at this weight."""
+    return f"{COUNTERFACTUAL} + entropy {weight:g}"
+
+
+def build_arms(
+    rows: Sequence[Row], naive_rows: Sequence[Row] | None, *, num_mined: int, entropy_weights: Sequence[float]
+) -> list[Arm]:
+    """All arms in the order of the table. Every trained arm has, row by row, the same number of texts.
+
+    `naive_rows` are the same rows with naively written negatives (None: that arm says what it lacks). Raises InputError
+    when a row of them is unknown or no row has a generated negative.
+    """
+    if not any(row.of_source("generated") for row in rows):
+        raise InputError("no row has a generated negative: run `just synthesize` first", field="rows")
+    arms = [
+        Arm(name=ZERO_SHOT, rows=None),
+        Arm(name=MINED, rows=mined_arm(rows, num_mined), settings={"entropy_weight": 0.0}),
+        _naive_arm(rows, naive_rows, num_mined),
+        Arm(name=COUNTERFACTUAL, rows=mixed_arm(rows, num_mined), settings={"entropy_weight": 0.0}),
+    ]
+    arms += [
+        Arm(name=entropy_arm(weight), rows=mixed_arm(rows, num_mined), settings={"entropy_weight": weight})
+        for weight in entropy_weights
+    ]
+    return arms
+
+
+def _naive_arm(rows: Sequence[Row], naive_rows: Sequence[Row] | None, num_mined: int) -> Arm:
+    if naive_rows is None:
+        return Arm(name=NAIVE, rows=None, missing="no LM given")
+    by_id = {row.query_id: row for row in naive_rows}
+    unknown = [row.query_id for row in rows if row.query_id not in by_id]
+    if unknown:
+        raise InputError(f"lacks the query {unknown[0]!r} of the other rows", field="naive-rows")
+    matched = []
+    for row in rows:
+        naive = by_id[row.query_id]
+        # As many generated negatives as the counterfactual row has; where naive ones ran short, mined ones fill up.
+        generated = naive.of_source("generated")[: len(row.of_source("generated"))]
+        fill = len(row.of_source("generated")) - len(generated)
+        matched.append(replace(row, negatives=row.of_source("mined")[: num_mined + fill] + generated))
+    return Arm(name=NAIVE, rows=matched, settings={"entropy_weight": 0.0})

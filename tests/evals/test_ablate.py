@@ -1,0 +1,142 @@
+"""The ablation, end to end with a tiny random encoder, and its arms."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.beir import write_beir
+from data.cli import run_command
+from data.demo_set import demo_family_set, demo_items, demo_train_set
+from data.errors import InputError
+from data.jsonl import read_rows, write_rows
+from data.records import Negative, Passage, Row
+from evals.__main__ import COMMANDS
+from evals.ablate import ablation_table, read_ablation
+from evals.ablation_arms import build_arms
+from evals.stats import bootstrap_interval, seeds_and_queries_interval
+
+
+def row(query_id: str, *, mined: int, generated: int, word: str = "g") -> Row:
+    return Row(
+        query_id=query_id,
+        query=f"query {query_id}",
+        positives=(Passage(id=f"p{query_id}", text=f"positive {query_id}"),),
+        negatives=(
+            *(Negative(text=f"m{query_id}{i}", source="mined") for i in range(mined)),
+            *(Negative(text=f"{word}{query_id}{i}", source="generated") for i in range(generated)),
+        ),
+    )
+
+
+def test_every_trained_arm_has_the_same_number_of_texts_row_by_row() -> None:
+    rows = [row("1", mined=8, generated=3), row("2", mined=8, generated=0), row("3", mined=8, generated=2)]
+    naive = [row("3", mined=8, generated=5, word="n"), row("1", mined=8, generated=1, word="n"), rows[1]]
+    arms = build_arms(rows, naive, num_mined=4, entropy_weights=[0.05, 1])
+    assert [arm.name for arm in arms] == [
+        "zero-shot",
+        "mined",
+        "mined + naive",
+        "mined + counterfactual",
+        "mined + counterfactual + entropy 0.05",
+        "mined + counterfactual + entropy 1",
+    ]
+    trained = [arm for arm in arms if arm.rows is not None]
+    assert [[len(r.negatives) for r in arm.rows or ()] for arm in trained] == [[7, 4, 6]] * 5
+    assert [arm.settings["entropy_weight"] for arm in trained] == [0, 0, 0, 0.05, 1]
+    naive_rows = trained[1].rows or []
+    assert [[n.text for n in r.of_source("generated")] for r in naive_rows] == [["n10"], [], ["n30", "n31"]]
+
+
+def test_what_the_arms_cannot_be_built_from() -> None:
+    with pytest.raises(InputError, match="no row has a generated negative"):
+        build_arms([row("1", mined=2, generated=0)], None, num_mined=1, entropy_weights=[])
+    rows = [row("1", mined=2, generated=1), row("2", mined=2, generated=1)]
+    with pytest.raises(InputError, match="lacks the query '2'"):
+        build_arms(rows, rows[:1], num_mined=1, entropy_weights=[])
+    assert build_arms(rows, None, num_mined=1, entropy_weights=[])[2].missing == "no LM given"
+
+
+def test_the_interval_over_seeds_and_queries() -> None:
+    rng = np.random.default_rng(0)
+    by_query = rng.random(50)
+    same = seeds_and_queries_interval(np.stack([by_query] * 3))
+    plain = bootstrap_interval(by_query)
+    assert (same.mean, same.low, same.high) == pytest.approx((plain.mean, plain.low, plain.high), abs=0.01)
+    # Seeds that disagree widen it.
+    shifted = seeds_and_queries_interval(np.stack([by_query - 0.3, by_query, by_query + 0.3]))
+    assert shifted.low < same.low - 0.05 and shifted.high > same.high + 0.05
+    with pytest.raises(ValueError, match="at least one value"):
+        seeds_and_queries_interval(np.empty((0, 3)))
+
+
+@pytest.mark.slow
+def test_an_ablation_runs_resumes_and_prints_its_table(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = list(demo_train_set().passages.values())
+    rows = []
+    for i, item in enumerate(demo_items()[:8]):
+        mined = tuple(Negative(text=corpus[40 + 10 * i + k], source="mined") for k in range(6))
+        rows.append(
+            Row(
+                query_id=item.row.query_id,
+                query=item.row.query,
+                positives=item.row.positives,
+                negatives=mined + item.row.negatives,
+            )
+        )
+    write_rows(tmp_path / "rows.jsonl", rows)
+    write_beir(tmp_path / "dev", demo_family_set("dev"), "dev")
+    argv = [
+        "ablate", f"rows={tmp_path}/rows.jsonl", f"dev={tmp_path}/dev", f"test={tmp_path}/dev", "test-split=dev",
+        f"out={tmp_path}/out", f"model={tiny_bert}", "seeds=2", "epochs=1", "batch-size=4", "num-mined=2",
+    ]  # fmt: skip
+    assert run_command("evals", COMMANDS, argv) == 0
+    shown = capsys.readouterr().out
+    assert "mined + naive" in shown and "no LM given" in shown
+    result = read_ablation(tmp_path / "out")
+    assert set(result["arms"]) == {
+        "zero-shot", "mined", "mined + counterfactual", "mined + counterfactual + entropy 0.05"
+    }  # fmt: skip
+    assert result["arms"]["zero-shot"]["seeds"] == 1 and result["arms"]["mined"]["seeds"] == 2
+    assert len(result["per_query"]["mined"][1]["ndcg@10"]) == 40
+    pair = result["against_mined"]["zero-shot"]["ndcg@10"]
+    means = {name: arm["measures"]["ndcg@10"]["mean"] for name, arm in result["arms"].items()}
+    assert pair["mean"] == pytest.approx(means["zero-shot"] - means["mined"])
+    assert pair["p"] <= pair["p_holm"] <= 1
+    assert ablation_table(result) in shown
+    assert len(list(read_rows(tmp_path / "out" / "arms" / "mined" / "seed-0" / "rows.jsonl"))) == 8
+
+    # The finished ones are not run again; a missing one is; a changed setting makes all of its kind stale.
+    scores = sorted((tmp_path / "out").glob("arms/*/*/scores.json"))
+    times = {path: path.stat().st_mtime_ns for path in scores}
+    scores[0].unlink()
+    assert run_command("evals", COMMANDS, argv) == 0
+    assert [path for path in scores if path.stat().st_mtime_ns != times[path]] == [scores[0]]
+    again = json.loads((tmp_path / "out" / "ablation.json").read_text(encoding="utf-8"))
+    assert again["per_query"] == result["per_query"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("seeds=1", "--seeds: expected at least 2"),
+        ("entropy-weights=a,b", "--entropy-weights: expected numbers"),
+        ("entropy-weights=0", "--entropy-weights: expected numbers above 0"),
+        ("num-mined=-1", "--num-mined: expected at least 0"),
+        ("seeds=2", "no_such.jsonl: cannot read"),
+    ],
+)
+def test_bad_input_is_one_line(word: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["ablate", "rows=no_such.jsonl", "dev=d", "test=t", f"out={tmp_path}/out", word]
+    assert run_command("evals", COMMANDS, argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
+def test_a_folder_of_another_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ablation.json").write_text('{"format": 0}', encoding="utf-8")
+    with pytest.raises(InputError, match="has format 0"):
+        read_ablation(tmp_path)
