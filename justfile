@@ -42,3 +42,7 @@ train *flags: setup
 # score an encoder on a BEIR folder: just eval model=runs/model/model data=DIR
 eval *flags: setup
     @{{ python }} -m evals eval "$@"
+
+# compare kinds of negatives, several seeds: just ablate rows=runs/x/rows.jsonl dev=DIR test=DIR out=runs/ablation
+ablate *flags: setup
+    @{{ python }} -m evals ablate "$@"
