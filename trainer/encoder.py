@@ -20,8 +20,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from data.errors import InputError
+from trainer.dropout import use_fast_dropout
 from trainer.folder_format import POOLINGS, EncoderSettings, override, read_settings, transformer_folder, write_settings
 from trainer.model_files import find_model_folder
+from trainer.packed import hidden_states, pack, pool, use_packed_attention
 from trainer.progress import progress_bar
 from trainer.tokens import Tokens, token_chunks
 
@@ -44,6 +46,8 @@ class Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.settings = settings
         self.num_truncated = 0
+        self.packed = use_packed_attention(transformer)
+        use_fast_dropout(transformer)
 
     @classmethod
     def load(
@@ -120,6 +124,10 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def _tokens_at_once(self) -> int:
+        return _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS
+
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
         """Token ids of each text with its role's prompt in front, special tokens added, cut at `max_length`."""
         prompt = self.query_prompt if role == "query" else self.document_prompt
@@ -135,13 +143,24 @@ class Encoder(nn.Module):
         return list(batch["input_ids"])
 
     def forward(self, tokens: Sequence[Tokens]) -> Tensor:
-        """Embeddings [B, D] of tokenised texts, in passes of texts of like length so that little is padded."""
+        """Embeddings [B, D] of tokenised texts; equal ones are computed once.
+
+        Packed without padding where the architecture is known to allow it, else in passes of texts of like length.
+        """
         if not tokens:
             return torch.empty(0, self.dimension, device=self.device)
-        chunks = token_chunks(tokens, _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS)
-        pooled_BW = torch.cat([self._forward_padded([tokens[i] for i in chunk]) for chunk in chunks])
-        place_B = torch.tensor([i for chunk in chunks for i in chunk], device=self.device).argsort()
-        pooled_BW = pooled_BW[place_B]
+        place: dict[tuple[int, ...], int] = {}
+        place_B = [place.setdefault(tuple(ids), len(place)) for ids in tokens]
+        distinct = list(place)
+        if self.packed:
+            packing = pack(distinct, self.device)
+            pooled_BW, order = pool(hidden_states(self.transformer, packing), packing, self.pooling), packing.order
+        else:
+            chunks = token_chunks(distinct, self._tokens_at_once)
+            pooled_BW = torch.cat([self._forward_padded([distinct[i] for i in chunk]) for chunk in chunks])
+            order = [i for chunk in chunks for i in chunk]
+        where_B = torch.tensor(order).argsort()[place_B].to(self.device)
+        pooled_BW = pooled_BW[where_B]
         return nn.functional.normalize(pooled_BW, dim=-1) if self.normalize else pooled_BW
 
     def _forward_padded(self, tokens: Sequence[Tokens]) -> Tensor:
@@ -171,9 +190,9 @@ class Encoder(nn.Module):
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Embeddings float32 [B, D] without gradient and without dropout, in chunks of texts of like length.
 
-        `max_tokens_per_batch` bounds one pass, padding included (None: chosen for the device). Order is kept.
+        `max_tokens_per_batch` bounds one pass (None: chosen for the device). Order is kept.
         """
-        max_tokens = max_tokens_per_batch or (_CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS)
+        max_tokens = max_tokens_per_batch or self._tokens_at_once
         out_BD = np.empty((len(texts), self.dimension), dtype=np.float32)
         # Longest first: a bound that is too high for the memory shows at once, and the time left is not underestimated.
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
@@ -184,7 +203,7 @@ class Encoder(nn.Module):
                 for start in range(0, len(order), _TOKENIZE_AT_ONCE):
                     part = order[start : start + _TOKENIZE_AT_ONCE]
                     tokens = self.tokenize([texts[i] for i in part], role)
-                    for chunk in token_chunks(tokens, max_tokens):
+                    for chunk in token_chunks(tokens, max_tokens, padded=not self.packed):
                         out_BD[[part[i] for i in chunk]] = self([tokens[i] for i in chunk]).float().cpu().numpy()
                         bar.update(len(chunk))
         finally:

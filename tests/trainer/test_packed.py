@@ -1,0 +1,106 @@
+"""Packed encoding gives what padding gives: vectors and gradients, for every architecture that it is used for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tests.trainer.conftest import TEXTS
+from trainer.encoder import Encoder
+from trainer.packed import PACKABLE
+
+LONG = [*TEXTS, "how long can we restore deleted files from the bin " * 4, "tap", "card payment"]
+
+
+def tiny_config(kind: str, vocabulary: int) -> transformers.PretrainedConfig:
+    common = {
+        "vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 64, "max_position_embeddings": 80, "pad_token_id": 0, "initializer_range": 0.2,
+    }  # fmt: skip
+    if kind in ("qwen2", "qwen3", "llama", "mistral"):
+        common |= {"num_key_value_heads": 2, "head_dim": 8, "attention_dropout": 0.1}
+    if kind == "mistral":
+        common |= {"sliding_window": 6}
+    return transformers.AutoConfig.for_model(kind, **common)
+
+
+@pytest.fixture(params=sorted(PACKABLE))
+def model_folder(request: pytest.FixtureRequest, tiny_bert: Path, tmp_path: Path) -> Path:
+    """A tiny random model of each packable architecture, with the tiny tokenizer."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
+    torch.manual_seed(3)
+    transformers.AutoModel.from_config(tiny_config(request.param, len(tokenizer))).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    return tmp_path / "m"
+
+
+def encoder(folder: Path, packed: bool, pooling: str) -> Encoder:
+    loaded = Encoder.load(str(folder), device="cpu", pooling=pooling, max_length=60)
+    assert loaded.packed
+    if not packed:
+        loaded.packed = False
+        loaded.transformer.set_attn_implementation("sdpa")  # type: ignore[operator]
+    return loaded
+
+
+def vectors_and_gradients(made: Encoder) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    vectors = made.embed(LONG, "document")
+    weights = torch.randn(vectors.shape, generator=torch.manual_seed(0), dtype=torch.float64).to(vectors)
+    (vectors * weights).sum().backward()
+    return vectors.detach(), {n: p.grad for n, p in made.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize(
+    ("precision", "vectors_within", "gradients_within"),
+    [(torch.float64, 1e-13, 1e-11), (torch.float32, 1e-5, 1e-4)],
+    ids=["float64", "float32"],
+)
+def test_packed_equals_padded(
+    model_folder: Path, pooling: str, precision: torch.dtype, vectors_within: float, gradients_within: float
+) -> None:
+    padded, padded_gradients = vectors_and_gradients(encoder(model_folder, False, pooling).to(precision))
+    packed, packed_gradients = vectors_and_gradients(encoder(model_folder, True, pooling).to(precision))
+    if precision == torch.float64 and hasattr(transformers.AutoConfig.from_pretrained(model_folder), "rms_norm_eps"):
+        # transformers computes RMSNorm and rotary positions in float32 whatever the model's precision.
+        vectors_within, gradients_within = 1e-6, 1e-5
+    assert (packed - padded).abs().max() < vectors_within
+    assert packed_gradients.keys() == padded_gradients.keys()
+    # A key's bias has no effect under softmax: its gradient is rounding noise, so the scale has a floor.
+    floor = 1e-3 * max(float(gradient.abs().max()) for gradient in padded_gradients.values())
+    for name, gradient in padded_gradients.items():
+        scale = gradient.abs().max().clamp(min=floor)
+        assert ((packed_gradients[name] - gradient).abs().max() / scale) < gradients_within, name
+
+
+def test_texts_do_not_see_each_other(tiny_qwen: Path) -> None:
+    made = Encoder.load(str(tiny_qwen), device="cpu", pooling="lasttoken")
+    alone = np.concatenate([made.encode([text], "document") for text in LONG])
+    np.testing.assert_allclose(made.encode(LONG, "document"), alone, atol=2e-6)
+
+
+def test_an_architecture_that_is_not_known_is_padded(tiny_bert: Path, tmp_path: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
+    config = transformers.MPNetConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=80, pad_token_id=0, initializer_range=0.2,
+    )  # fmt: skip
+    transformers.MPNetModel(config).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    made = Encoder.load(str(tmp_path / "m"), device="cpu")
+    assert not made.packed
+    alone = np.concatenate([made.encode([text], "document") for text in LONG])
+    np.testing.assert_allclose(made.encode(LONG, "document"), alone, atol=1e-5)
+
+
+def test_equal_texts_are_encoded_once(tiny_bert: Path) -> None:
+    made = Encoder.load(str(tiny_bert), device="cpu").train()
+    seen: list[int] = []
+    made.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    vectors = made.embed(["refund", "card", "refund"], "document")
+    assert seen == [6]
+    assert torch.equal(vectors[0], vectors[2]) and not torch.equal(vectors[0], vectors[1])

@@ -1,0 +1,143 @@
+"""Encoding without padding: the tokens of all texts in one row, attention inside each text alone.
+
+Texts of equal length lie side by side, so that attention runs on plain [texts, heads, length, width] blocks without a
+mask. Everything else in a transformer acts on single tokens and does not notice.
+
+Axes: T tokens of all texts, H heads, L length of a group's texts, d width of a head, W width of the transformer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.dropout import dropout
+from trainer.tokens import Tokens
+
+ATTENTION = "causalneg_packed"
+# Architectures that are built of token-wise layers and transformers' attention seam, and take explicit positions.
+# A test compares each of them with its padded form.
+PACKABLE = frozenset({"bert", "roberta", "xlm-roberta", "qwen2", "qwen3", "llama", "mistral"})
+# These count positions from behind the padding index.
+_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """Texts laid end to end, longest first. `groups` holds (number of texts, their length) in that order."""
+
+    input_ids_1T: Tensor
+    position_ids_1T: Tensor
+    groups: tuple[tuple[int, int], ...]
+    order: list[int]
+
+
+def pack(tokens: Sequence[Tokens], device: torch.device) -> Packing:
+    """Lay out texts by falling length; `order[i]` is the place in `tokens` of the i-th text laid out."""
+    order = sorted(range(len(tokens)), key=lambda i: (-len(tokens[i]), i))
+    groups = tuple((len(list(same)), length) for length, same in groupby(len(tokens[i]) for i in order))
+    positions = torch.cat([torch.arange(length).repeat(count) for count, length in groups])
+    return Packing(
+        input_ids_1T=torch.tensor([id for i in order for id in tokens[i]]).unsqueeze(0).to(device),
+        position_ids_1T=positions.unsqueeze(0).to(device),
+        groups=groups,
+        order=order,
+    )
+
+
+def use_packed_attention(transformer: nn.Module) -> bool:
+    """Switch a model of a known architecture to packed attention; False (and nothing done) for the others."""
+    from transformers import AttentionInterface
+
+    config: Any = transformer.config
+    if config.model_type not in PACKABLE or getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return False
+    AttentionInterface.register(ATTENTION, packed_attention)
+    transformer.set_attn_implementation(ATTENTION)  # type: ignore[operator]
+    return True
+
+
+def hidden_states(transformer: nn.Module, packing: Packing) -> Tensor:
+    """The last layer's output of every token, [T, W]."""
+    config: Any = transformer.config
+    positions = packing.position_ids_1T
+    if config.model_type in _OFFSET_POSITIONS:
+        positions = positions + config.pad_token_id + 1
+    output = transformer(input_ids=packing.input_ids_1T, position_ids=positions, packed_groups=packing.groups)
+    return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+
+def pool(hidden_TW: Tensor, packing: Packing, pooling: str) -> Tensor:
+    """One vector a text in the order of the packing, [B, W]."""
+    blocks = _split(hidden_TW, packing.groups)
+    if pooling == "mean":
+        return torch.cat([block.mean(dim=1) for block in blocks])
+    return torch.cat([block[:, 0 if pooling == "cls" else -1] for block in blocks])
+
+
+def _split(values_Tx: Tensor, groups: tuple[tuple[int, int], ...]) -> list[Tensor]:
+    # One split instead of a slice a group: the gradient of a slice is a tensor of zeros as large as all groups.
+    parts = torch.split(values_Tx, [count * length for count, length in groups])
+    return [part.view(*group, *part.shape[1:]) for part, group in zip(parts, groups, strict=True)]
+
+
+def packed_attention(
+    module: nn.Module,
+    query_1HTd: Tensor,
+    key_1HTd: Tensor,
+    value_1HTd: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed_groups: tuple[tuple[int, int], ...],
+    scaling: float,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of every text over itself; transformers calls it in place of its own. Returns [1, T, H, d]."""
+    causal = bool(getattr(module, "is_causal", False))
+    outputs = []
+    blocks = [_split(tensor[0].transpose(0, 1), packed_groups) for tensor in (query_1HTd, key_1HTd, value_1HTd)]
+    for query, key, value in zip(*blocks, strict=True):
+        mask = _window_mask(query.shape[1], sliding_window, causal, query.device)
+        attended = _attend(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            mask,
+            causal and mask is None,
+            scaling,
+            dropout,
+        )
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).unsqueeze(0), None
+
+
+def _window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
+    if window is None or length <= window:
+        return None
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (distance >= 0) & (distance < window) if causal else distance.abs() < window
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scaling: float, probability: float
+) -> Tensor:
+    if probability == 0.0 or query.device.type != "cpu":
+        return nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, dropout_p=probability,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )  # fmt: skip
+    # PyTorch has no fast kernel with dropout on the CPU; written out, our cheaper dropout can be used.
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    weights = (query * scaling) @ key.transpose(-1, -2)
+    if causal:
+        mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if mask is not None:
+        weights = weights.masked_fill(~mask, float("-inf"))
+    return dropout(weights.softmax(dim=-1), probability) @ value
