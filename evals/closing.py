@@ -64,15 +64,15 @@ LINES: tuple[tuple[str, Callable[[Found], str]], ...] = (
 def diagnostics_text(result: Found) -> str:
     """The table over the encoders, one line for each absent part, and the warnings."""
     encoders = result["encoders"]
-    header = ["mean [95% interval]", *(f"{when}: {seen['model']}" for when, seen in encoders.items())]
+    header = ["mean [95% interval]", *encoders]
     lines = [[name, *(show(seen) for seen in encoders.values())] for name, show in LINES]
     words = _of(result, "text_leak", "words_auc")
     lines.insert(0, ["source leak: AUC of a probe on words (0.5: none)", *([interval(words)] * len(encoders))])
     counts = result["num_negatives"]
     head = (
         f"{result['num_rows_used']} of {result['num_rows']} rows, {counts['mined']} mined and "
-        f"{counts['generated']} generated negatives"
-    )
+        f"{counts['generated']} generated negatives\n"
+    ) + "\n".join(f"{when}: {seen['model']}" for when, seen in encoders.items())
     absent = [f"{name}: {why}" for name, why in absences(result).items()]
     warnings = [f"warning: {text}" for text in result["warnings"]]
     calibration = _of(result, "funnel", "calibration")

@@ -5,13 +5,14 @@ Writes diagnostics.json and scores.jsonl into a folder. A diagnostic that cannot
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.cli import config_dict
 from data.errors import InputError
 from data.files import write_json
 from data.jsonl import BadRows, read_rows, write_objects
@@ -19,10 +20,18 @@ from data.records import Row
 from evals.audit import LABELS_FILE, agreement, read_labels, run_audit
 from evals.candidates import read_syntheses
 from evals.closing import diagnostics_text
+from evals.config import DiagnoseConfig
 from evals.embedded import GENERATED, MINED, POSITIVE, EmbeddedRows, embed_rows
 from evals.funnel import read_funnel
 from evals.gradient_drift import embedding_drift, parameter_drift
-from evals.hardness import hardness_by_disruption, hardness_by_source, histogram, mean_effective_negatives, measure
+from evals.hardness import (
+    Histogram,
+    hardness_by_disruption,
+    hardness_by_source,
+    histogram,
+    mean_effective_negatives,
+    measure,
+)
 from evals.information import contrastive_information
 from evals.source_leak import encoder_leak, leak_warnings, text_leak
 from trainer.encoder import Encoder
@@ -31,63 +40,6 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 DIAGNOSTICS_FILE, SCORES_FILE = "diagnostics.json", "scores.jsonl"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiagnoseConfig:
-    """Look for source leak, gradient drift, hardness, information and yield in rows with generated negatives."""
-
-    rows: Path
-    """Training rows with mined and generated negatives (.jsonl, as `synthesize` writes them)."""
-
-    out: Path
-    """Folder for diagnostics.json, scores.jsonl and the audit's labels; `report` finds RUN/diagnostics by itself."""
-
-    model: str = ""
-    """Encoder to look with: model folder, hub name or bundled:all-MiniLM-L6-v2. May be "" for an audit alone."""
-
-    baseline: str = ""
-    """Encoder before training, shown beside `model` ("" for none)."""
-
-    run: Path | None = None
-    """Synthesis run folder, for yield, the verifier's calibration and refused candidates (None: left out)."""
-
-    audit: int = 0
-    """Passages to label by hand on this terminal, six in ten of them accepted negatives (0: none)."""
-
-    temperature: float = 0.05
-    """InfoNCE temperature of the weights and gradients, in units of similarity."""
-
-    max_rows: int = 1000
-    """Look at no more than this many rows, a seeded sample of those with generated negatives first (0: all)."""
-
-    parameter_rows: int = 16
-    """Rows on which the drift of the whole model's gradient is measured; by far the slowest part (0: leave it out)."""
-
-    permutations: int = 200
-    """Shuffles behind the chance level of the mutual information."""
-
-    max_length: int = 0
-    """Tokens a text is cut to (0: what the model folder says)."""
-
-    seed: int = 0
-    """Seed of samples, folds and shuffles."""
-
-    skip_bad_rows: bool = False
-    """Count and report bad rows instead of stopping at the first one."""
-
-    def __post_init__(self) -> None:
-        for name in ("audit", "max_rows", "parameter_rows", "max_length"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
-        if not 0 < self.temperature < float("inf"):
-            raise InputError(f"--temperature: expected a number above 0, got {self.temperature}")
-        if self.permutations < 19:
-            raise InputError(f"--permutations: expected at least 19 (for p < 0.05), got {self.permutations}")
-        if not self.model and not self.audit:
-            raise InputError("--model: expected an encoder (it may be left out only with --audit N)")
-        if self.baseline and not self.model:
-            raise InputError("--baseline: expected --model with it, the encoder to compare with")
 
 
 def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
@@ -110,18 +62,19 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     if config.baseline:
         encoders = {"before": config.baseline} | encoders
     looks = {when: _look(sample, name, config) for when, name in encoders.items()}
+    margins = margin_histograms({when: seen for when, (_, seen) in looks.items()})
     latest, embedded = looks[list(looks)[-1]]
     text = part(lambda: text_leak(embedded, seed=config.seed))
     warnings = [] if isinstance(text, Absent) else leak_warnings(text, latest["leak"])
     result: dict[str, Any] = plain(
         {
             "format": FORMAT,
-            "config": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(config).items()},
+            "config": config_dict(config),
             "num_rows": len(rows),
             "num_rows_used": len(sample),
             "num_negatives": {"mined": embedded.count(MINED), "generated": embedded.count(GENERATED)},
             "text_leak": text,
-            "encoders": {when: found for when, (found, _) in looks.items()},
+            "encoders": {when: found | {"margins": margins[when]} for when, (found, _) in looks.items()},
             "warnings": warnings,
             "funnel": part(lambda: read_funnel(_given(config.run))),
             "audit": part(lambda: agreement(read_labels(labels_file, rows))),
@@ -150,22 +103,16 @@ def sample_rows(rows: list[Row], most: int, seed: int) -> list[Row]:
 
 def _look(rows: list[Row], name: str, config: DiagnoseConfig) -> tuple[dict[str, Any], EmbeddedRows]:
     """All that one encoder shows."""
-    encoder = Encoder.load(name, max_length=config.max_length or None)
+    encoder = Encoder.load(name, max_length=config.max_length)
     log.info("%s: encoding %d rows", name, len(rows))
     embedded = embed_rows(rows, encoder, progress=True)
     measured = measure(embedded, temperature=config.temperature)
-    margins = {
-        kind: histogram(measured.margin_P[embedded.kind_P == number], -0.6, 0.3)
-        for kind, number in (("mined", MINED), ("generated", GENERATED))
-        if embedded.count(number)
-    }
     found = {
         "model": name,
         "hardness": {
             "by_source": hardness_by_source(embedded, measured),
             "by_disruption": hardness_by_disruption(embedded, measured),
             "effective_negatives": mean_effective_negatives(embedded, measured),
-            "margins": margins,
         },
         "leak": part(lambda: encoder_leak(embedded, num_permutations=config.permutations, seed=config.seed)),
         "drift": part(lambda: embedding_drift(embedded, temperature=config.temperature, normalized=encoder.normalize)),
@@ -173,6 +120,25 @@ def _look(rows: list[Row], name: str, config: DiagnoseConfig) -> tuple[dict[str,
         "information": information_by_source(embedded, config.temperature),
     }
     return found, embedded
+
+
+def margin_histograms(looks: Mapping[str, EmbeddedRows]) -> dict[str, dict[str, Histogram]]:
+    """By encoder and source: where the negatives score against their positive, all on one range."""
+    margins = {
+        when: {
+            kind: (seen.scores_P - seen.scores_P[seen.positive_R][seen.row_P])[seen.kind_P == number]
+            for kind, number in (("mined", MINED), ("generated", GENERATED))
+            if seen.count(number)
+        }
+        for when, seen in looks.items()
+    }
+    every = np.concatenate([values for by_kind in margins.values() for values in by_kind.values()])
+    # The outermost hundredths go into the outer bins; the positive's own place is always in view.
+    low, high = min(-0.05, *np.quantile(every, [0.01])), max(0.05, *np.quantile(every, [0.99]))
+    return {
+        when: {kind: histogram(values, float(low), float(high)) for kind, values in by_kind.items()}
+        for when, by_kind in margins.items()
+    }
 
 
 def _parameter_drift(rows: list[Row], encoder: Encoder, config: DiagnoseConfig) -> Any:

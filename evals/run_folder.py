@@ -1,0 +1,174 @@
+"""What a run folder holds, for the report: every part that is there, and why another one is not.
+
+Knows the folders of `demo`, `synthesize`, `train`, `diagnose` and `ablate`, in any mixture.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data.errors import InputError
+from data.files import read_json_object
+from data.jsonl import read_objects, read_rows
+from data.records import Row
+from evals.candidates import read_syntheses
+from evals.diagnostics import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
+from evals.funnel import Funnel, funnel_of
+from programs.outcome import Synthesis
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, kw_only=True)
+class RunFolder:
+    """The parts of a run; one that is None has its reason in `absent`.
+
+    results: {"arms": {arm: {measure: interval}}, "comparisons": {name: {measure: {difference, p_value}}}}, measured on
+    held-out queries. curves: the lines of metrics.jsonl by training. scores: the line of scores.jsonl by query id.
+    """
+
+    path: Path
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    synthesis: dict[str, Any] | None = None
+    funnel: Funnel | None = None
+    syntheses: dict[str, Synthesis] = field(default_factory=dict)
+    results: dict[str, Any] | None = None
+    curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    diagnostics: dict[str, Any] | None = None
+    scores: dict[str, Any] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def read_run_folder(path: str | Path) -> RunFolder:
+    """Read every part. Raises InputError when the folder is missing or holds nothing that a report could show."""
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError("expected a run folder", file=path)
+    run = RunFolder(path=path)
+    synthesis_folder = next((f for f in (path, path / "synthesis") if _is_synthesis(f)), path / "synthesis")
+    _try(run, "curves", lambda: _read_curves(run))
+    _try(run, "synthesis", lambda: _read_synthesis(run, synthesis_folder))
+    _try(run, "rows", lambda: _read_rows(run, synthesis_folder))
+    _try(run, "candidates", lambda: run.syntheses.update(read_syntheses(synthesis_folder, run.rows)))
+    _try(run, "results", lambda: _read_results(run))
+    _try(run, "diagnostics", lambda: _read_diagnostics(run))
+    for name, folder in [("this run", path), ("synthesis", synthesis_folder)]:
+        if (folder / "config.json").is_file() and (name == "this run" or folder != path):
+            run.configs[name] = read_json_object(folder / "config.json")
+    if not (run.synthesis or run.rows or run.results or run.curves or run.diagnostics):
+        raise InputError(
+            "holds no run that this version knows: expected the out folder of demo, synthesize, train or diagnose",
+            file=path,
+        )
+    return run
+
+
+def _try(run: RunFolder, name: str, read: Callable[[], None]) -> None:
+    try:
+        read()
+    except InputError as error:
+        run.absent[name] = str(error)
+
+
+def _is_synthesis(folder: Path) -> bool:
+    if not (folder / "summary.json").is_file():
+        return False
+    found = read_json_object(folder / "summary.json")
+    return "verifier" in found and ("funnel" in found or "refused" in found)
+
+
+def _read_synthesis(run: RunFolder, folder: Path) -> None:
+    if not _is_synthesis(folder):
+        raise InputError("no synthesis is in this folder")
+    run.synthesis = read_json_object(folder / "summary.json")
+    run.funnel = funnel_of(run.synthesis, file=folder / "summary.json", num_used=num_used(run.configs.values()))
+
+
+def num_used(configs: Iterable[Mapping[str, Any]]) -> int | None:
+    """Most generated negatives that an epoch of one of these trainings draws on; None where no training is known."""
+    found = []
+    for config in configs:
+        rows, most = config.get("rows"), config.get("max_generated")
+        if isinstance(rows, str) and isinstance(most, int) and Path(rows).is_file():
+            found.append(sum(min(most, len(row.of_source("generated"))) for row in read_rows(rows)))
+    return max(found, default=None)
+
+
+def _read_rows(run: RunFolder, folder: Path) -> None:
+    files = [folder / "rows.jsonl", run.path / "rows.jsonl"]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise InputError("no rows.jsonl is in this folder")
+    run.rows = list(read_rows(found))
+    if not run.rows:
+        raise InputError("holds no rows", file=found)
+
+
+def _read_results(run: RunFolder) -> None:
+    file = run.path / "summary.json"
+    summary = read_json_object(file) if file.is_file() else {}
+    if not isinstance(summary.get("test"), Mapping):
+        raise InputError("no comparison of trained models is in this folder")
+    try:
+        run.results = {
+            "arms": {
+                str(arm): {
+                    str(measure): {end: float(found[end]) for end in ("mean", "low", "high")}
+                    for measure, found in by_measure.items()
+                }
+                for arm, by_measure in summary["test"].items()
+            },
+            "comparisons": {
+                str(name): {
+                    str(measure): {
+                        "difference": {end: float(pair["difference"][end]) for end in ("mean", "low", "high")},
+                        "p_value": float(pair["p_value"]),
+                        "num_queries": int(pair["num_queries"]),
+                    }
+                    for measure, pair in by_measure.items()
+                }
+                for name, by_measure in summary.get("comparisons", {}).items()
+            },
+            "seconds": {str(step): float(value) for step, value in summary.get("seconds", {}).items()},
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"its results are in a form that this version does not know ({error})", file=file) from error
+    if isinstance(summary.get("config"), Mapping):
+        run.configs["this run"] = dict(summary["config"])
+
+
+def _read_curves(run: RunFolder) -> None:
+    files = sorted([*run.path.glob("metrics.jsonl"), *run.path.glob("train/*/metrics.jsonl")])
+    for file in files:
+        name = file.parent.name if file.parent != run.path else "training"
+        points = [value for _, value in read_objects(file) if isinstance(value, dict) and "step" in value]
+        if points:
+            run.curves[name.replace("_", " ")] = points
+        config = file.parent / "config.json"
+        if config.is_file():
+            run.configs[f"training: {name.replace('_', ' ')}"] = read_json_object(config)
+    if not run.curves:
+        raise InputError("no training is in this folder")
+
+
+def _read_diagnostics(run: RunFolder) -> None:
+    folder = next(
+        (f for f in (run.path / "diagnostics", run.path) if (f / DIAGNOSTICS_FILE).is_file()), run.path / "diagnostics"
+    )
+    file = folder / DIAGNOSTICS_FILE
+    if not file.is_file():
+        raise InputError("no diagnostics have been made")
+    found = read_json_object(file)
+    if found.get("format") != FORMAT:
+        raise InputError(
+            f"has format {json.dumps(found.get('format'))}, expected {FORMAT}: run `diagnose` again", file=file
+        )
+    run.diagnostics = found
+    if (folder / SCORES_FILE).is_file():
+        for line, value in read_objects(folder / SCORES_FILE):
+            if not isinstance(value, dict) or not isinstance(value.get("scores"), dict):
+                raise InputError("not a line of scores", file=folder / SCORES_FILE, line=line)
+            run.scores[str(value.get("query_id"))] = value["scores"]
