@@ -1,10 +1,12 @@
 """`python -m programs COMMAND --flag value`: the command line of this room."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from data.cli import run_command
 from programs.config import SynthesizeConfig
+from programs.optimize_config import OptimizeConfig
 
 
 def _synthesize(config: SynthesizeConfig) -> None:
@@ -15,9 +17,22 @@ def _synthesize(config: SynthesizeConfig) -> None:
     sys.stdout.write(synthesis_table(synthesize(config)))
 
 
+def _optimize(config: OptimizeConfig) -> None:
+    from programs.closing import optimization_table
+    from programs.optimize import optimize
+
+    sys.stdout.write(optimization_table(optimize(config)))
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "synthesize": (SynthesizeConfig, _synthesize),
+    "optimize": (OptimizeConfig, _optimize),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    return run_command("programs", {"synthesize": (SynthesizeConfig, _synthesize)}, argv)
+    return run_command("programs", COMMANDS, argv)
 
 
 if __name__ == "__main__":

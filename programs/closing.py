@@ -53,3 +53,17 @@ def _requests_note(usage: dict[str, Any]) -> str:
 def _per_accepted(usage: dict[str, Any]) -> str:
     per_accepted = usage["tokens_per_accepted"]
     return "" if per_accepted is None else f"{per_accepted:.0f} for each accepted negative"
+
+
+def optimization_table(summary: dict[str, Any]) -> str:
+    """Before and after of every part, and what it took."""
+    lines = [part["in_words"] for part in summary["parts"].values()]
+    calls = sum(usage["requests"] for usage in summary["usage"].values())
+    replayed = sum(usage["replayed"] for usage in summary["usage"].values())
+    lines.append(
+        f"spent: {summary['spent']['tokens']} tokens, {summary['spent']['usd']:.4f} USD, {calls} requests "
+        f"({replayed} more answered from the store), {summary['seconds_this_run']:.1f} seconds"
+    )
+    if summary["ended_early"]:
+        lines.append(f"ended early: {summary['ended_early']}; a larger budget on the same command goes on")
+    return "\n".join([*lines, f"written: {summary['program_folder']}", ""])

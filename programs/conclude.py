@@ -1,7 +1,7 @@
 """The end of a run: the enriched rows, the summary, and the refusal when the verifier is unusable."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,22 @@ from programs.store import RunStore
 UNCOMPILED = "uncompiled"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramName:
+    """How records name the program, and the hash under which the store keeps its work."""
+
+    name: str
+    key: str
+
+
 def conclude(
-    config: SynthesizeConfig, rows: Iterable[Row], store: RunStore, key: str, seconds: float, *, lowest_limit: int
+    config: SynthesizeConfig,
+    rows: Iterable[Row],
+    store: RunStore,
+    program: ProgramName,
+    seconds: float,
+    *,
+    lowest_limit: int,
 ) -> dict[str, Any]:
     """Write rows.jsonl and summary.json; returns the summary. Raises InputError when the verifier is unusable."""
     funnel = Funnel()
@@ -33,7 +47,7 @@ def conclude(
                 raise InputError("the rows changed while the run worked on them; run it again", file=config.rows)
             funnel.add(synthesis)
             accepted = tuple(
-                negative_of(candidate, generator=config.lm, program=UNCOMPILED) for candidate in synthesis.accepted
+                negative_of(candidate, generator=config.lm, program=program.name) for candidate in synthesis.accepted
             )
             yield replace(row, negatives=row.negatives + accepted, requirements=synthesis.requirements)
         calibration = funnel.calibration(config.max_miss_rate)
@@ -46,7 +60,7 @@ def conclude(
         "funnel": funnel.as_dict(),
         "verifier": funnel.calibration(config.max_miss_rate).as_dict(),
         "usage": usage_summary(store, funnel.accepted),
-        "program": {"name": UNCOMPILED, "key": key},
+        "program": {"name": program.name, "key": program.key},
         "seconds_this_run": round(seconds, 3),
         "lowest_concurrency": lowest_limit,
         "rows_file": str(target),

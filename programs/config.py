@@ -15,6 +15,12 @@ def require(condition: bool, flag: str, expected: str, got: object) -> None:
         raise InputError(f"expected {expected}, got {got!r}", field=flag)
 
 
+def require_budget(usd: float | None, tokens: int | None) -> None:
+    """Check the two limits of a budget."""
+    require(usd is None or usd > 0, "budget-usd", "more than 0", usd)
+    require(tokens is None or tokens > 0, "budget-tokens", "more than 0", tokens)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesizeConfig:
     """Write and verify counterfactual negatives for the rows of a JSONL file."""
@@ -41,6 +47,9 @@ class SynthesizeConfig:
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; None takes the provider's usual one."""
 
+    program: Path | None = None
+    """Folder of a compiled program, as `optimize` writes them; None uses the prompts as they stand in the code."""
+
     profile: str = "generic"
     """Corpus profile (what counts as relevant, how passages read): generic, help_centre, or a .toml file's path."""
 
@@ -64,6 +73,13 @@ class SynthesizeConfig:
 
     accept_unusable_verifier: bool = False
     """Keep the negatives even when the canaries show that the verifier is unusable."""
+
+    budget_usd: float | None = None
+    """Most USD that the calls of this run folder may cost, all roles and restarts together; None is no limit. Each call
+    is reserved before it is made. A model of unknown price is refused."""
+
+    budget_tokens: int | None = None
+    """Most tokens that the calls of this run folder may use, all roles and restarts together; None is no limit."""
 
     temperature: float = 0.7
     """Sampling temperature of the generator; the verifier's is 0. Reasoning models get none."""
@@ -96,6 +112,7 @@ class SynthesizeConfig:
         require(self.max_rows is None or self.max_rows >= 1, "max-rows", "at least 1", self.max_rows)
         require(0 <= self.canary_share <= 1, "canary-share", "a share from 0 to 1", self.canary_share)
         require(0 <= self.max_miss_rate <= 1, "max-miss-rate", "a share from 0 to 1", self.max_miss_rate)
+        require_budget(self.budget_usd, self.budget_tokens)
         require(0 <= self.temperature <= 2, "temperature", "0 to 2", self.temperature)
         require(self.max_tokens >= 16, "max-tokens", "at least 16", self.max_tokens)
         require(1 <= self.concurrency <= 1024, "concurrency", "1 to 1024", self.concurrency)

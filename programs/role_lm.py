@@ -13,7 +13,9 @@ from typing import Any, Protocol
 import dspy
 from dspy.utils.exceptions import DSPyError, LMRateLimitError
 
+from data.errors import InputError
 from data.text import content_id
+from programs.budget import Budget
 from programs.faults import PASSING_LOSSES, CallError, RunStoppedError, final_fault, retried_loss
 from programs.lms import ModelSpec, client_settings, known_price
 from programs.pacing import CallLimit, retry_delay
@@ -78,11 +80,13 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         limit: CallLimit | None = None,
         journal: Journal | None = None,
         seed: int = 0,
+        budget: Budget | None = None,
     ):
         super().__init__(**client_settings(spec))
         self.role, self.spec = role, spec
         self.price = known_price(spec)
         self._retries, self._limit, self._journal = retries, limit, journal
+        self._budget = budget or Budget()
         self._rng = random.Random(seed)
         self._failed_in_a_row, self._answered_once = 0, False
 
@@ -101,9 +105,9 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
 
     def __call__(self, prompt: str | None = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
         steps = self._steps(prompt, messages, kwargs)
-        action = next(steps, None)
         try:
-            while action is not None:
+            action = next(steps)
+            while True:
                 if isinstance(action, _Wait):
                     time.sleep(action.seconds)
                     action = steps.send(None)
@@ -111,7 +115,6 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
                     action = steps.send(self._send(prompt, messages, action.kwargs))
         except StopIteration as stop:
             return list(stop.value)
-        raise AssertionError("the steps of a call end by returning its answer")
 
     async def acall(self, prompt: str | None = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
         steps = self._steps(prompt, messages, kwargs)
@@ -139,8 +142,7 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             return self._replay(key, stored)
         kwargs, attempt, widened = dict(kwargs), 0, False
         while True:
-            result = yield _Send(kwargs)
-            assert result is not None
+            result = yield from self._paid(prompt, messages, kwargs)
             if isinstance(result, _Answer):
                 if _finish_reason(result.raw) != "length":
                     return self._accept(key, result)
@@ -157,10 +159,34 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             if isinstance(result.error, LMRateLimitError) and self._limit:
                 self._limit.refused()
             if loss is None or attempt >= self._retries:
+                if isinstance(fault, InputError):
+                    self._budget.fail(fault)
                 self._give_up(fault)
                 raise fault from None
             yield _Wait(retry_delay(attempt, getattr(result.error, "retry_after", None), self._rng))
             attempt += 1
+
+    def _paid(
+        self, prompt: str | None, messages: Any, kwargs: dict[str, Any]
+    ) -> Generator[_Send | _Wait, _Answer | _Failure | None, _Answer | _Failure]:
+        """Send one attempt under the budget: reserved before, settled after, whatever comes of it."""
+        chars = len(prompt or "") + sum(len(str(message.get("content"))) for message in messages or ())
+        max_tokens = kwargs.get("max_tokens") or self.kwargs.get("max_tokens")
+        reservation = self._budget.reserve(prompt_chars=chars, max_tokens=max_tokens, price=self.price)
+        # A call that is cancelled on the way may have been billed in full.
+        used: tuple[int, float | None] = (reservation.tokens, None)
+        try:
+            result = yield _Send(kwargs)
+            assert result is not None
+            if isinstance(result, _Answer):
+                usage = result.raw.get("usage") or {}
+                tokens = _count(usage.get("prompt_tokens")) + _count(usage.get("completion_tokens"))
+                used = (tokens, self._cost("ok", result.raw))
+            else:
+                used = (0, self._cost(retried_loss(result.error) or "", None))
+        finally:
+            self._budget.settle(reservation, tokens=used[0], usd=used[1])
+        return result
 
     def _send(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> _Answer | _Failure:
         raw: list[dict[str, Any]] = []
@@ -204,10 +230,12 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         self._failed_in_a_row += 1
         hopeless = isinstance(fault, CallError) and (fault.loss in PASSING_LOSSES or not self._answered_once)
         if hopeless and self._failed_in_a_row >= _HOPELESS_CALLS:
-            raise RunStoppedError(
+            stopped = RunStoppedError(
                 f"{self.role} {self.spec.name}: {self._failed_in_a_row} calls in a row gave up, the last with "
-                f"{fault}; finished rows are kept, run the same command again to go on"
-            ) from None
+                f"{fault}; what is finished is kept, run the same command again to go on"
+            )
+            self._budget.fail(stopped)
+            raise stopped from None
 
     def _replay(self, key: str, stored: str) -> list[Any]:
         assert self._journal is not None
@@ -241,7 +269,8 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         return None if self.price is None else raw.get("cost")
 
     def _key(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> str:
-        varying = {name: kwargs[name] for name in ("rollout_id", "temperature") if name in kwargs}
+        settings = {**self.kwargs, **kwargs}
+        varying = {name: settings[name] for name in ("rollout_id", "temperature") if settings.get(name) is not None}
         return content_id(self.spec.name, json.dumps([prompt, messages, varying], ensure_ascii=False, default=str))
 
 

@@ -19,7 +19,9 @@ from data.files import open_text, write_json
 from data.jsonl import read_rows
 from data.records import Row
 from data.text import content_id
-from programs.conclude import conclude, refuse_unusable
+from programs.budget import Budget
+from programs.compiled import load_program
+from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
 from programs.config import AdapterName, SynthesizeConfig
 from programs.lms import ModelSpec
 from programs.models import Models
@@ -46,7 +48,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     total = count_rows(config)
     profile = load_profile(config.profile)
     if not profile.style:
-        profile = replace(profile, style=mined_style(read_input(config), config))
+        profile = replace(profile, style=mined_style(read_input(config), count=config.style_passages, seed=config.seed))
     with ExitStack() as stack:
         resolver = Models(
             stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env
@@ -57,16 +59,22 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
             repairs=config.repairs,
             malformed_retries=config.malformed_retries,
         )
+        name = UNCOMPILED if config.program is None else load_program(config.program, program)
+        budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
+        budget.check_priced(generator, "lm")
+        budget.check_priced(verifier, "verifier-lm" if config.verifier_lm else "lm")
         key = work_key(program, profile, generator, verifier, config)
         store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))
         write_json(config.out / "config.json", {k: _plain(v) for k, v in asdict(config).items()})
+        for usage in store.usage().values():
+            budget.add_spent(tokens=usage.prompt_tokens + usage.completion_tokens, usd=usage.cost_usd)
         limits = [CallLimit(config.concurrency)]
         if verifier.model != generator.model:
             limits.append(CallLimit(config.concurrency))
         adapter = make_adapter(config.adapter)
         program.use(
-            generator=RoleLM("generator", generator, config.retries, limits[0], store, config.seed),
-            verifier=RoleLM("verifier", verifier, config.retries, limits[-1], store, config.seed + 1),
+            generator=RoleLM("generator", generator, config.retries, limits[0], store, config.seed, budget),
+            verifier=RoleLM("verifier", verifier, config.retries, limits[-1], store, config.seed + 1, budget),
             generator_adapter=adapter,
             verifier_adapter=adapter,
         )
@@ -83,7 +91,8 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         seconds = time.monotonic() - started
         if work.verifier_condemned:
             raise refuse_unusable(config, live.calibration(config.max_miss_rate), store, seconds)
-        return conclude(config, read_input(config), store, key, seconds, lowest_limit=int(limits[0].lowest))
+        named = ProgramName(name=name, key=key)
+        return conclude(config, read_input(config), store, named, seconds, lowest_limit=int(limits[0].lowest))
 
 
 def resolve_roles(resolver: Models, config: SynthesizeConfig) -> tuple[ModelSpec, ModelSpec]:
@@ -117,10 +126,10 @@ def _lines(file: Iterable[str], path: Path) -> Iterator[str]:
         raise InputError(f"not UTF-8 text ({error.reason})", file=path) from error
 
 
-def mined_style(rows: Iterator[Row], config: SynthesizeConfig) -> tuple[str, ...]:
+def mined_style(rows: Iterator[Row], *, count: int, seed: int) -> tuple[str, ...]:
     """A seeded choice of mined passages of the first rows: one for the whole run, so that prompts share a prefix."""
     texts = sorted({negative.text for row in islice(rows, _STYLE_ROWS) for negative in row.of_source("mined")})
-    chosen = random.Random(config.seed).sample(texts, min(config.style_passages, len(texts)))
+    chosen = random.Random(seed).sample(texts, min(count, len(texts)))
     return tuple(text[:_STYLE_CHARS] for text in chosen)
 
 

@@ -6,6 +6,7 @@ any instant loses at most the calls that were in flight.
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,9 +49,11 @@ class RunStore:
 
     def __init__(self, path: Path, *, program: str):
         self.path, self.program = path, program
+        self._lock = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=0.2, isolation_level=None)
+            # Optimisers call from several threads; `_lock` lets in one at a time.
+            self._db = sqlite3.connect(path, timeout=0.2, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise InputError(f"cannot open the run store ({error})", file=path) from error
         try:
@@ -187,7 +190,8 @@ class RunStore:
     @contextmanager
     def _faults(self) -> Iterator[None]:
         try:
-            yield
+            with self._lock:
+                yield
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise InputError(

@@ -4,17 +4,15 @@ The row's logic is written once, as a generator that yields batches of predictor
 one (for DSPy's optimisers), `aforward` all at once (for the run).
 """
 
-import asyncio
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError
 
 from data.records import Requirement, Verdict
 from data.text import clean_text, same_text_key
+from programs.asking import AskingModule, Step
 from programs.faults import CallError
 from programs.outcome import Candidate, Fate, Synthesis
 from programs.signatures import (
@@ -27,10 +25,6 @@ from programs.signatures import (
     ViolateRequirement,
     Way,
 )
-
-Predictor = Literal["extract", "violate", "verify"]
-# A retry of an answer that could not be read must be able to differ from it.
-_RETRY_TEMPERATURE = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +39,10 @@ class RowInputs:
     canary: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One predictor call."""
-
-    predictor: Predictor
-    inputs: Mapping[str, Any]
-
-
 Steps = Generator[list[Step], list["dspy.Prediction | CallError"], Synthesis]
 
 
-class Synthesizer(dspy.Module):  # type: ignore[misc]
+class Synthesizer(AskingModule):
     """The program: sub-predictors `extract` and `violate` (role generator) and `verify` (role verifier).
 
     Args:
@@ -66,13 +52,11 @@ class Synthesizer(dspy.Module):  # type: ignore[misc]
     """
 
     def __init__(self, *, negatives_per_row: int = 4, repairs: int = 1, malformed_retries: int = 2):
-        super().__init__()
+        super().__init__(malformed_retries)
         self.extract = dspy.Predict(ExtractRequirements)
         self.violate = dspy.Predict(ViolateRequirement)
         self.verify = dspy.Predict(VerifyIrrelevance)
         self.negatives_per_row, self.repairs = negatives_per_row, repairs
-        self.malformed_retries = malformed_retries
-        self.adapters: dict[str, dspy.Adapter] = {}
 
     def use(
         self,
@@ -100,7 +84,7 @@ class Synthesizer(dspy.Module):  # type: ignore[misc]
         try:
             batch = next(steps)
             while True:
-                batch = steps.send([self._ask(step, faults) for step in batch])
+                batch = steps.send([self.ask(step, faults) for step in batch])
         except StopIteration as stop:
             return dspy.Prediction(synthesis=replace(stop.value, faults=faults))
 
@@ -111,17 +95,18 @@ class Synthesizer(dspy.Module):  # type: ignore[misc]
         try:
             batch = next(steps)
             while True:
-                batch = steps.send(await self._aask_all(batch, faults))
+                batch = steps.send(await self.ask_together(batch, faults))
         except StopIteration as stop:
             return dspy.Prediction(synthesis=replace(stop.value, faults=faults))
 
-    async def _aask_all(self, batch: Sequence[Step], faults: Counter[str]) -> list["dspy.Prediction | CallError"]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._aask(step, faults)) for step in batch]
-        except BaseExceptionGroup as several:
-            raise several.exceptions[0] from None
-        return [task.result() for task in tasks]
+    def requirements_of(self, inputs: RowInputs) -> tuple[Requirement, ...]:
+        """The requirements alone; none when the extraction fails."""
+        faults: Counter[str] = Counter()
+        asked = {"relevance": inputs.relevance, "query": inputs.query, "passage": inputs.passage}
+        found = self.ask(Step("extract", asked), faults)
+        if isinstance(found, CallError):
+            return ()
+        return number_requirements(found.requirements, inputs.passage, faults)
 
     def _steps(self, row: RowInputs, faults: Counter[str]) -> Steps:
         first = Step("extract", {"relevance": row.relevance, "query": row.query, "passage": row.passage})
@@ -172,44 +157,6 @@ class Synthesizer(dspy.Module):  # type: ignore[misc]
             canary=canary_verdict,
             canary_asked=row.canary,
         )
-
-    def _ask(self, step: Step, faults: Counter[str]) -> "dspy.Prediction | CallError":
-        with dspy.context(adapter=self.adapters.get(step.predictor)):
-            for attempt in range(self.malformed_retries + 1):
-                try:
-                    predictor = getattr(self, step.predictor)
-                    return predictor(**step.inputs, config=self._config(step.predictor, attempt))
-                except (AdapterParseError, CallError) as error:
-                    if (fault := self._lost(step, error, attempt, faults)) is not None:
-                        return fault
-        raise AssertionError("the last attempt returns")
-
-    async def _aask(self, step: Step, faults: Counter[str]) -> "dspy.Prediction | CallError":
-        with dspy.context(adapter=self.adapters.get(step.predictor)):
-            for attempt in range(self.malformed_retries + 1):
-                try:
-                    predictor = getattr(self, step.predictor)
-                    return await predictor.acall(**step.inputs, config=self._config(step.predictor, attempt))
-                except (AdapterParseError, CallError) as error:
-                    if (fault := self._lost(step, error, attempt, faults)) is not None:
-                        return fault
-        raise AssertionError("the last attempt returns")
-
-    def _lost(self, step: Step, error: Exception, attempt: int, faults: Counter[str]) -> CallError | None:
-        """Count a failed attempt; the fault to give up with, or None to ask again."""
-        if isinstance(error, AdapterParseError):
-            error = CallError("malformed", str(error.message if hasattr(error, "message") else error))
-        assert isinstance(error, CallError)
-        faults[f"{step.predictor}_{error.loss}"] += 1
-        again = error.loss == "malformed" and attempt < self.malformed_retries
-        return None if again else error
-
-    def _config(self, predictor: Predictor, attempt: int) -> dict[str, Any]:
-        if attempt == 0:
-            return {}
-        lm = getattr(self, predictor).lm
-        temperature = None if lm is None else lm.kwargs.get("temperature")
-        return {"rollout_id": attempt} | ({"temperature": _RETRY_TEMPERATURE} if temperature == 0 else {})
 
 
 def number_requirements(

@@ -1,0 +1,101 @@
+"""Asking predictors so that an answer that cannot be read costs a bounded number of retries and is counted."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from programs.faults import CallError
+
+Predictor = Literal["extract", "violate", "verify"]
+# A retry of an answer that could not be read must be able to differ from it.
+_RETRY_TEMPERATURE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One predictor call."""
+
+    predictor: Predictor
+    inputs: Mapping[str, Any]
+
+
+class Frozen:
+    """A predictor that a program uses but no optimiser sees: DSPy finds predictors, not what holds them."""
+
+    def __init__(self, predictor: dspy.Predict):
+        self.predictor = predictor
+
+    @property
+    def lm(self) -> Any:
+        """The predictor's model."""
+        return self.predictor.lm
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.predictor(**inputs)
+
+    async def acall(self, **inputs: Any) -> Any:
+        """Ask the predictor."""
+        return await self.predictor.acall(**inputs)
+
+
+class AskingModule(dspy.Module):  # type: ignore[misc]
+    """A module whose predictors are asked by name, each with its own adapter."""
+
+    def __init__(self, malformed_retries: int):
+        super().__init__()
+        self.malformed_retries = malformed_retries
+        self.adapters: dict[str, dspy.Adapter] = {}
+
+    def ask(self, step: Step, faults: Counter[str]) -> "dspy.Prediction | CallError":
+        """The prediction, or the fault that it ended in; InputError (nothing can succeed any more) is raised."""
+        with dspy.context(adapter=self.adapters.get(step.predictor)):
+            for attempt in range(self.malformed_retries + 1):
+                try:
+                    predictor = getattr(self, step.predictor)
+                    return predictor(**step.inputs, config=self._config(step.predictor, attempt))
+                except (AdapterParseError, CallError) as error:
+                    if (fault := self._lost(step, error, attempt, faults)) is not None:
+                        return fault
+        raise AssertionError("the last attempt returns")
+
+    async def ask_async(self, step: Step, faults: Counter[str]) -> "dspy.Prediction | CallError":
+        """`ask`, awaited."""
+        with dspy.context(adapter=self.adapters.get(step.predictor)):
+            for attempt in range(self.malformed_retries + 1):
+                try:
+                    predictor = getattr(self, step.predictor)
+                    return await predictor.acall(**step.inputs, config=self._config(step.predictor, attempt))
+                except (AdapterParseError, CallError) as error:
+                    if (fault := self._lost(step, error, attempt, faults)) is not None:
+                        return fault
+        raise AssertionError("the last attempt returns")
+
+    def _lost(self, step: Step, error: Exception, attempt: int, faults: Counter[str]) -> CallError | None:
+        """Count a failed attempt; the fault to give up with, or None to ask again."""
+        if isinstance(error, AdapterParseError):
+            error = CallError("malformed", str(error.message if hasattr(error, "message") else error))
+        assert isinstance(error, CallError)
+        faults[f"{step.predictor}_{error.loss}"] += 1
+        again = error.loss == "malformed" and attempt < self.malformed_retries
+        return None if again else error
+
+    def _config(self, predictor: Predictor, attempt: int) -> dict[str, Any]:
+        if attempt == 0:
+            return {}
+        lm = getattr(self, predictor).lm
+        temperature = None if lm is None else lm.kwargs.get("temperature")
+        return {"rollout_id": attempt} | ({"temperature": _RETRY_TEMPERATURE} if temperature == 0 else {})
+
+    async def ask_together(self, batch: Sequence[Step], faults: Counter[str]) -> list["dspy.Prediction | CallError"]:
+        """`ask` every step of the batch at the same time."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.ask_async(step, faults)) for step in batch]
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+        return [task.result() for task in tasks]

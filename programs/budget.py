@@ -1,0 +1,127 @@
+"""One budget in USD and tokens over every role, reserved before each call and settled with what it used."""
+
+import threading
+from dataclasses import dataclass
+
+from data.errors import InputError
+from programs.lms import ModelSpec, Price, known_price
+
+# What a model without a token limit may write at most, when a call is reserved.
+_UNLIMITED_ANSWER_TOKENS = 16_000
+# No tokeniser in use makes more than a token of three characters of running text on average; most make one of four.
+_CHARS_PER_TOKEN = 3
+
+
+class BudgetSpentError(InputError):
+    """The next call would not fit into what is left of the budget, or no further call is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What one call under way may use at most."""
+
+    tokens: int
+    usd: float
+
+
+class Budget:
+    """Limits over all calls that share it; None is no limit. Safe to use from several threads.
+
+    A call is reserved at its upper estimate, so what is spent stays within the limit up to the error of the estimates
+    of the calls in flight. Once a call does not fit, no later one does.
+    """
+
+    def __init__(self, *, usd: float | None = None, tokens: int | None = None):
+        self.limit_usd, self.limit_tokens = usd, tokens
+        self.spent_usd, self.spent_tokens = 0.0, 0
+        self.fatal: InputError | None = None
+        self._held_usd, self._held_tokens = 0.0, 0
+        self._kept_usd, self._kept_tokens = 0.0, 0
+        self._spent: str | None = None
+        self._closed: str | None = None
+        self._lock = threading.Lock()
+
+    def check_priced(self, spec: ModelSpec, flag: str) -> None:
+        """Raise InputError when this model's price is unknown although the budget is in USD."""
+        if self.limit_usd is not None and known_price(spec) is None:
+            raise InputError(
+                f"the price of {spec.name} is unknown, so a budget in USD cannot be kept; give --budget-tokens instead",
+                field=flag,
+            )
+
+    def reserve(self, *, prompt_chars: int, max_tokens: int | None, price: Price | None) -> Reservation:
+        """Hold what the call may use at most. Raises BudgetSpentError when that does not fit any more."""
+        prompt = prompt_chars // _CHARS_PER_TOKEN + 1
+        completion = max_tokens or _UNLIMITED_ANSWER_TOKENS
+        usd = 0.0 if price is None else prompt * price.prompt + completion * price.completion
+        wanted = Reservation(tokens=prompt + completion, usd=usd)
+        with self._lock:
+            if self.fatal is not None:
+                raise self.fatal
+            self._spent = self._spent or self._lacking(wanted)
+            if refusal := self._closed or self._spent:
+                raise BudgetSpentError(refusal)
+            self._held_tokens += wanted.tokens
+            self._held_usd += wanted.usd
+        return wanted
+
+    def _lacking(self, wanted: Reservation) -> str | None:
+        if self.limit_tokens is not None:
+            used = self.spent_tokens + self._held_tokens
+            if used + wanted.tokens > self.limit_tokens - self._kept_tokens:
+                return (
+                    f"the budget of {self.limit_tokens} tokens is spent: {used} are used or in flight and the next "
+                    f"call may take {wanted.tokens}"
+                )
+        if self.limit_usd is not None:
+            paid = self.spent_usd + self._held_usd
+            if paid + wanted.usd > self.limit_usd - self._kept_usd:
+                return (
+                    f"the budget of {self.limit_usd:g} USD is spent: {paid:.4f} are used or in flight and the next "
+                    f"call may take {wanted.usd:.4f}"
+                )
+        return None
+
+    def settle(self, reservation: Reservation, *, tokens: int, usd: float | None) -> None:
+        """Replace a reservation by what the call used; an unknown price counts as what was reserved."""
+        with self._lock:
+            self._held_tokens -= reservation.tokens
+            self._held_usd -= reservation.usd
+            self.spent_tokens += tokens
+            self.spent_usd += reservation.usd if usd is None else usd
+
+    def add_spent(self, *, tokens: int, usd: float) -> None:
+        """Count what earlier runs in the same folder used."""
+        with self._lock:
+            self.spent_tokens += tokens
+            self.spent_usd += usd
+
+    def keep_back(self, *, tokens: int, usd: float) -> None:
+        """Set aside a part of the limits for calls after `release`."""
+        with self._lock:
+            self._kept_tokens, self._kept_usd = tokens, usd
+
+    def release(self) -> None:
+        """Free what was kept back; calls are allowed again if they fit now."""
+        with self._lock:
+            self._kept_tokens, self._kept_usd, self._spent = 0, 0.0, None
+
+    def close(self, reason: str) -> None:
+        """Refuse every further call (Ctrl-C); those in flight go on."""
+        with self._lock:
+            self._closed = reason
+
+    def fail(self, error: InputError) -> None:
+        """Refuse every further call with this error: no call can succeed any more."""
+        with self._lock:
+            self.fatal = self.fatal or error
+
+    @property
+    def refusal(self) -> str | None:
+        """Why calls are refused, None while they are not."""
+        return str(self.fatal) if self.fatal else self._closed or self._spent
+
+    @property
+    def open(self) -> bool:
+        """Whether calls may still be made."""
+        return self.refusal is None

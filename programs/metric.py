@@ -1,0 +1,89 @@
+"""One score, three adapters: for BootstrapFewShot (bool with a trace), MIPROv2 (float) and GEPA (score and words)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+
+from data.records import Row
+from programs.feedback import Bands, CorpusStyle
+from programs.retriever import Retriever
+from programs.row_feedback import RowFeedback, row_feedback
+from programs.verifier import LabelledPassage
+
+# Score and words of one example; the words depend on the predictor, the score does not.
+Judge = Callable[[dspy.Example, dspy.Prediction], tuple[float, "Words"]]
+Words = Callable[[str | None, Any], str]
+
+
+def synthesis_judge(retriever: Retriever, bands: Bands, style: CorpusStyle | None) -> Judge:
+    """Judge a synthesis by the retriever's feedback; the example holds the `row`."""
+
+    def judge(example: dspy.Example, prediction: dspy.Prediction) -> tuple[float, Words]:
+        row: Row = example.row
+        feedback: RowFeedback = row_feedback(row, prediction.synthesis, retriever, bands, style)
+        return feedback.score, feedback.words
+
+    return judge
+
+
+def verifier_judge(example: dspy.Example, prediction: dspy.Prediction) -> tuple[float, Words]:
+    """Judge a verdict by the label: half for the relevance, half for the share of requirements judged right."""
+    label: LabelledPassage = example.label
+    verdict = prediction.verdict
+    if verdict is None:
+        return 0.0, lambda predictor, output: "There was no usable verdict: one true or false for every requirement."
+    right = verdict.answers_query == label.relevant
+    if label.satisfied is None:
+        wrong: list[int] = []
+        score = float(right)
+    else:
+        pairs = zip(verdict.satisfied, label.satisfied, strict=True)
+        wrong = [number for number, (said, known) in enumerate(pairs) if said != known]
+        score = 0.5 * right + 0.5 * (1 - len(wrong) / len(label.satisfied))
+
+    def words(predictor: str | None, output: Any) -> str:
+        known = "answers" if label.relevant else "does not answer"
+        said = [f"{'Right' if right else 'Wrong'}: the passage {known} the query."]
+        for number in wrong:
+            truth = "met" if label.satisfied and label.satisfied[number] else "not met"
+            said.append(f"Wrong on requirement {label.requirements[number]!r}: it is {truth}.")
+        return " ".join(said)
+
+    return score, words
+
+
+def float_metric(judge: Judge) -> Callable[..., float]:
+    """For MIPROv2 and plain evaluation."""
+
+    def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+        return judge(example, prediction)[0]
+
+    return metric
+
+
+def bool_metric(judge: Judge, threshold: float) -> Callable[..., bool | float]:
+    """For BootstrapFewShot: with a trace, whether the example is good enough to be a demonstration; else the score."""
+
+    def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> bool | float:
+        score = judge(example, prediction)[0]
+        return score if trace is None else score >= threshold
+
+    return metric
+
+
+def gepa_metric(judge: Judge) -> Callable[..., dspy.Prediction]:
+    """For GEPA: the score, the same with and without `pred_name`, and the words for that predictor."""
+
+    def metric(
+        gold: dspy.Example,
+        pred: dspy.Prediction,
+        trace: Any = None,
+        pred_name: str | None = None,
+        pred_trace: Any = None,
+    ) -> dspy.Prediction:
+        score, words = judge(gold, pred)
+        output = pred_trace[0][2] if pred_trace else None
+        return dspy.Prediction(score=score, feedback=words(pred_name, output))
+
+    return metric

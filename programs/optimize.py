@@ -1,0 +1,291 @@
+"""Prompt optimisation: split, project the cost, compile the verifier, then the generator, measure on held-out rows."""
+
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from data.errors import InputError
+from data.files import write_json
+from data.jsonl import read_rows
+from data.records import Row, row_content_id
+from data.text import content_id
+from programs.budget import Budget
+from programs.compiled import save_program
+from programs.feedback import Bands, corpus_style
+from programs.lms import ModelSpec
+from programs.metric import Judge, synthesis_judge, verifier_judge
+from programs.models import Models
+from programs.optimize_config import OptimizeConfig
+from programs.parts import PartResult, compile_part, freeze_verifier
+from programs.profile import load_profile
+from programs.projection import project
+from programs.retriever import EncoderRetriever, Retriever
+from programs.role_lm import RoleLM
+from programs.run import make_adapter, mined_style
+from programs.splits import Split, split_rows
+from programs.store import RunStore
+from programs.synthesizer import RowInputs, Synthesizer
+from programs.verifier import Verifier, demo_gold_rows, labelled_passages, verifier_example
+from trainer.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+_REFLECTION_TEMPERATURE = 1.0
+_REFLECTION_LENGTH = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What the parts of an optimisation share."""
+
+    config: OptimizeConfig
+    split: Split
+    program: Synthesizer
+    generator: RoleLM
+    verifier: RoleLM
+    reflector: RoleLM | None
+    budget: Budget
+    relevance: str
+    style: tuple[str, ...]
+
+
+def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict[str, Any]:
+    """Run the optimisation that `config` describes; returns what it writes to summary.json.
+
+    `retriever` replaces the one that the config names. Raises InputError for anything a user can mend,
+    KeyboardInterrupt when Ctrl-C came before there was anything to keep.
+    """
+    started = time.monotonic()
+    rows = [with_gold(row) for row in islice(read_rows(config.rows), config.max_rows)]
+    if not rows:
+        raise InputError("holds no rows", file=config.rows)
+    split = split_rows(rows, dev_share=config.dev_share, held_out_share=config.held_out_share, seed=config.seed)
+    profile = load_profile(config.profile)
+    style = profile.style or mined_style(iter(rows), count=config.style_passages, seed=config.seed)
+    with ExitStack() as stack:
+        budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
+        specs = resolve_specs(stack, config, budget)
+        retriever = retriever or EncoderRetriever(Encoder.load(config.retriever))
+        program = Synthesizer(negatives_per_row=config.negatives_per_row, repairs=0)
+        key = content_id(json.dumps([_plain_config(config), [row_content_id(row) for row in rows]], sort_keys=True))
+        store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))
+        for usage in store.usage().values():
+            budget.add_spent(tokens=usage.prompt_tokens + usage.completion_tokens, usd=usage.cost_usd)
+        write_json(config.out / "config.json", _plain_config(config))
+        lms = {
+            role: RoleLM(role, spec, config.retries, None, store, config.seed, budget) for role, spec in specs.items()
+        }
+        adapter = make_adapter(config.adapter)
+        program.use(
+            generator=lms["generator"],
+            verifier=lms["verifier"],
+            generator_adapter=adapter,
+            verifier_adapter=adapter,
+        )
+        setting = Setting(
+            config=config,
+            split=split,
+            program=program,
+            generator=lms["generator"],
+            verifier=lms["verifier"],
+            reflector=lms.get("reflector"),
+            budget=budget,
+            relevance=profile.relevance,
+            style=style,
+        )
+        log.info("rows: %s", ", ".join(f"{name.replace('_', '-')} {size}" for name, size in split.describe().items()))
+        projection = project(config, split, program, specs)
+        log.info("%s", projection.sentence(budget))
+        with stop_on_interrupt(budget):
+            results = in_background(lambda: compile_parts(setting, retriever))
+        if budget.fatal is not None:
+            raise budget.fatal
+        summary = {
+            "split": split.describe(),
+            "retriever": retriever.name,
+            "optimizer": config.optimizer,
+            "parts": {result.name: result.as_dict() for result in results},
+            "projected": projection.as_dict(),
+            "budget": {"usd": config.budget_usd, "tokens": config.budget_tokens},
+            "spent": {"usd": round(budget.spent_usd, 6), "tokens": budget.spent_tokens},
+            "usage": {role: usage.as_dict() for role, usage in sorted(store.usage().items())},
+            "ended_early": budget.refusal,
+            "seconds_this_run": round(time.monotonic() - started, 3),
+            "program_folder": str(config.out / "program"),
+        }
+        save_program(program, config.out / "program", manifest(config, rows, specs, summary))
+        write_json(config.out / "summary.json", summary)
+        return summary
+
+
+def compile_parts(setting: Setting, retriever: Retriever) -> list[PartResult]:
+    """The verifier first, then the generator with the verifier frozen; `setting.program` ends up compiled."""
+    config, program, results = setting.config, setting.program, []
+    if config.parts in ("verifier", "both"):
+        examples = {name: _verifier_examples(setting, rows) for name, rows in _parts_of(setting.split).items()}
+        verifier = Verifier().use(setting.verifier, program.adapters["verify"])
+        result, compiled = compile_part(
+            "verifier", verifier, verifier_judge, examples, setting.reflector, setting.budget, config
+        )
+        program.verify = compiled.verify
+        program.verify.lm = setting.verifier
+        results.append(result)
+    if config.parts in ("generator", "both") and setting.budget.open:
+        frozen = freeze_verifier(program)
+        examples = {
+            name: [_row_example(setting, row) for row in rows] for name, rows in _parts_of(setting.split).items()
+        }
+        judge = _row_judge(setting, retriever)
+        result, compiled = compile_part("generator", frozen, judge, examples, setting.reflector, setting.budget, config)
+        program.extract, program.violate = compiled.extract, compiled.violate
+        program.extract.lm = program.violate.lm = setting.generator
+        results.append(result)
+    return results
+
+
+def with_gold(row: Row) -> Row:
+    """A demo row gets the requirements and judged negatives that ship with the demo data; others stay as they are."""
+    gold = _demo_gold().get(row_content_id(row))
+    if gold is None or row.requirements:
+        return row
+    judged = tuple(negative for negative in gold.negatives if negative.verdict is not None)
+    return replace(row, requirements=gold.requirements, negatives=row.of_source("mined") + judged)
+
+
+def resolve_specs(stack: ExitStack, config: OptimizeConfig, budget: Budget) -> dict[str, ModelSpec]:
+    """The checked model of every role."""
+    models = Models(stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env)
+    specs = {
+        "generator": models.resolve(config.lm, flag="lm", temperature=config.temperature, api_base=config.api_base)
+    }
+    verifier, flag = config.verifier_lm or config.lm, "verifier-lm" if config.verifier_lm else "lm"
+    base = config.verifier_api_base or (None if config.verifier_lm else config.api_base)
+    specs["verifier"] = models.resolve(verifier, flag=flag, temperature=0.0, api_base=base)
+    if config.reflection_lm is not None:
+        spec = models.resolve(
+            config.reflection_lm,
+            flag="reflection-lm",
+            temperature=_REFLECTION_TEMPERATURE,
+            api_base=config.reflection_api_base,
+        )
+        longer = None if spec.max_tokens is None else spec.max_tokens * _REFLECTION_LENGTH
+        specs["reflector"] = replace(spec, max_tokens=longer)
+    for role, spec in specs.items():
+        budget.check_priced(spec, {"generator": "lm", "verifier": "verifier-lm", "reflector": "reflection-lm"}[role])
+    return specs
+
+
+@contextmanager
+def stop_on_interrupt(budget: Budget) -> Iterator[None]:
+    """Turn Ctrl-C into a closed budget: the search ends by itself with the best so far."""
+
+    def stop(number: int, frame: object) -> None:
+        budget.close("stopped by Ctrl-C")
+        log.info("stopping: calls in flight are settled, then the best so far is saved")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def in_background(work: Callable[[], list[PartResult]]) -> list[PartResult]:
+    """Run `work` in a thread of its own, where DSPy leaves Ctrl-C alone; raises what it raised."""
+    results: list[PartResult] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.extend(work())
+        except BaseException as error:  # noqa: BLE001 - handed over to the waiting thread, whatever it is
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="optimise", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.2)
+    if errors:
+        raise errors[0]
+    return results
+
+
+def manifest(
+    config: OptimizeConfig, rows: list[Row], specs: dict[str, ModelSpec], summary: dict[str, Any]
+) -> dict[str, Any]:
+    """What a reader of a compiled program must know."""
+    return {
+        "models": {role: spec.name for role, spec in specs.items()},
+        "optimizer": config.optimizer,
+        "retriever": summary["retriever"],
+        "data_sha": content_id(*(row_content_id(row) for row in rows)),
+        "split": summary["split"],
+        "seed": config.seed,
+        "profile": config.profile,
+        "adapter": config.adapter,
+        "budget": summary["budget"],
+        "spent": summary["spent"],
+        "ended_early": summary["ended_early"],
+        "parts": summary["parts"],
+        "python": ".".join(map(str, sys.version_info[:3])),
+    }
+
+
+def _verifier_examples(setting: Setting, rows: tuple[Row, ...]) -> list[dspy.Example]:
+    labels = labelled_passages([_with_requirements(setting, row) for row in rows])
+    return [verifier_example(label, setting.relevance) for label in labels]
+
+
+def _with_requirements(setting: Setting, row: Row) -> Row:
+    """A row without requirements gets those that the generator extracts; one that it fails on stays without."""
+    if row.requirements:
+        return row
+    return replace(row, requirements=setting.program.requirements_of(_inputs(setting, row)))
+
+
+def _row_example(setting: Setting, row: Row) -> dspy.Example:
+    return dspy.Example(row=row, inputs=_inputs(setting, row)).with_inputs("inputs")
+
+
+def _row_judge(setting: Setting, retriever: Retriever) -> Judge:
+    texts = [negative.text for row in setting.split.train for negative in row.of_source("mined")]
+    texts += [passage.text for row in setting.split.train for passage in row.positives]
+    return synthesis_judge(retriever, Bands(temperature=setting.config.ranking_temperature), corpus_style(texts))
+
+
+def _inputs(setting: Setting, row: Row) -> RowInputs:
+    mined = tuple(negative.text for negative in row.of_source("mined"))
+    others = tuple(passage.text for passage in row.positives[1:])
+    return RowInputs(
+        query=row.query,
+        passage=row.positives[0].text,
+        relevance=setting.relevance,
+        style=setting.style,
+        known_texts=others + mined,
+    )
+
+
+def _parts_of(split: Split) -> dict[str, tuple[Row, ...]]:
+    return {"train": split.train, "dev": split.dev, "held_out": split.held_out}
+
+
+def _demo_gold() -> dict[str, Row]:
+    return {row_content_id(row): row for row in demo_gold_rows()}
+
+
+def _plain_config(config: OptimizeConfig) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}

@@ -1,0 +1,132 @@
+"""Feedback on a whole row: every candidate negative assessed under the retriever, and words for each predictor."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data.records import Row
+from programs.feedback import Bands, CorpusStyle, Facts, Parts, assess, corpus_style, describe
+from programs.outcome import Candidate, Synthesis
+from programs.retriever import Retriever, cosine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessed:
+    """One candidate, what is known about it, its parts and its words; without a text there are no parts."""
+
+    candidate: Candidate
+    parts: Parts | None
+    words: str
+
+    @property
+    def score(self) -> float:
+        """0 for a candidate that was not written."""
+        return 0.0 if self.parts is None else self.parts.score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFeedback:
+    """The row's score, the mean over its planned candidates, with everything that explains it."""
+
+    synthesis: Synthesis
+    assessed: tuple[Assessed, ...]
+
+    @property
+    def score(self) -> float:
+        """In [0, 1]; 0 for a row that failed."""
+        if not self.assessed:
+            return 0.0
+        return sum(one.score for one in self.assessed) / len(self.assessed)
+
+    def mean_parts(self) -> dict[str, float]:
+        """Each part averaged over the candidates that have parts."""
+        parts = [asdict(one.parts) for one in self.assessed if one.parts is not None]
+        return {name: sum(each[name] for each in parts) / len(parts) for name in parts[0]} if parts else {}
+
+    def words(self, predictor: str | None = None, output: Any = None) -> str:
+        """What to change: for one predictor (and the one `output` of it that is looked at), or for the whole row."""
+        name = (predictor or "").rpartition(".")[2]
+        if self.synthesis.failure is not None:
+            return (
+                f"The row failed: {self.synthesis.failure.replace('_', ' ')}. {self.synthesis.failure_detail}".strip()
+            )
+        if name == "violate":
+            seen = [one for one in self.assessed if one.candidate.text and one.candidate.text == _text(output)]
+            return " ".join(one.words for one in seen) or self._row_words()
+        if name == "extract":
+            return self._plan_words()
+        return self._row_words()
+
+    def _row_words(self) -> str:
+        return "\n".join(f"- {_title(one.candidate)}: {one.words}" for one in self.assessed)
+
+    def _plan_words(self) -> str:
+        lines = []
+        strays = self.synthesis.faults.get("evidence_not_in_passage", 0)
+        if strays:
+            lines.append(f"{strays} evidence spans are not in the passage: quote it word for word.")
+        lines.extend(
+            f"- {_title(one.candidate)} came out as {one.candidate.fate.replace('_', ' ')}: {one.words}"
+            for one in self.assessed
+        )
+        return "\n".join(lines)
+
+
+def row_feedback(
+    row: Row, synthesis: Synthesis, retriever: Retriever, bands: Bands, style: CorpusStyle | None = None
+) -> RowFeedback:
+    """Assess every candidate of a row's synthesis; `style` defaults to that of the row's own texts."""
+    mined = [negative.text for negative in row.of_source("mined")]
+    positives = [passage.text for passage in row.positives]
+    texts = [candidate.text for candidate in synthesis.candidates if candidate.text]
+    if not texts:
+        return RowFeedback(synthesis=synthesis, assessed=tuple(_unwritten(one) for one in synthesis.candidates))
+    (query,) = retriever.embed([row.query], "query")
+    vectors = dict(
+        zip([*positives, *mined, *texts], retriever.embed([*positives, *mined, *texts], "document"), strict=True)
+    )
+    style = style or corpus_style([*positives, *mined])
+    assessed = []
+    for candidate in synthesis.candidates:
+        if not candidate.text:
+            assessed.append(_unwritten(candidate))
+            continue
+        own = vectors[candidate.text]
+        kept, others = candidate.others_kept
+        facts = Facts(
+            similarity=float(query @ own),
+            positive=max(float(query @ vectors[text]) for text in positives),
+            mined=[float(query @ vectors[text]) for text in mined],
+            siblings=_siblings(candidate, synthesis.candidates, vectors),
+            relevant=None if candidate.verdict is None else candidate.verdict.answers_query,
+            target_broken=candidate.fate == "accepted" if candidate.verdict is None else _broken(candidate),
+            kept=kept,
+            others=others,
+            style_fit=1.0 if style is None else style.fit(candidate.text),
+        )
+        parts = assess(facts, bands)
+        assessed.append(Assessed(candidate=candidate, parts=parts, words=describe(facts, parts, bands)))
+    return RowFeedback(synthesis=synthesis, assessed=tuple(assessed))
+
+
+def _unwritten(candidate: Candidate) -> Assessed:
+    return Assessed(candidate=candidate, parts=None, words="No usable draft was written.")
+
+
+def _broken(candidate: Candidate) -> bool:
+    assert candidate.verdict is not None
+    return not candidate.verdict.satisfied[candidate.requirement.id - 1]
+
+
+def _siblings(candidate: Candidate, candidates: Sequence[Candidate], vectors: dict[str, Any]) -> list[float]:
+    own = vectors[candidate.text]
+    return [cosine(own, vectors[other.text]) for other in candidates if other is not candidate and other.text]
+
+
+def _title(candidate: Candidate) -> str:
+    return f"{candidate.disruption} of {candidate.requirement.statement!r} ({candidate.direction})"
+
+
+def _text(output: Any) -> str | None:
+    text = getattr(output, "negative", None)
+    return text.strip() if isinstance(text, str) else None

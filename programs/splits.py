@@ -1,0 +1,116 @@
+"""Train, dev and held-out rows without leakage between them, and paired intervals of differences."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.errors import InputError
+from data.records import Row
+from data.text import content_id, same_text_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Three disjoint sets of rows; no query or positive text occurs in two of them."""
+
+    train: tuple[Row, ...]
+    dev: tuple[Row, ...]
+    held_out: tuple[Row, ...]
+
+    def describe(self) -> dict[str, int]:
+        """The sizes."""
+        return {"train": len(self.train), "dev": len(self.dev), "held_out": len(self.held_out)}
+
+
+def split_rows(rows: Sequence[Row], *, dev_share: float, held_out_share: float, seed: int) -> Split:
+    """Split by groups: rows that share the text of their query or of a positive stay together.
+
+    Which part a group falls into depends on its content and the seed alone, not on the order of the rows. Raises
+    InputError when a part would be empty.
+    """
+    groups = _groups(rows)
+    order = sorted(
+        groups, key=lambda group: content_id(str(seed), *sorted({same_text_key(row.query) for row in group}))
+    )
+    if len(order) < 3:
+        raise InputError(
+            f"{len(rows)} rows with {len(order)} different queries and answers cannot be split into train, dev and "
+            "held-out parts: at least 3 are needed",
+            field="rows",
+        )
+    held_out, dev = (max(1, round(share * len(order))) for share in (held_out_share, dev_share))
+    if held_out + dev >= len(order):
+        held_out, dev = 1, 1
+    return Split(
+        held_out=_flat(order[:held_out]),
+        dev=_flat(order[held_out : held_out + dev]),
+        train=_flat(order[held_out + dev :]),
+    )
+
+
+def _flat(groups: Sequence[Sequence[Row]]) -> tuple[Row, ...]:
+    return tuple(row for group in groups for row in group)
+
+
+def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+    parent = list(range(len(rows)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first_with: dict[tuple[str, str], int] = {}
+    for index, row in enumerate(rows):
+        keys = [("query", same_text_key(row.query))]
+        keys += [("passage", same_text_key(passage.text)) for passage in row.positives]
+        for key in keys:
+            parent[root(index)] = root(first_with.setdefault(key, index))
+    grouped: dict[int, list[Row]] = {}
+    for index, row in enumerate(rows):
+        grouped.setdefault(root(index), []).append(row)
+    return list(grouped.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference:
+    """The mean of after - before over the same examples, with its 95% bootstrap interval."""
+
+    before: float
+    after: float
+    low: float
+    high: float
+    examples: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+    def sentence(self) -> str:
+        """The finding in words."""
+        change = f"{self.before:.4f} before, {self.after:.4f} after ({self.low:+.4f} to {self.high:+.4f}, 95% paired)"
+        if self.low > 0:
+            return f"{change}: better on {self.examples} held-out examples"
+        if self.high < 0:
+            return f"{change}: WORSE on {self.examples} held-out examples"
+        return f"{change}: no significant gain on {self.examples} held-out examples"
+
+
+def paired_difference(
+    before: Sequence[float], after: Sequence[float], *, seed: int = 0, resamples: int = 2000
+) -> PairedDifference:
+    """Percentile bootstrap over examples. Source: Efron and Tibshirani 1993, chapter 13."""
+    if len(before) != len(after) or not before:
+        raise ValueError("expected as many scores after as before, at least one")
+    differences = [late - early for early, late in zip(before, after, strict=True)]
+    rng = random.Random(seed)
+    means = sorted(sum(rng.choices(differences, k=len(differences))) / len(differences) for _ in range(resamples))
+    return PairedDifference(
+        before=sum(before) / len(before),
+        after=sum(after) / len(after),
+        low=means[int(0.025 * resamples)],
+        high=means[int(0.975 * resamples) - 1],
+        examples=len(differences),
+    )

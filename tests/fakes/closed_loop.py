@@ -1,0 +1,92 @@
+"""A deterministic world in which feedback can be followed: a toy retriever and a model that does as it is told.
+
+The model's negatives come close to the boundary only if its instruction says what the retriever's feedback says; its
+reflecting side writes into the instruction whatever advice it finds in the feedback, and finds none in a bare score.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from aiohttp import web
+
+from data.records import Negative, Passage, Row
+from programs.loopback import completion_response, message_text
+from programs.recorded import read_inputs, render_answer
+from programs.retriever import Vector
+from tests.fakes.fake_model import FakeModel
+
+ADVICE = "keep more of the answer's subject and wording"
+_ADVICE_IN_FEEDBACK = re.compile(r"teaches nothing: ([^.\"]+)")
+WIDTH = 512
+
+
+class WordsRetriever:
+    """Embeds a text as its hashed bag of words, normalised: similarity is the overlap of words."""
+
+    name = "words"
+
+    def embed(self, texts: Sequence[str], role: str) -> list[Vector]:
+        """One embedding [WIDTH] a text."""
+        return [_bag(text) for text in texts]
+
+
+def _bag(text: str) -> Vector:
+    vector = np.zeros(WIDTH, dtype=np.float32)
+    for word in re.findall(r"\w+", text.lower()):
+        vector[int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest()) % WIDTH] += 1
+    norm = np.linalg.norm(vector)
+    return vector / norm if norm else vector
+
+
+class ObedientModel(FakeModel):
+    """Generator, verifier and reflector in one server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reflections = 0
+
+    async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        text = message_text(body["messages"][-1])
+        inputs, layout = read_inputs(text)
+        if "current_instruction" in inputs:
+            self.reflections += 1
+            advice = _ADVICE_IN_FEEDBACK.findall(inputs["examples_with_feedback"])
+            added = f"{advice[0].strip().capitalize()}." if advice else "Do better than last time."
+            new = f"{inputs['current_instruction']}\n{added}"
+            return completion_response(body, render_answer({"new_instruction": new}, layout))
+        if "target" in inputs:
+            told = ADVICE in message_text(body["messages"][0]).lower()
+            number = inputs["target"].split(".")[0]
+            words = inputs["passage"].split()
+            subject = " ".join(words if told else words[: len(words) // 2])
+            padding = "" if told else " Quite unrelated remarks about something else altogether follow here at length."
+            negative = f"{subject}{padding} It breaks requirement {number}. {inputs['direction']}"
+            answer = render_answer({"negative": negative, "explanation": "The target no longer holds."}, layout)
+            return completion_response(body, answer)
+        return await super().answer(request, body)
+
+
+def closed_loop_rows(count: int) -> list[Row]:
+    """Rows whose mined negatives share half of the positive's words."""
+    rows = []
+    for number in range(count):
+        thing = f"widget{number}"
+        # Of different lengths, so that not every row scores the same.
+        extra = " and more" * (number % 3)
+        rows.append(
+            Row(
+                query_id=f"q{number}",
+                query=f"how long does the warranty of the {thing} last",
+                positives=(
+                    Passage(id=f"p{number}", text=f"The warranty of the {thing} does last three years{extra}."),
+                ),
+                negatives=tuple(
+                    Negative(text=f"The {thing} does come with warranty {word} of the shop.", source="mined")
+                    for word in ("papers", "colours", "stickers")
+                ),
+            )
+        )
+    return rows

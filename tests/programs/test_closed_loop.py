@@ -1,0 +1,101 @@
+"""The loop closes: through the real GEPA the compiled score rises because of the feedback's words, not its number."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from data.jsonl import read_rows, write_rows
+from programs.budget import Budget
+from programs.compiled import load_program
+from programs.feedback import Bands
+from programs.lms import loopback_model
+from programs.metric import Judge, Words, synthesis_judge
+from programs.optimize import optimize
+from programs.optimize_config import OptimizeConfig
+from programs.parts import PartResult, compile_part, freeze_verifier
+from programs.role_lm import RoleLM
+from programs.synthesizer import RowInputs, Synthesizer
+from tests.fakes.closed_loop import ADVICE, ObedientModel, WordsRetriever, closed_loop_rows
+
+
+def bare_score(judge: Judge) -> Judge:
+    """The same scores, with the number in place of the words."""
+
+    def judged(example: dspy.Example, prediction: dspy.Prediction) -> tuple[float, Words]:
+        score, _ = judge(example, prediction)
+        return score, lambda predictor, output: f"This got a score of {score}."
+
+    return judged
+
+
+def compiled_with(wrap: Callable[[Judge], Judge]) -> tuple[PartResult, dspy.Module]:
+    config = OptimizeConfig(
+        rows=Path("unused"), optimizer="gepa", reflection_lm="fake", rollouts=60, concurrency=1, negatives_per_row=2
+    )
+    with ObedientModel() as server:
+        spec = loopback_model("fake", model="openai/obedient", api_base=server.api_base, token=server.token)
+        lm = RoleLM("generator", spec)
+        program = Synthesizer(negatives_per_row=2, repairs=0).use(generator=lm, verifier=lm)
+        examples = [
+            dspy.Example(
+                row=row, inputs=RowInputs(query=row.query, passage=row.positives[0].text, relevance="r")
+            ).with_inputs("inputs")
+            for row in closed_loop_rows(14)
+        ]
+        parts = {"train": examples[:6], "dev": examples[6:10], "held_out": examples[10:]}
+        judge = wrap(synthesis_judge(WordsRetriever(), Bands(), None))
+        result = compile_part("generator", freeze_verifier(program), judge, parts, lm, Budget(), config)
+        assert server.reflections > 0
+    return result
+
+
+@pytest.mark.slow
+def test_the_score_rises_because_of_the_words() -> None:
+    result, program = compiled_with(lambda judge: judge)
+    assert result.held_out is not None
+    assert result.held_out.low > 0.1
+    assert ADVICE in program.violate.signature.instructions.lower()
+
+
+@pytest.mark.slow
+def test_the_score_does_not_rise_when_the_words_are_a_number() -> None:
+    result, program = compiled_with(bare_score)
+    assert result.kept_uncompiled or (result.held_out is not None and not result.held_out.significant)
+    assert ADVICE not in program.violate.signature.instructions.lower()
+
+
+@pytest.mark.slow
+def test_the_whole_command_saves_a_program_that_synthesize_can_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, closed_loop_rows(16))
+    with ObedientModel() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        settings: dict[str, Any] = {
+            "rows": rows,
+            "out": tmp_path / "out",
+            "lm": "openai/obedient",
+            "reflection_lm": "openai/obedient",
+            "api_base": server.api_base,
+            "reflection_api_base": server.api_base,
+            "optimizer": "gepa",
+            "parts": "generator",
+            "rollouts": 60,
+            "concurrency": 2,
+            "negatives_per_row": 2,
+        }
+        summary = optimize(OptimizeConfig(**settings), WordsRetriever())
+        assert summary["parts"]["generator"]["held_out"]["significant"]
+        # The same folder again: every answer is there already.
+        requests = sum(usage["requests"] for usage in summary["usage"].values())
+        again = optimize(OptimizeConfig(**settings), WordsRetriever())
+        assert sum(usage["requests"] for usage in again["usage"].values()) == requests
+        assert again["parts"] == summary["parts"]
+    fresh = Synthesizer()
+    assert load_program(tmp_path / "out" / "program", fresh).startswith("program@")
+    assert ADVICE in fresh.violate.signature.instructions.lower()
+    assert list(read_rows(rows)) == closed_loop_rows(16)
