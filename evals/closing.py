@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from evals.information import OrderPrediction
 from evals.table import text_table
 
 Found = Mapping[str, Any]
@@ -13,38 +14,38 @@ def interval(value: Found | None) -> str:
     return "–" if not value else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
-def _of(found: Any, *names: str) -> Any:
-    """A value deep inside, or None where a part is absent."""
+def inside(found: Any, *names: str) -> Any:
+    """A value deep inside the diagnostics, or None where a part of the way is absent."""
     for name in names:
         found = found.get(name) if isinstance(found, Mapping) else None
     return found
 
 
 def _share_above(source: str) -> Callable[[Found], str]:
-    return lambda seen: interval(_of(seen, "hardness", "by_source", source, "above_positive"))
+    return lambda seen: interval(inside(seen, "hardness", "by_source", source, "above_positive"))
 
 
 def _effective(source: str) -> Callable[[Found], str]:
-    return lambda seen: interval(_of(seen, "information", source, "information"))
+    return lambda seen: interval(inside(seen, "information", source, "information"))
 
 
 def _number(*names: str, digits: int = 3) -> Callable[[Found], str]:
     def show(seen: Found) -> str:
-        value = _of(seen, *names)
+        value = inside(seen, *names)
         return "–" if value is None else f"{value:.{digits}f}"
 
     return show
 
 
 def _information(seen: Found, name: str) -> str:
-    value = _of(seen, "leak", name)
+    value = inside(seen, "leak", name)
     if not value:
         return "–"
     return f"{interval(value['estimate'])}, chance {value['chance']:.3f}, p = {value['p_value']:.3f}"
 
 
 LINES: tuple[tuple[str, Callable[[Found], str]], ...] = (
-    ("source leak: AUC of a probe on embeddings", lambda seen: interval(_of(seen, "leak", "embedding_auc"))),
+    ("source leak: AUC of a probe on embeddings", lambda seen: interval(inside(seen, "leak", "embedding_auc"))),
     ("source leak: information in the score, nats", lambda seen: _information(seen, "score")),
     ("share of mined negatives above the positive", _share_above("mined")),
     ("share of generated negatives above the positive", _share_above("generated")),
@@ -52,7 +53,7 @@ LINES: tuple[tuple[str, Callable[[Found], str]], ...] = (
     ("InfoNCE weight of a row's generated ones together", _number("hardness", "by_source", "generated", "mass")),
     ("mined negatives without effect (weight < 0.01)", _number("hardness", "by_source", "mined", "wasted")),
     ("generated negatives without effect", _number("hardness", "by_source", "generated", "wasted")),
-    ("gradient drift at the query, degrees", lambda seen: interval(_of(seen, "drift", "angle"))),
+    ("gradient drift at the query, degrees", lambda seen: interval(inside(seen, "drift", "angle"))),
     ("gradient norm, with generated / without", _number("drift", "query_norm_ratio", digits=2)),
     ("gradient drift of the whole model, degrees", _number("parameter_drift", "angle", digits=1)),
     ("  between halves of the rows, for comparison", _number("parameter_drift", "chance_angle", digits=1)),
@@ -66,7 +67,7 @@ def diagnostics_text(result: Found) -> str:
     encoders = result["encoders"]
     header = ["mean [95% interval]", *encoders]
     lines = [[name, *(show(seen) for seen in encoders.values())] for name, show in LINES]
-    words = _of(result, "text_leak", "words_auc")
+    words = inside(result, "text_leak", "words_auc")
     lines.insert(0, ["source leak: AUC of a probe on words (0.5: none)", *([interval(words)] * len(encoders))])
     counts = result["num_negatives"]
     head = (
@@ -75,16 +76,28 @@ def diagnostics_text(result: Found) -> str:
     ) + "\n".join(f"{when}: {seen['model']}" for when, seen in encoders.items())
     absent = [f"{name}: {why}" for name, why in absences(result).items()]
     warnings = [f"warning: {text}" for text in result["warnings"]]
-    calibration = _of(result, "funnel", "calibration")
-    blocks = [head, text_table(header, lines), "\n".join(warnings), "\n".join(absent)]
+    calibration = inside(result, "funnel", "calibration")
+    blocks = [head, text_table(header, lines), "\n".join(warnings), "\n".join(absent), _order(result)]
     if calibration:
         blocks.append(calibration["in_words"])
     return "\n\n".join(block for block in blocks if block)
 
 
+def _order(result: Found) -> str:
+    prediction = inside(result, "information_order", "prediction")
+    if not prediction:
+        return ""
+    order = result["information_order"]
+    arms = "\n".join(
+        f"  {name}: {found['mean']:.2f} effective negatives a row, {order['measure']} {order['measured'][name]:.3f}"
+        for name, found in order["information"].items()
+    )
+    return f"does the information score predict the ablation's order? {OrderPrediction(**prediction)}\n{arms}"
+
+
 def absences(result: Found) -> dict[str, str]:
     """Why each absent part is absent, once for all encoders."""
-    found = {name: result[name] for name in ("text_leak", "funnel", "audit")}
+    found = {name: result[name] for name in ("text_leak", "information_order", "funnel", "audit")}
     for seen in result["encoders"].values():
         found |= {name: seen[name] for name in ("leak", "drift", "parameter_drift")}
     return {

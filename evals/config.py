@@ -81,6 +81,9 @@ class DiagnoseConfig:
     run: Path | None = None
     """Synthesis run folder, for yield, the verifier's calibration and refused candidates (None: left out)."""
 
+    ablation: Path | None = None
+    """Ablation folder: does the information score order its arms as their nDCG@10 did? (None: not asked)"""
+
     audit: int = 0
     """Passages to label by hand on this terminal, six in ten of them accepted negatives (0: none)."""
 

@@ -33,6 +33,7 @@ from evals.hardness import (
     measure,
 )
 from evals.information import contrastive_information
+from evals.information_order import InformationOrder, information_order
 from evals.source_leak import encoder_leak, leak_warnings, text_leak
 from trainer.encoder import Encoder
 
@@ -76,7 +77,8 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
             "text_leak": text,
             "encoders": {when: found | {"margins": margins[when]} for when, (found, _) in looks.items()},
             "warnings": warnings,
-            "funnel": part(lambda: read_funnel(_given(config.run))),
+            "information_order": part(lambda: _information_order(config)),
+            "funnel": part(lambda: read_funnel(_given(config.run, "synthesis run", "--run"))),
             "audit": part(lambda: agreement(read_labels(labels_file, rows))),
         }
     )
@@ -86,10 +88,17 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     return result
 
 
-def _given(run: Path | None) -> Path:
-    if run is None:
-        raise InputError("no synthesis run folder was named (--run)")
-    return run
+def _given(folder: Path | None, what: str, flag: str) -> Path:
+    if folder is None:
+        raise InputError(f"no {what} folder was named ({flag})")
+    return folder
+
+
+def _information_order(config: DiagnoseConfig) -> InformationOrder:
+    folder = _given(config.ablation, "ablation", "--ablation")
+    # The score is training-free: it looks with the encoder that training starts from.
+    encoder = Encoder.load(config.baseline or config.model or "", max_length=config.max_length)
+    return information_order(folder, encoder, temperature=config.temperature)
 
 
 def sample_rows(rows: list[Row], most: int, seed: int) -> list[Row]:

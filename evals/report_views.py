@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evals.charts import axis_of, histogram_chart, interval_track, line_chart, track_axis
+from evals.closing import inside, interval
 from evals.funnel import LOSS_WORDS
 from evals.run_folder import RunFolder
 
@@ -59,7 +60,7 @@ def tiles(run: RunFolder) -> list[dict[str, str]]:
     cost = cost_view(run)
     if cost:
         found.append({"value": cost["per_accepted"], "name": "for each accepted negative", "note": cost["in_words"]})
-    leak = _of(run.diagnostics or {}, "text_leak", "words_auc")
+    leak = inside(run.diagnostics or {}, "text_leak", "words_auc")
     if leak:
         found.append(
             {
@@ -93,12 +94,12 @@ def results_view(run: RunFolder) -> dict[str, Any] | None:
             {
                 "name": arm,
                 "track": interval_track(**found[measure], axis=axis, css=arm_class(n), mark=None),
-                "text": interval_text(found[measure]),
+                "text": interval(found[measure]),
             }
             for n, (arm, found) in enumerate(arms.items())
         ]
         plots.append({"name": MEASURE_NAMES.get(measure, measure), "lines": lines, "axis": track_axis(axis)})
-    table = [(arm, [interval_text(found.get(measure)) for measure in measures]) for arm, found in arms.items()]
+    table = [(arm, [interval(found.get(measure)) for measure in measures]) for arm, found in arms.items()]
     comparisons = [
         {
             "name": name,
@@ -112,6 +113,8 @@ def results_view(run: RunFolder) -> dict[str, Any] | None:
     ]
     return {
         "plots": plots,
+        "spread": run.results["spread"],
+        "notes": run.results["notes"],
         "measures": [MEASURE_NAMES.get(measure, measure) for measure in measures],
         "table": table,
         "comparisons": comparisons,
@@ -127,11 +130,6 @@ def _verdict_words(pair: Mapping[str, Any]) -> str:
 def arm_class(number: int) -> str:
     """The CSS class of an arm's colour."""
     return _ARM_CLASSES[number % len(_ARM_CLASSES)]
-
-
-def interval_text(value: Mapping[str, float] | None) -> str:
-    """mean [low, high], or a dash."""
-    return "–" if not value else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def curve_views(curves: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
@@ -222,26 +220,27 @@ def diagnostics_view(run: RunFolder) -> dict[str, Any] | None:
     if not run.diagnostics:
         return None
     encoders = run.diagnostics["encoders"]
-    words = _of(run.diagnostics, "text_leak", "words_auc")
+    words = inside(run.diagnostics, "text_leak", "words_auc")
     leaks = [("words, whatever the encoder", words, "a0")] if words else []
     leaks += [
         ("embeddings" if when == "now" else f"embeddings, {when} training", found, "a1")
         for when, seen in encoders.items()
-        if (found := _of(seen, "leak", "embedding_auc"))
+        if (found := inside(seen, "leak", "embedding_auc"))
     ]
     lowest = min([found["low"] for _, found, _ in leaks], default=0.5)
     axis = (min(0.4, lowest), 1.0)
     return {
         "encoders": [_encoder_view(when, seen, run.path) for when, seen in encoders.items()],
         "leaks": [
-            {"name": name, "track": interval_track(**found, axis=axis, css=css, mark=0.5), "text": interval_text(found)}
+            {"name": name, "track": interval_track(**found, axis=axis, css=css, mark=0.5), "text": interval(found)}
             for name, found, css in leaks
         ],
         "leak_axis": track_axis(axis),
-        "leak_absent": _of(run.diagnostics, "text_leak", "absent"),
-        "artefacts": _of(run.diagnostics, "text_leak", "artefacts") or [],
-        "compared_with": _of(run.diagnostics, "text_leak", "compared_with") or "corpus",
+        "leak_absent": inside(run.diagnostics, "text_leak", "absent"),
+        "artefacts": inside(run.diagnostics, "text_leak", "artefacts") or [],
+        "compared_with": inside(run.diagnostics, "text_leak", "compared_with") or "corpus",
         "warnings": run.diagnostics.get("warnings", []),
+        "order": _present(run.diagnostics.get("information_order")),
         "audit": run.diagnostics.get("audit") or {"absent": "no audit has been made"},
         "num_rows": run.diagnostics["num_rows"],
         "num_rows_used": run.diagnostics["num_rows_used"],
@@ -275,14 +274,12 @@ def _encoder_view(when: str, seen: Mapping[str, Any], folder: Path) -> dict[str,
         "histogram": chart,
         "hardness": hardness,
         "effective": seen["hardness"]["effective_negatives"],
-        "score": _of(seen, "leak", "score"),
+        "score": inside(seen, "leak", "score"),
         "drift": seen["drift"],
         "parameter_drift": seen["parameter_drift"],
         "information": seen["information"],
     }
 
 
-def _of(found: Any, *names: str) -> Any:
-    for name in names:
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+def _present(part: Any) -> Any:
+    return part if isinstance(part, Mapping) and "absent" not in part else None

@@ -7,26 +7,29 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from data.errors import InputError
 from data.files import read_json_object
 from data.jsonl import read_objects, read_rows
 from data.records import Row
+from evals.ablate import read_ablation
 from evals.candidates import read_syntheses
 from evals.diagnostics import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
 from evals.funnel import Funnel, funnel_of
 from programs.outcome import Synthesis
 
-T = TypeVar("T")
+# Of an ablation, which compares every measure for every arm, these are shown.
+_COMPARED = ("ndcg@10", "accuracy@1", "siblings")
 
 
 @dataclass(slots=True, kw_only=True)
 class RunFolder:
     """The parts of a run; one that is None has its reason in `absent`.
 
-    results: {"arms": {arm: {measure: interval}}, "comparisons": {name: {measure: {difference, p_value}}}}, measured on
-    held-out queries. curves: the lines of metrics.jsonl by training. scores: the line of scores.jsonl by query id.
+    results: {"arms": {arm: {measure: interval}}, "comparisons": {name: {measure: {difference, p_value}}}, "spread":
+    what the intervals are over, "notes": lines}, all on held-out queries. curves: by training, the lines of its
+    metrics.jsonl. scores: by query id, the line of scores.jsonl.
     """
 
     path: Path
@@ -60,7 +63,7 @@ def read_run_folder(path: str | Path) -> RunFolder:
             run.configs[name] = read_json_object(folder / "config.json")
     if not (run.synthesis or run.rows or run.results or run.curves or run.diagnostics):
         raise InputError(
-            "holds no run that this version knows: expected the out folder of demo, synthesize, train or diagnose",
+            "holds no run that this version knows: expected an out folder of demo, synthesize, train, ablate, diagnose",
             file=path,
         )
     return run
@@ -108,42 +111,72 @@ def _read_rows(run: RunFolder, folder: Path) -> None:
 
 
 def _read_results(run: RunFolder) -> None:
-    file = run.path / "summary.json"
-    summary = read_json_object(file) if file.is_file() else {}
-    if not isinstance(summary.get("test"), Mapping):
-        raise InputError("no comparison of trained models is in this folder")
+    if (run.path / "ablation.json").is_file():
+        file, convert = run.path / "ablation.json", _ablation_results
+        summary = read_ablation(run.path)
+    else:
+        file, convert = run.path / "summary.json", _demo_results
+        summary = read_json_object(file) if file.is_file() else {}
+        if not isinstance(summary.get("test"), Mapping):
+            raise InputError("no comparison of trained models is in this folder")
     try:
-        run.results = {
-            "arms": {
-                str(arm): {
-                    str(measure): {end: float(found[end]) for end in ("mean", "low", "high")}
-                    for measure, found in by_measure.items()
-                }
-                for arm, by_measure in summary["test"].items()
-            },
-            "comparisons": {
-                str(name): {
-                    str(measure): {
-                        "difference": {end: float(pair["difference"][end]) for end in ("mean", "low", "high")},
-                        "p_value": float(pair["p_value"]),
-                        "num_queries": int(pair["num_queries"]),
-                    }
-                    for measure, pair in by_measure.items()
-                }
-                for name, by_measure in summary.get("comparisons", {}).items()
-            },
-            "seconds": {str(step): float(value) for step, value in summary.get("seconds", {}).items()},
-        }
+        run.results = convert(summary)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"its results are in a form that this version does not know ({error})", file=file) from error
     if isinstance(summary.get("config"), Mapping):
         run.configs["this run"] = dict(summary["config"])
 
 
+def _interval(value: Mapping[str, Any]) -> dict[str, float]:
+    return {end: float(value[end]) for end in ("mean", "low", "high")}
+
+
+def _demo_results(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "spread": "queries",
+        "arms": {
+            str(arm): {str(measure): _interval(found) for measure, found in by_measure.items()}
+            for arm, by_measure in summary["test"].items()
+        },
+        "comparisons": {
+            str(name): {
+                str(measure): {"difference": _interval(pair["difference"]), "p_value": float(pair["p_value"])}
+                for measure, pair in by_measure.items()
+            }
+            for name, by_measure in summary.get("comparisons", {}).items()
+        },
+        "notes": [],
+    }
+
+
+def _ablation_results(summary: Mapping[str, Any]) -> dict[str, Any]:
+    seeds = max(int(arm["seeds"]) for arm in summary["arms"].values())
+    return {
+        "spread": f"queries and {seeds} training seeds",
+        "arms": {
+            str(name): {str(measure): _interval(found) for measure, found in arm["measures"].items()}
+            for name, arm in summary["arms"].items()
+        },
+        "comparisons": {
+            f"{name} against mined": {
+                str(measure): {"difference": _interval(pair), "p_value": float(pair["p_holm"])}
+                for measure, pair in by_measure.items()
+                if measure in _COMPARED
+            }
+            for name, by_measure in summary["against_mined"].items()
+        },
+        "notes": ["p-values are corrected by Holm over the arms."]
+        + [f"{name}: {why}." for name, why in summary["missing"].items()],
+    }
+
+
 def _read_curves(run: RunFolder) -> None:
     files = sorted([*run.path.glob("metrics.jsonl"), *run.path.glob("train/*/metrics.jsonl")])
+    # Of an ablation's arms the first seed stands for all.
+    files += sorted(run.path.glob("arms/*/seed-0/train/metrics.jsonl"))
     for file in files:
-        name = file.parent.name if file.parent != run.path else "training"
+        in_arm = file.parent.name == "train" and file.parent.parent.name == "seed-0"
+        name = file.parents[2].name if in_arm else file.parent.name if file.parent != run.path else "training"
         points = [value for _, value in read_objects(file) if isinstance(value, dict) and "step" in value]
         if points:
             run.curves[name.replace("_", " ")] = points

@@ -164,6 +164,7 @@
       matching.sort((a, b) => (b.above ?? b.score ?? -9) - (a.above ?? a.score ?? -9));
     }
     list.replaceChildren();
+    list.removeAttribute("aria-busy");
     shown = 0;
     $("matches").textContent = `${matching.length.toLocaleString("en")} of ${items.length.toLocaleString("en")} negatives`;
     if (matching.length) showMore(false); else { list.append(el("p", { class: "absent" }, "Nothing matches these filters.")); $("more").hidden = true; }
@@ -178,7 +179,13 @@
   }
   if (has(({ negative }) => negative.source === "generated")) $("source").value = "generated";
   let waiting = 0;
-  $("filters").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(apply, 120); });
+  const soon = () => {
+    list.setAttribute("aria-busy", "true");
+    clearTimeout(waiting);
+    waiting = setTimeout(apply, 120);
+  };
+  // Not every browser sends "input" for a menu, nor "change" for each letter.
+  for (const event of ["input", "change"]) $("filters").addEventListener(event, soon);
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   $("filters").addEventListener("reset", () => { setTimeout(apply, 0); });
   $("marks").addEventListener("input", () => list.classList.toggle("plain", !$("marks").checked));

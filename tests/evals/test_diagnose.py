@@ -1,0 +1,115 @@
+"""The diagnose command end to end with a tiny random encoder."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from data.files import read_json_object, write_json
+from data.jsonl import read_objects, write_rows
+from evals.__main__ import main
+from evals.config import DiagnoseConfig
+from evals.diagnostics import sample_rows
+from tests.evals.run_folders import synthesis_summary
+from tests.evals.synthetic import generated, mined, row
+
+
+def rows(num: int = 12) -> list:
+    words = ["files", "team", "plan", "price", "room", "days"]
+    return [
+        row(r, [mined(f"{words[r % 6]} corpus {r} {n}") for n in range(2)]
+            + [generated(f"note {words[(r + n) % 6]} {r}") for n in range(2)])
+        for r in range(num)
+    ]  # fmt: skip
+
+
+def test_before_and_after_in_one_file(tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path / "rows.jsonl", rows())
+    write_json(tmp_path / "run" / "summary.json", synthesis_summary(12))
+    out = tmp_path / "diagnostics"
+    words = ["diagnose", f"rows={tmp_path}/rows.jsonl", f"model={tiny_bert}", f"baseline={tiny_bert}", f"out={out}"]
+    assert main([*words, f"run={tmp_path}/run", "permutations=19", "parameter_rows=2"]) == 0
+    shown = capsys.readouterr().out
+    assert "12 of 12 rows, 24 mined and 24 generated negatives" in shown
+    assert "warning: “note” opens 100% of generated and 0% of corpus passages" in shown
+    assert "this verifier misses 1 of 10 known positives" in shown
+    assert "audit: no audit has been made" in shown
+    found = read_json_object(out / "diagnostics.json")
+    before, after = found["encoders"]["before"], found["encoders"]["after"]
+    assert before == after, "the same encoder twice"
+    assert after["leak"]["embedding_auc"]["low"] <= after["leak"]["embedding_auc"]["mean"]
+    assert after["drift"]["num_rows"] == 12 and after["parameter_drift"]["num_rows"] == 2
+    assert set(after["information"]) == {"mined", "generated", "both"}
+    assert found["text_leak"]["words_auc"]["mean"] == 1.0
+    assert [step["name"] for step in found["funnel"]["steps"]][-1] == "accepted"
+    lines = [value for _, value in read_objects(out / "scores.jsonl")]
+    assert len(lines) == 12
+    assert len(lines[0]["scores"]["after"]["negatives"]) == 4
+
+
+def test_rows_without_generated_negatives_still_tell_their_hardness(
+    tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", [row(r, [mined(f"corpus {r}")]) for r in range(8)])
+    words = ["diagnose", f"rows={tmp_path}/rows.jsonl", f"model={tiny_bert}", f"out={tmp_path}/out"]
+    assert main([*words, "permutations=19"]) == 0
+    shown = capsys.readouterr().out
+    assert "text leak: no row has a generated negative" in shown
+    assert "drift: gradient drift needs rows that have both mined and generated negatives" in shown
+    found = read_json_object(tmp_path / "out" / "diagnostics.json")
+    assert set(found["encoders"]["now"]["hardness"]["by_source"]) == {"mined"}
+    assert found["warnings"] == []
+
+
+def test_an_audit_alone_needs_no_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", rows())
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\ny\nn\nq\n"))
+    words = ["diagnose", f"rows={tmp_path}/rows.jsonl", f"out={tmp_path}/out", "audit=10"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "10 passages to judge, 0 already done" in shown
+    assert "generated negatives answer the query after all by hand" in shown
+    assert len((tmp_path / "out" / "audit.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--model: expected an encoder"),
+        (["audit=-1"], "--audit: expected 0 or more"),
+        (["model=x", "temperature=0"], "--temperature: expected a number above 0"),
+        (["model=x", "permutations=5"], "--permutations: expected at least 19"),
+        (["audit=3", "baseline=x"], "--baseline: expected --model with it"),
+        (["model=no/such/model"], "no/such/model"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    tmp_path: Path, words: list, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", rows(2))
+    assert main(["diagnose", f"rows={tmp_path}/rows.jsonl", f"out={tmp_path}/out", *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_file_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n", encoding="utf-8")
+    assert main(["diagnose", f"rows={tmp_path}/rows.jsonl", f"out={tmp_path}/out", "model=x"]) == 2
+    assert "rows.jsonl: holds no rows" in capsys.readouterr().err
+
+
+def test_a_sample_takes_rows_with_generated_negatives_first_and_keeps_their_order() -> None:
+    mixed = [row(r, [mined("m")] if r % 2 else [generated("g")]) for r in range(10)]
+    found = sample_rows(mixed, 6, seed=1)
+    assert [r.query_id for r in found if r.of_source("generated")] == ["q0", "q2", "q4", "q6", "q8"]
+    assert found == sorted(found, key=mixed.index)
+    assert sample_rows(mixed, 0, seed=1) == mixed == sample_rows(mixed, 10, seed=1)
+
+
+def test_the_config_names_the_flag() -> None:
+    with pytest.raises(InputError, match="--max-rows: expected 0 or more"):
+        DiagnoseConfig(rows=Path("r"), out=Path("o"), model="m", max_rows=-1)

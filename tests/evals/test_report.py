@@ -1,0 +1,208 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from data.files import read_json_object, write_json
+from data.jsonl import write_rows
+from evals.__main__ import main
+from evals.config import ReportConfig
+from evals.report import render, report
+from evals.run_folder import num_used, read_run_folder
+from tests.evals.run_folders import EVIL, EVIL_QUERY, demo_summary, interval, rows, synthesis_summary, write_run
+from tests.evals.synthetic import generated, row
+
+
+class Page(HTMLParser):
+    """Collects scripts, tags with their attributes, and text outside scripts and styles."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.words += f"{data} "
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "my <run>")
+
+
+@pytest.fixture(scope="module")
+def text(run: Path) -> str:
+    return report(ReportConfig(run=run)).read_text(encoding="utf-8")
+
+
+def test_the_page_loads_nothing_and_allows_only_its_own_script(text: str) -> None:
+    page = Page(text)
+    loading = [(tag, a) for tag, a in page.tags for name in ("src", "href", "srcset", "action") if name in a]
+    assert all(a.get("href", "").startswith(("#", "data:,")) for _, a in loading), loading
+    assert "http://" not in re.sub(r"http://www\.w3\.org/2000/svg", "", text)
+    assert "https://" not in text
+    assert "@import" not in text and "url(" not in text
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None and policy.startswith("default-src 'none'")
+    assert not [a for _, a in page.tags for name in a if name.startswith("on")]
+
+
+def test_texts_of_the_run_stay_texts(text: str) -> None:
+    page = Page(text)
+    assert len(page.scripts) == 2
+    data = json.loads(page.scripts[0])
+    assert any(EVIL in passage for passage in data["passages"])
+    assert data["queries"][0]["query"] == EVIL_QUERY
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert "my <run>" in page.words
+    assert "bundled:<x>" in page.words
+
+
+def test_every_section_shows_its_part(text: str) -> None:
+    words = " ".join(Page(text).words.split())
+    for expected in (
+        "entropy against mined only nDCG@10 -0.010 [-0.060, +0.040] 0.400 no significant difference",
+        "violations planned 61 1 lost: the verifier says that it answers the query",
+        "accepted 60 30 lost: left out of training (duplicates, or more than a row may have)",
+        "used in training 30",
+        "Faults on the way, mended or not: malformed 1.",
+        "This verifier misses 1 of 10 known positives.",
+        "10.0% [1.8%, 40.4%]",
+        "Not audited by hand",
+        "price unknown for each accepted negative",
+        "generator openai/<some> 9 900 90 unknown rate limit 2",
+        "before training: model-before",
+        "intent drift 30",
+        "Before training, the score alone holds",
+        "angle of the whole model's gradient 40.0° 40.0°",
+    ):
+        assert expected in words, expected
+
+
+def test_an_unknown_price_is_never_shown_as_nothing(text: str) -> None:
+    assert "0.0000 USD" not in text and "0 USD" not in text
+
+
+def test_refused_candidates_and_scores_reach_the_browser(run: Path, text: str) -> None:
+    queries = json.loads(Page(text).scripts[0])["queries"]
+    refused = [n for n in queries[1]["negatives"] if n["source"] == "refused"]
+    assert [n["reason"] for n in refused] == ["it answers"]
+    assert set(queries[0]["scores"]) == {"before", "after"}
+    assert all(set(n["scores"]) == {"before", "after"} for n in queries[2]["negatives"])
+
+
+@pytest.mark.parametrize("part", ["synthesis", "train", "diagnostics", "summary.json"])
+def test_a_missing_part_is_said_plainly(tmp_path: Path, part: str) -> None:
+    folder = write_run(tmp_path / "run", num_rows=8)
+    gone = folder / part
+    gone.rename(tmp_path / "gone")
+    words = Page(render(read_run_folder(folder), "run")).words
+    reason = {
+        "synthesis": "no synthesis is in this folder",
+        "train": "no training is in this folder",
+        "diagnostics": "no diagnostics have been made",
+        "summary.json": "no comparison of trained models is in this folder",
+    }[part]
+    assert reason in words
+
+
+def test_rows_alone_make_a_page(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [row(0, [generated("a passage", answers=None)])])
+    page = Page(render(read_run_folder(tmp_path), "rows"))
+    assert "no synthesis is in this folder" in page.words
+    assert json.loads(page.scripts[0])["queries"][0]["negatives"][0]["fate"] == "accepted"
+
+
+def test_an_ablation_folder(tmp_path: Path) -> None:
+    measures = {m: interval(0.7) for m in ("ndcg@10", "accuracy@1", "map")}
+    ablation = {
+        "format": 1,
+        "config": {"seeds": 5},
+        "missing": {"mined + naive": "no LM given"},
+        "arms": {name: {"seeds": 5, "measures": measures} for name in ("zero-shot", "mined", "mined + counterfactual")},
+        "against_mined": {
+            "mined + counterfactual": {m: interval(0.06) | {"p": 0.001, "p_holm": 0.002} for m in measures}
+        },
+    }
+    write_json(tmp_path / "ablation.json", ablation)
+    words = " ".join(Page(render(read_run_folder(tmp_path), "ablation")).words.split())
+    assert "its 95% interval over queries and 5 training seeds" in words
+    assert "mined + naive: no LM given." in words
+    assert "mined + counterfactual against mined nDCG@10 +0.060 [+0.010, +0.110] 0.002 better" in words
+
+
+def test_an_older_format_is_said_in_its_section_and_the_rest_is_shown(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_rows=8)
+    write_json(folder / "diagnostics" / "diagnostics.json", {"format": 0})
+    write_json(folder / "synthesis" / "summary.json", {"funnel": {"rows": 3}, "verifier": {}})
+    write_json(folder / "summary.json", {"test": {"arm": {"ndcg@10": 0.5}}})
+    words = Page(render(read_run_folder(folder), "old")).words
+    assert "has format 0, expected 1" in words
+    assert "not the summary of a synthesis that this version knows" in words
+    assert "in a form that this version does not know" in words
+
+
+@pytest.mark.parametrize("canaries", [0, 10])
+def test_an_empty_synthesis_divides_nothing_by_zero(tmp_path: Path, canaries: int) -> None:
+    summary = synthesis_summary(1)
+    summary["funnel"] |= {"violations_planned": 0, "accepted": 0, "requirements": 0, "lost": {}}
+    summary["usage"] |= {"cost_usd": 0.0, "tokens_per_accepted": None}
+    if not canaries:
+        summary["verifier"] |= {"canaries": 0, "missed": 0, "miss_rate": None, "miss_rate_interval_95": [0.0, 1.0]}
+    write_json(tmp_path / "summary.json", summary)
+    write_rows(tmp_path / "rows.jsonl", [row(0, [])])
+    words = Page(render(read_run_folder(tmp_path), "empty")).words
+    assert "nothing was planned" in words
+
+
+def test_a_thousand_queries_stay_under_5_mb(tmp_path: Path) -> None:
+    long = [
+        row(r, [generated(f"{r} {n} " + "seventy words of a passage about files " * 12) for n in range(12)])
+        for r in range(1000)
+    ]
+    write_rows(tmp_path / "rows.jsonl", long)
+    page = render(read_run_folder(tmp_path), "large")
+    assert len(page.encode()) < 5_000_000
+    assert re.search(r"The first \d+ of 1000 queries, so that the page stays under 5 MB", page)
+
+
+def test_num_used_counts_what_an_epoch_may_draw(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", rows(4))
+    path = str(tmp_path / "rows.jsonl")
+    assert num_used([{"rows": path, "max_generated": 1}, {"rows": path, "max_generated": 5}, {"lr": 1}]) == 8
+    assert num_used([{"rows": "gone.jsonl", "max_generated": 1}]) is None
+
+
+def test_the_command_and_its_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", f"run={tmp_path}/none"]) == 2
+    assert "expected a run folder" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["report", f"run={tmp_path}/empty"]) == 2
+    assert "holds no run that this version knows" in capsys.readouterr().err
+    (tmp_path / "empty" / "summary.json").write_text("{broken", encoding="utf-8")
+    assert main(["report", f"run={tmp_path}/empty"]) == 2
+    error = capsys.readouterr().err
+    assert "not valid JSON" in error and error.count("\n") == 1
+    write_json(tmp_path / "empty" / "summary.json", demo_summary())
+    assert main(["report", f"run={tmp_path}/empty", f"out={tmp_path}/empty"]) == 2
+    assert "expected a file name" in capsys.readouterr().err
+    assert main(["report", f"run={tmp_path}/empty", f"out={tmp_path}/page.html", "title=A <title>"]) == 0
+    assert "<h1>A &lt;title&gt;</h1>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert read_json_object(tmp_path / "empty" / "summary.json")
