@@ -20,6 +20,7 @@ from evals.config import DemoConfig
 from evals.retrieval import score_run, tells_siblings_apart
 from evals.stats import PairedComparison, bootstrap_interval, compare_paired
 from evals.table import text_table
+from programs.closing import synthesis_table
 from programs.config import SynthesizeConfig
 from programs.run import synthesize
 from trainer.config import TrainConfig
@@ -49,7 +50,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
     with _step(seconds, "mine", "1/5 mine: hard negatives for 120 queries of six organisations"):
         folders = write_demo(DemoDataConfig(out=out / "data"))
-        mine(
+        report = mine(
             MineConfig(
                 data=str(folders["train"]),
                 split="train",
@@ -58,6 +59,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
                 num_negatives=config.num_mined + MAX_GENERATED,
             )
         )
+        log.info("%s", report.summary())
     with _step(seconds, "synthesize", "2/5 synthesize: requirements, one violation each, blind verification"):
         synthesis = synthesize(
             SynthesizeConfig(
@@ -73,6 +75,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
                 seed=config.seed,
             )
         )
+        log.info("%s", synthesis_table(synthesis))
     rows = list(read_rows(out / "synthesis" / "rows.jsonl"))
     arms = {MINED: mined_arm(rows, config.num_mined), FULL: mixed_arm(rows, config.num_mined)}
     models = {ZERO_SHOT: config.model}
