@@ -43,6 +43,14 @@ train *flags: setup
 eval *flags: setup
     @{{ python }} -m evals eval "$@"
 
+# source leak, hardness, gradient drift and yield, before and after training: just diagnose run=runs/demo
+diagnose *flags: setup
+    @{{ python }} -m evals diagnose "$@"
+
+# one HTML page of a run, to look at: just report run=runs/demo
+report *flags: setup
+    @{{ python }} -m evals report "$@"
+
 # compare kinds of negatives, several seeds: just ablate rows=runs/x/rows.jsonl dev=DIR test=DIR out=runs/ablation
 ablate *flags: setup
     @{{ python }} -m evals ablate "$@"

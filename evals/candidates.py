@@ -10,6 +10,16 @@ from programs.outcome import Synthesis
 from programs.store import RunStore
 
 
+def synthesis_folder(run: str | Path) -> Path | None:
+    """The folder itself or its part `synthesis`, whichever holds the summary of a synthesis; None if neither does."""
+    for folder in (Path(run), Path(run) / "synthesis"):
+        if (folder / "summary.json").is_file():
+            found = read_json_object(folder / "summary.json")
+            if "verifier" in found and ("funnel" in found or "refused" in found):
+                return folder
+    return None
+
+
 def read_syntheses(run: str | Path, rows: Iterable[Row]) -> dict[str, Synthesis]:
     """What the synthesis in this run folder did with each row, by query id; rows that it never saw are left out.
 

@@ -66,20 +66,20 @@ class DemoConfig:
 class DiagnoseConfig:
     """Look for source leak, gradient drift, hardness, information and yield in rows with generated negatives."""
 
-    rows: Path
-    """Training rows with mined and generated negatives (.jsonl, as `synthesize` writes them)."""
+    run: Path | None = None
+    """Folder of `synthesize` or `demo`, for yield, calibration and refused candidates (None: without them)."""
 
-    out: Path
-    """Folder for diagnostics.json, scores.jsonl and the audit's labels; `report` finds RUN/diagnostics by itself."""
+    rows: Path | None = None
+    """Training rows with mined and generated negatives (None: the rows.jsonl that the run wrote)."""
 
     model: str | None = None
-    """Encoder to look with: model folder, hub name or bundled:all-MiniLM-L6-v2 (None: for an audit alone)."""
+    """Encoder to look with: model folder, hub name or bundled:all-MiniLM-L6-v2 (None: what the demo run trained)."""
 
     baseline: str | None = None
-    """Encoder before training, shown beside the model (None: no comparison)."""
+    """Encoder before training, shown beside the model (None: what the demo run started from, else no comparison)."""
 
-    run: Path | None = None
-    """Synthesis run folder, for yield, the verifier's calibration and refused candidates (None: left out)."""
+    out: Path | None = None
+    """Folder for diagnostics.json, scores.jsonl and audit labels (None: RUN/diagnostics, where `report` looks)."""
 
     ablation: Path | None = None
     """Ablation folder: does the information score order its arms as their nDCG@10 did? (None: not asked)"""
@@ -116,8 +116,12 @@ class DiagnoseConfig:
             raise InputError(f"--temperature: expected a number above 0, got {self.temperature}")
         if self.permutations < 19:
             raise InputError(f"--permutations: expected at least 19 (for p < 0.05), got {self.permutations}")
-        if not self.model and not self.audit:
-            raise InputError("--model: expected an encoder (it may be left out only with --audit N)")
+        if self.run is None:
+            for name in ("rows", "out"):
+                if getattr(self, name) is None:
+                    raise InputError(f"--{name}: expected it, or a run folder (--run)")
+            if not self.model and not self.audit:
+                raise InputError("--model: expected an encoder (it may be left out only with --audit N)")
         if self.baseline and not self.model:
             raise InputError("--baseline: expected --model with it, the encoder to compare with")
 

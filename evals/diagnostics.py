@@ -6,7 +6,7 @@ Writes diagnostics.json and scores.jsonl into a folder. A diagnostic that cannot
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy as np
 
 from data.cli import config_dict
 from data.errors import InputError
-from data.files import write_json
+from data.files import read_json_object, write_json
 from data.jsonl import BadRows, read_rows, write_objects
 from data.records import Row
 from evals.audit import LABELS_FILE, agreement, read_labels, run_audit
-from evals.candidates import read_syntheses
+from evals.candidates import read_syntheses, synthesis_folder
 from evals.closing import diagnostics_text
 from evals.config import DiagnoseConfig
 from evals.embedded import GENERATED, MINED, POSITIVE, EmbeddedRows, embed_rows
@@ -45,15 +45,16 @@ DIAGNOSTICS_FILE, SCORES_FILE = "diagnostics.json", "scores.jsonl"
 
 def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     """Make every diagnostic that the data allow; returns what diagnostics.json holds. Raises InputError."""
+    config, rows_file, out = complete(config)
     bad_rows = BadRows() if config.skip_bad_rows else None
-    rows = list(read_rows(config.rows, bad_rows))
+    rows = list(read_rows(rows_file, bad_rows))
     if bad_rows is not None and bad_rows.count:
         log.warning("warning: %s", bad_rows.summary())
     if not rows:
-        raise InputError("holds no rows", file=config.rows)
-    labels_file = config.out / LABELS_FILE
+        raise InputError("holds no rows", file=rows_file)
+    labels_file = out / LABELS_FILE
     if config.audit:
-        syntheses = {} if config.run is None else read_syntheses(config.run, rows)
+        syntheses = {} if config.run is None else read_syntheses(_synthesis(config), rows)
         run_audit(rows, labels_file, num=config.audit, seed=config.seed, syntheses=syntheses)
     if not config.model:
         sys.stdout.write(f"{agreement(read_labels(labels_file, rows)).sentence()}\n")
@@ -78,24 +79,49 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
             "encoders": {when: found | {"margins": margins[when]} for when, (found, _) in looks.items()},
             "warnings": warnings,
             "information_order": part(lambda: _information_order(config)),
-            "funnel": part(lambda: read_funnel(_given(config.run, "synthesis run", "--run"))),
+            "funnel": part(lambda: read_funnel(_synthesis(config))),
             "audit": part(lambda: agreement(read_labels(labels_file, rows))),
         }
     )
-    write_objects(config.out / SCORES_FILE, score_lines(sample, {when: seen for when, (_, seen) in looks.items()}))
-    write_json(config.out / DIAGNOSTICS_FILE, result)
-    sys.stdout.write(diagnostics_text(result) + f"\nwritten: {config.out / DIAGNOSTICS_FILE}\n")
+    write_objects(out / SCORES_FILE, score_lines(sample, {when: seen for when, (_, seen) in looks.items()}))
+    write_json(out / DIAGNOSTICS_FILE, result)
+    sys.stdout.write(diagnostics_text(result) + f"\nwritten: {out / DIAGNOSTICS_FILE}\n")
     return result
 
 
-def _given(folder: Path | None, what: str, flag: str) -> Path:
+def complete(config: DiagnoseConfig) -> tuple[DiagnoseConfig, Path, Path]:
+    """The config with the encoders that its run folder names, the file of rows and the folder to write to.
+
+    Raises InputError when something is neither given nor in the run folder.
+    """
+    if config.run is None:
+        assert config.rows is not None and config.out is not None  # the config has seen to it
+        return config, config.rows, config.out
+    rows_file, out = config.rows or _synthesis(config) / "rows.jsonl", config.out or config.run / "diagnostics"
+    if config.model is None and not config.audit:
+        summary_file = config.run / "summary.json"
+        models = read_json_object(summary_file).get("models") if summary_file.is_file() else None
+        if not isinstance(models, dict) or not models:
+            raise InputError(f"--model: expected an encoder, as {config.run} has trained none")
+        # The demo names its encoders in the order of training: the untrained one first.
+        first, last = str(next(iter(models.values()))), str(list(models.values())[-1])
+        config = replace(config, model=last, baseline=config.baseline or (first if first != last else None))
+    return config, rows_file, out
+
+
+def _synthesis(config: DiagnoseConfig) -> Path:
+    if config.run is None:
+        raise InputError("no run folder was named (--run)")
+    folder = synthesis_folder(config.run)
     if folder is None:
-        raise InputError(f"no {what} folder was named ({flag})")
+        raise InputError("holds no synthesis: expected the out folder of `synthesize` or `demo`", file=config.run)
     return folder
 
 
 def _information_order(config: DiagnoseConfig) -> InformationOrder:
-    folder = _given(config.ablation, "ablation", "--ablation")
+    folder = config.ablation
+    if folder is None:
+        raise InputError("no ablation folder was named (--ablation)")
     # The score is training-free: it looks with the encoder that training starts from.
     encoder = Encoder.load(config.baseline or config.model or "", max_length=config.max_length)
     return information_order(folder, encoder, temperature=config.temperature)

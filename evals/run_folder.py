@@ -14,7 +14,7 @@ from data.files import read_json_object
 from data.jsonl import read_objects, read_rows
 from data.records import Row
 from evals.ablate import read_ablation
-from evals.candidates import read_syntheses
+from evals.candidates import read_syntheses, synthesis_folder
 from evals.diagnostics import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
 from evals.funnel import Funnel, funnel_of
 from programs.outcome import Synthesis
@@ -51,15 +51,15 @@ def read_run_folder(path: str | Path) -> RunFolder:
     if not path.is_dir():
         raise InputError("expected a run folder", file=path)
     run = RunFolder(path=path)
-    synthesis_folder = next((f for f in (path, path / "synthesis") if _is_synthesis(f)), path / "synthesis")
+    synthesis = synthesis_folder(path)
     _try(run, "curves", lambda: _read_curves(run))
-    _try(run, "synthesis", lambda: _read_synthesis(run, synthesis_folder))
-    _try(run, "rows", lambda: _read_rows(run, synthesis_folder))
-    _try(run, "candidates", lambda: run.syntheses.update(read_syntheses(synthesis_folder, run.rows)))
+    _try(run, "synthesis", lambda: _read_synthesis(run, synthesis))
+    _try(run, "rows", lambda: _read_rows(run, synthesis))
+    _try(run, "candidates", lambda: _read_candidates(run, synthesis))
     _try(run, "results", lambda: _read_results(run))
     _try(run, "diagnostics", lambda: _read_diagnostics(run))
-    for name, folder in [("this run", path), ("synthesis", synthesis_folder)]:
-        if (folder / "config.json").is_file() and (name == "this run" or folder != path):
+    for name, folder in {"this run": path, "synthesis": synthesis}.items():
+        if folder is not None and (folder / "config.json").is_file() and (name == "this run" or folder != path):
             run.configs[name] = read_json_object(folder / "config.json")
     if not (run.synthesis or run.rows or run.results or run.curves or run.diagnostics):
         raise InputError(
@@ -76,15 +76,8 @@ def _try(run: RunFolder, name: str, read: Callable[[], None]) -> None:
         run.absent[name] = str(error)
 
 
-def _is_synthesis(folder: Path) -> bool:
-    if not (folder / "summary.json").is_file():
-        return False
-    found = read_json_object(folder / "summary.json")
-    return "verifier" in found and ("funnel" in found or "refused" in found)
-
-
-def _read_synthesis(run: RunFolder, folder: Path) -> None:
-    if not _is_synthesis(folder):
+def _read_synthesis(run: RunFolder, folder: Path | None) -> None:
+    if folder is None:
         raise InputError("no synthesis is in this folder")
     run.synthesis = read_json_object(folder / "summary.json")
     run.funnel = funnel_of(run.synthesis, file=folder / "summary.json", num_used=num_used(run.configs.values()))
@@ -100,8 +93,14 @@ def num_used(configs: Iterable[Mapping[str, Any]]) -> int | None:
     return max(found, default=None)
 
 
-def _read_rows(run: RunFolder, folder: Path) -> None:
-    files = [folder / "rows.jsonl", run.path / "rows.jsonl"]
+def _read_candidates(run: RunFolder, folder: Path | None) -> None:
+    if folder is None:
+        raise InputError("no synthesis is in this folder")
+    run.syntheses = read_syntheses(folder, run.rows)
+
+
+def _read_rows(run: RunFolder, folder: Path | None) -> None:
+    files = [(folder or run.path) / "rows.jsonl", run.path / "rows.jsonl"]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise InputError("no rows.jsonl is in this folder")

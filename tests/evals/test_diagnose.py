@@ -10,7 +10,7 @@ from data.files import read_json_object, write_json
 from data.jsonl import read_objects, write_rows
 from evals.__main__ import main
 from evals.config import DiagnoseConfig
-from evals.diagnostics import sample_rows
+from evals.diagnostics import complete, sample_rows
 from tests.evals.run_folders import synthesis_summary
 from tests.evals.synthetic import generated, mined, row
 
@@ -46,6 +46,24 @@ def test_before_and_after_in_one_file(tmp_path: Path, tiny_bert: Path, capsys: p
     lines = [value for _, value in read_objects(out / "scores.jsonl")]
     assert len(lines) == 12
     assert len(lines[0]["scores"]["after"]["negatives"]) == 4
+
+
+def test_a_demo_folder_says_what_to_look_at(tmp_path: Path, tiny_bert: Path) -> None:
+    run = tmp_path / "run"
+    write_rows(run / "synthesis" / "rows.jsonl", rows())
+    write_json(run / "synthesis" / "summary.json", synthesis_summary(12))
+    write_json(run / "summary.json", {"models": {"zero-shot": str(tiny_bert), "mined": "gone", "full": str(tiny_bert)}})
+    config, rows_file, out = complete(DiagnoseConfig(run=run))
+    assert (config.model, config.baseline) == (str(tiny_bert), None)
+    assert (rows_file, out) == (run / "synthesis" / "rows.jsonl", run / "diagnostics")
+    write_json(run / "summary.json", {"models": {"zero-shot": "first", "full": str(tiny_bert)}})
+    assert complete(DiagnoseConfig(run=run))[0].baseline == "first"
+    assert complete(DiagnoseConfig(run=run, audit=3))[0].model is None
+    write_json(run / "summary.json", {})
+    with pytest.raises(InputError, match="--model: expected an encoder, as .* has trained none"):
+        complete(DiagnoseConfig(run=run))
+    with pytest.raises(InputError, match="holds no synthesis"):
+        complete(DiagnoseConfig(run=tmp_path))
 
 
 def test_rows_without_generated_negatives_still_tell_their_hardness(
