@@ -60,7 +60,7 @@ def test_a_demo_folder_says_what_to_look_at(tmp_path: Path, tiny_bert: Path) -> 
     assert complete(DiagnoseConfig(run=run))[0].baseline == "first"
     assert complete(DiagnoseConfig(run=run, audit=3))[0].model is None
     write_json(run / "summary.json", {})
-    with pytest.raises(InputError, match="--model: expected an encoder, as .* has trained none"):
+    with pytest.raises(InputError, match="has trained none"):
         complete(DiagnoseConfig(run=run))
     with pytest.raises(InputError, match="holds no synthesis"):
         complete(DiagnoseConfig(run=tmp_path))
