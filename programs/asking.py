@@ -92,10 +92,12 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
         return {"rollout_id": attempt} | ({"temperature": _RETRY_TEMPERATURE} if temperature == 0 else {})
 
     async def ask_together(self, batch: Sequence[Step], faults: Counter[str]) -> list["dspy.Prediction | CallError"]:
-        """`ask` every step of the batch at the same time."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self.ask_async(step, faults)) for step in batch]
-        except BaseExceptionGroup as several:
-            raise several.exceptions[0] from None
-        return [task.result() for task in tasks]
+        """`ask` every step of the batch at the same time.
+
+        When one of them raises, the others are still waited for: their answers are paid for and go into the store.
+        """
+        answers = await asyncio.gather(*(self.ask_async(step, faults) for step in batch), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, CallError):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, (dspy.Prediction, CallError))]

@@ -19,7 +19,7 @@ from data.files import open_text, write_json
 from data.jsonl import read_rows
 from data.records import Row
 from data.text import content_id
-from programs.budget import Budget
+from programs.budget import Budget, BudgetSpentError
 from programs.compiled import load_program
 from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
 from programs.config import AdapterName, SynthesizeConfig
@@ -79,7 +79,10 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
             verifier_adapter=adapter,
         )
         work = SynthesisWork(program, profile, config, store, limits)
-        live = asyncio.run(work.run(read_input(config), total))
+        try:
+            live = asyncio.run(work.run(read_input(config), total))
+        except BudgetSpentError as spent:
+            raise InputError(f"{spent}; finished rows are kept: a larger budget on the same command goes on") from None
         if work.stopped:
             log.info(
                 "stopped: %d rows finished in this run, %d calls in flight were given up; run the same command again "

@@ -64,14 +64,20 @@ class SynthesisWork:
         waiting: set[asyncio.Task[None]] = set(workers)
         while waiting and not ending.done():
             finished, _ = await asyncio.wait([*waiting, ending], return_when=asyncio.FIRST_COMPLETED)
-            for task in waiting & finished:
-                task.result()
             waiting -= finished
+            error = next((task.exception() for task in finished if task is not ending and task.exception()), None)
+            if error is not None:
+                await self._settle()
+                raise error
         if ending.done():
-            for limit in self._limits:
-                limit.close()
-            await asyncio.wait([asyncio.create_task(limit.settled()) for limit in self._limits], timeout=_SETTLE_S)
-            self.cancelled_calls = sum(limit.in_flight for limit in self._limits)
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Start no further call, and let those in flight come to their end for a short while: they are paid for."""
+        for limit in self._limits:
+            limit.close()
+        await asyncio.wait([asyncio.create_task(limit.settled()) for limit in self._limits], timeout=_SETTLE_S)
+        self.cancelled_calls = sum(limit.in_flight for limit in self._limits)
 
     async def _work(self, rows: Iterator[Row], progress: "tqdm[object]") -> None:
         skipped = 0

@@ -1,0 +1,143 @@
+"""Optimisation end to end on recorded:demo, its errors, its budget, and stopping with the best so far."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.demo_set import demo_items
+from data.errors import InputError
+from data.jsonl import write_rows
+from data.records import Negative
+from programs.__main__ import main
+from programs.compiled import load_program
+from programs.config import SynthesizeConfig
+from programs.optimize import optimize
+from programs.optimize_config import OptimizeConfig
+from programs.run import synthesize
+from programs.synthesizer import Synthesizer
+from tests.fakes.closed_loop import ObedientModel, WordsRetriever, closed_loop_rows
+
+
+def write_demo_rows(path: Path, count: int) -> Path:
+    """Demo rows with two passages of other rows as mined negatives."""
+    items = demo_items()[:count]
+    texts = [item.row.positives[0].text for item in items]
+    rows = [
+        replace(
+            item.row,
+            requirements=(),
+            negatives=tuple(Negative(text=texts[(number + step) % count], source="mined") for step in (1, 2)),
+        )
+        for number, item in enumerate(items)
+    ]
+    write_rows(path, rows)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["bootstrap", "mipro"])
+def test_on_recorded_demo(tmp_path: Path, optimizer: str) -> None:
+    rows = write_demo_rows(tmp_path / "rows.jsonl", 16)
+    config = OptimizeConfig(rows=rows, out=tmp_path / "out", optimizer=optimizer, rollouts=12, profile="help_centre")
+    summary = optimize(config, WordsRetriever())
+    # Recorded answers do not change with the prompt: the verifier is right already, the generator gains nothing.
+    assert "already right on every example" in summary["parts"]["verifier"]["in_words"]
+    assert "no significant gain" in summary["parts"]["generator"]["in_words"] or (
+        "nothing found that is better" in summary["parts"]["generator"]["in_words"]
+    )
+    program = Synthesizer()
+    name = load_program(tmp_path / "out" / "program", program)
+    if optimizer == "bootstrap":
+        assert program.violate.demos
+        run = synthesize(
+            SynthesizeConfig(
+                rows=rows, out=tmp_path / "run", program=tmp_path / "out" / "program", profile="help_centre", repairs=0
+            )
+        )
+        assert run["program"]["name"] == name
+        assert run["funnel"]["accepted"] > 0
+
+
+def settings(rows: Path, server: ObedientModel, **more: Any) -> OptimizeConfig:
+    base: dict[str, Any] = {
+        "rows": rows,
+        "out": rows.parent / "out",
+        "lm": "openai/obedient",
+        "reflection_lm": "openai/obedient",
+        "api_base": server.api_base,
+        "reflection_api_base": server.api_base,
+        "optimizer": "gepa",
+        "parts": "generator",
+        "rollouts": 60,
+        "max_tokens": 100,
+        "concurrency": 1,
+        "negatives_per_row": 2,
+    }
+    return OptimizeConfig(**base | more)
+
+
+@pytest.mark.slow
+def test_the_budget_ends_the_search_with_the_best_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, closed_loop_rows(16))
+    with ObedientModel() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        small = optimize(settings(rows, server, budget_tokens=260_000), WordsRetriever())
+        assert small["spent"]["tokens"] <= 260_000
+        assert (
+            "budget of 260000 tokens is spent" in str(small["ended_early"]) or small["parts"]["generator"]["held_out"]
+        )
+        with pytest.raises(InputError, match="budget of 5000 tokens is spent"):
+            optimize(settings(rows, server, budget_tokens=5000, out=tmp_path / "tiny"), WordsRetriever())
+        assert not (tmp_path / "tiny" / "program").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["optimizer=gradient"], "optimizer"),
+        (["optimizer=gepa"], "reflection-lm"),
+        (["optimizer=bootstrap", "reflection_lm=openai/x"], "uses no reflection model"),
+        (["dev_share=0.6", "held_out_share=0.5"], "dev-share"),
+        (["lm=nobody/model"], "unknown model"),
+        (["retriever=absent-folder/x/y"], "absent-folder"),
+        (["rows=absent.jsonl"], "absent.jsonl"),
+    ],
+)
+def test_bad_input(flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = write_demo_rows(tmp_path / "rows.jsonl", 6)
+    argv = ["optimize", f"out={tmp_path / 'out'}", *([] if "rows=" in str(flags) else [f"rows={rows}"]), *flags]
+    try:
+        assert main(argv) == 2
+    except SystemExit as stop:  # the command line's own check of choices
+        assert stop.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "holds no rows"), (1, "1 rows"), (2, "at least 3 are needed")])
+def test_too_few_rows(count: int, words: str, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, closed_loop_rows(count))
+    with pytest.raises(InputError, match=words):
+        optimize(OptimizeConfig(rows=rows, out=tmp_path / "out"), WordsRetriever())
+
+
+def test_a_constant_metric_is_refused(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    items = demo_items()[:8]
+    # Nothing recorded fits these passages, so every row fails and scores nothing.
+    write_rows(rows, [replace(closed_loop_rows(8)[n], query=item.row.query) for n, item in enumerate(items)])
+    with pytest.raises(InputError):
+        optimize(OptimizeConfig(rows=rows, out=tmp_path / "out", parts="generator"), WordsRetriever())
+    assert not (tmp_path / "out" / "program").exists()
+
+
+def test_an_unknown_price_under_a_dollar_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = write_demo_rows(tmp_path / "rows.jsonl", 6)
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    with pytest.raises(InputError, match="price of openai/nobody-knows is unknown"):
+        optimize(
+            OptimizeConfig(rows=rows, out=tmp_path / "out", lm="openai/nobody-knows", budget_usd=1.0), WordsRetriever()
+        )
