@@ -55,14 +55,6 @@ report *flags: setup
 ablate *flags: setup
     @{{ python }} -m evals ablate "$@"
 
-# source leak, gradient drift, hardness, funnel: just diagnose rows=runs/x/rows.jsonl model=runs/model/model out=runs/x
-diagnose *flags: setup
-    @{{ python }} -m evals diagnose "$@"
-
-# one self-contained HTML page of a run: just report run=runs/demo
-report *flags: setup
-    @{{ python }} -m evals report "$@"
-
 # compile the prompts against the retriever's feedback: just optimize rows=rows.jsonl lm=MODEL reflection_lm=MODEL
 optimize *flags: setup
     @{{ python }} -m programs optimize "$@"
