@@ -29,6 +29,11 @@ class Example:
     generated: tuple[str, ...]
     known_positives: frozenset[str]
 
+    @property
+    def passages(self) -> tuple[str, ...]:
+        """The row's candidates in the order of the columns: positive, mined, generated."""
+        return (self.positive, *self.mined, *self.generated)
+
 
 class Examples:
     """The rows, cleaned once of negatives that repeat a positive or each other, and drawn anew for each epoch."""
@@ -115,9 +120,7 @@ class Batch:
 def make_batch(examples: Sequence[Example], in_batch: bool) -> Batch:
     """Lay out some rows; with `in_batch` every passage that is no known positive of a query is a negative for it."""
     position: dict[str, int] = {}
-    lists = [
-        [position.setdefault(text, len(position)) for text in (e.positive, *e.mined, *e.generated)] for e in examples
-    ]
+    lists = [[position.setdefault(text, len(position)) for text in e.passages] for e in examples]
     width = max(len(found) for found in lists)
     padding = [[0] * (width - len(found)) for found in lists]
     lengths_B = torch.tensor([len(found) for found in lists])

@@ -1,8 +1,13 @@
-"""Weights on disk: written whole or not at all, tensors as safetensors, never pickles."""
+"""Where a run stands, on disk: written whole or not at all, checked when read, tensors as safetensors."""
 
+import hashlib
+import logging
 import os
-import tempfile
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -10,50 +15,139 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.errors import InputError
+from data.files import read_json_object, write_json
+
+log = logging.getLogger(__name__)
+_FILES = ("model.safetensors", "optimizer.safetensors")
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors under their final name in one step. Raises InputError when the disk does not take them."""
-    temporary = None
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """Everything of a run that is not a tensor. Order, samples and dropout follow from the seed and `step`."""
+
+    step: int = 0
+    best_step: int = 0
+    best_score: float = -1.0
+    dev_before: float | None = None
+    first_loss: float = float("nan")
+    last_loss: float = float("nan")
+    num_truncated: int = 0
+    seconds: float = 0.0
+    data_key: str = ""
+    checksums: dict[str, str] = field(default_factory=dict)
+
+
+class Checkpoints:
+    """The folder OUT/checkpoints: step-N with weights, optimiser and state; best-N.safetensors with weights alone."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+
+    def save(self, state: RunState, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write one checkpoint, then drop those beyond the newest `keep`. Raises InputError if the disk refuses."""
+        new = self.folder / f".step-{state.step:08d}.new"
+        try:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            groups = zip(_FILES, (module.state_dict(), _optimizer_tensors(optimizer)), strict=True)
+            state.checksums = {name: save_tensors(new / name, tensors) for name, tensors in groups}
+            write_json(new / "state.json", asdict(state))
+            shutil.rmtree(self._step_folder(state.step), ignore_errors=True)  # one that was damaged, and run again
+            new.rename(self._step_folder(state.step))
+        except OSError as error:
+            raise InputError(f"cannot write a checkpoint: {error}", file=self.folder) from error
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        self._drop_old()
+
+    def save_best(self, step: int, module: nn.Module) -> None:
+        """Write the weights of the best step so far."""
+        save_tensors(self._best_file(step), module.state_dict())
+
+    def load_best(self, step: int, module: nn.Module) -> None:
+        load_weights(self._best_file(step), module)
+
+    def resume(self, module: nn.Module, optimizer: torch.optim.Optimizer, data_key: str) -> RunState | None:
+        """Load the newest checkpoint that is whole; None when there is none.
+
+        Raises InputError when it belongs to other rows or another model.
+        """
+        for folder in sorted(self.folder.glob("step-*"), reverse=True):
+            try:
+                state = RunState(**read_json_object(folder / "state.json"))
+                weights, moments = (_checked(folder / name, state.checksums[name]) for name in _FILES)
+            except (InputError, TypeError, KeyError) as error:
+                log.warning("warning: %s is damaged, trying the one before (%s)", folder, error)
+                continue
+            if state.data_key != data_key:
+                raise InputError("is a checkpoint of other training rows: --restart to begin anew", file=folder)
+            _copy_weights(weights, module, folder)
+            _restore_optimizer(moments, optimizer)
+            return state
+        return None
+
+    def _step_folder(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _best_file(self, step: int) -> Path:
+        return self.folder / f"best-{step:08d}.safetensors"
+
+    def _drop_old(self) -> None:
+        folders = sorted(self.folder.glob("step-*"), reverse=True)
+        for folder in folders[self.keep :]:
+            shutil.rmtree(folder, ignore_errors=True)
+        # A run that resumes from any kept checkpoint must find that one's best weights.
+        needed = set()
+        for folder in folders[: self.keep]:
+            with suppress(InputError, KeyError):  # a damaged one cannot be resumed from
+                needed.add(self._best_file(int(read_json_object(folder / "state.json")["best_step"])))
+        for file in self.folder.glob("best-*.safetensors"):
+            if file not in needed:
+                file.unlink()
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors under their final name in one step; returns the file's BLAKE2b checksum."""
+    temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(descriptor)
-        temporary = Path(name)
-        save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, temporary)
+        # Tensors that share memory are written once each.
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # temporary files are private to their owner; results are ordinary files
+            checksum = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # safetensors makes files private to their owner
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write: {error}", file=path) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+    return checksum
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read tensors to the CPU. Raises InputError when the file is missing or damaged."""
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Read weights into the same architecture. Raises InputError for a damaged file or one of another model."""
     try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read: {error}", file=path) from error
+    _copy_weights(tensors, module, path)
+
+
+def _checked(path: Path, wanted: str) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        if found != wanted:
+            raise InputError("does not match its checksum", file=path)
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read: {error}", file=path) from error
 
 
-def save_weights(path: Path, module: nn.Module) -> None:
-    """Write a module's parameters and buffers; tensors that share memory are written once each."""
-    save_tensors(path, {name: tensor.clone() for name, tensor in module.state_dict().items()})
-
-
-def load_weights(path: Path, module: nn.Module) -> None:
-    """Read them back into the same architecture. Raises InputError when the file is of another model."""
-    tensors = load_tensors(path)
+def _copy_weights(tensors: dict[str, Tensor], module: nn.Module, source: Path) -> None:
     expected = module.state_dict()
     wrong = sorted(
         name
@@ -61,7 +155,22 @@ def load_weights(path: Path, module: nn.Module) -> None:
         if name not in tensors or name not in expected or tensors[name].shape != expected[name].shape
     )
     if wrong:
-        raise InputError(f"is a checkpoint of another model: {len(wrong)} tensors differ, first {wrong[0]}", file=path)
+        raise InputError(f"belongs to another model: {len(wrong)} tensors differ, first {wrong[0]}", file=source)
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(tensors[name])
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value) for index, values in state.items() for name, value in values.items()
+    }
+
+
+def _restore_optimizer(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

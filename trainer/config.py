@@ -7,7 +7,7 @@ from typing import Literal
 from data.errors import InputError
 from trainer.bundled import BUNDLED_MODEL
 
-InBatch = Literal["none", "in-batch"]
+InBatch = Literal["none", "in-batch", "cross-device"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,8 @@ class TrainConfig:
     """InfoNCE temperature, in units of similarity."""
 
     in_batch: InBatch = "none"
-    """Negatives beyond the row's own: none (the paper's setting), or all passages of the batch (in-batch)."""
+    """Negatives beyond the row's own: none (the paper's setting), the batch's passages on the same process (in-batch),
+    or those on all processes (cross-device)."""
 
     entropy_weight: float = 0.05
     """Weight of the query-view entropy loss (0: off, the loss is InfoNCE alone)."""
@@ -77,11 +78,17 @@ class TrainConfig:
     max_generated: int = 3
     """Generated negatives per row and epoch; where a row has more, a seeded sample (0: none)."""
 
-    max_tokens_per_step: int = 8192
-    """Tokens in memory at once: a batch is cut into parts of whole rows up to this size; gradients are the same."""
+    max_tokens_per_step: int = 4096
+    """Tokens in memory at once, whatever the batch size: batches are cut into parts; gradients stay the same."""
 
     eval_every: int = 0
     """Steps between evaluations on dev (0: at the end of each epoch)."""
+
+    checkpoint_every: int = 0
+    """Steps between checkpoints, from which a stopped run goes on to the same weights (0: at the end of each epoch)."""
+
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept; each holds the weights and twice their size for the optimiser."""
 
     patience: int = 0
     """Evaluations without a better dev nDCG@10 after which training stops (0: never)."""
@@ -93,15 +100,15 @@ class TrainConfig:
     """Device, like cpu or cuda:0 (None: a GPU if there is one)."""
 
     restart: bool = False
-    """Throw away what an earlier run left in `out` and begin anew."""
+    """Throw away what an earlier run left in `out`; without it the same command resumes that run."""
 
     skip_bad_rows: bool = False
     """Count and skip bad rows instead of stopping at the first."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "grad_accumulation", "max_tokens_per_step"):
+        for name in ("epochs", "batch_size", "grad_accumulation", "max_tokens_per_step", "keep_checkpoints"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_mined", "max_generated", "eval_every", "patience"):
+        for name in ("max_mined", "max_generated", "eval_every", "checkpoint_every", "patience"):
             self._check(name, getattr(self, name) >= 0, "at least 0")
         for name in ("lr", "temperature", "entropy_temperature"):
             self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")

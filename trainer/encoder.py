@@ -125,6 +125,10 @@ class Encoder(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
     def _tokens_at_once(self) -> int:
         return _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS
 

@@ -1,18 +1,23 @@
-"""The gradient of one optimiser step, summed exactly from parts that fit into memory.
+"""The gradient of one optimiser step, summed exactly from parts that fit into memory and from all processes.
 
-Both losses are means over rows, so parts of whole rows add up when each is divided by the step's own row counts.
+Both losses are means over rows. Divided by the step's own row counts, the parts of a batch, and the shares of several
+processes, add up to what one pass over the whole batch would give; the weight of the entropy term does not depend on
+how many processes there are.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from trainer.batches import Example, make_batch
+from trainer.batches import Batch, Example, make_batch
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
+from trainer.grad_cache import embedding_gradients
 from trainer.losses import LossSums, loss_sums
 from trainer.tokens import Tokens
+from trainer.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,88 +35,143 @@ class StepReport:
     num_tokens: int
 
 
-def accumulate_gradients(encoder: Encoder, batches: Sequence[Sequence[Example]], config: TrainConfig) -> StepReport:
-    """Run every batch forward and backward, adding to the parameters' gradients; returns the step's means."""
-    num_rows = sum(len(batch) for batch in batches)
-    num_generated_rows = sum(bool(example.generated) for batch in batches for example in batch)
-    sums: list[LossSums] = []
-    num_texts = num_tokens = 0
+def accumulate_gradients(
+    encoder: Encoder, batches: Sequence[Sequence[Example]], config: TrainConfig, world: World = ALONE
+) -> StepReport:
+    """Run the batches of one step forward and backward; every process ends with the whole step's gradients and means.
+
+    Every process is given all rows and takes its share.
+    """
+    step = _Step(encoder, config, batches)
     for batch in batches:
-        tokens = _tokenize(encoder, batch)
-        for part in _parts(batch, tokens, config):
-            layout = make_batch(part, config.in_batch != "none")
-            ids = [tokens["query", text] for text in layout.queries] + [
-                tokens["document", text] for text in layout.passages
-            ]
-            embeddings = encoder(ids)
-            device = embeddings.device
-            part_sums = loss_sums(
-                embeddings[: len(layout.queries)],
-                embeddings[len(layout.queries) :],
-                layout.candidates_BN.to(device),
-                layout.valid_BN.to(device),
-                layout.generated_BN.to(device),
-                temperature=config.temperature,
-                entropy_temperature=config.entropy_temperature,
-                in_batch_BP=None if layout.in_batch_BP is None else layout.in_batch_BP.to(device),
-            )
-            loss = part_sums.info_nce / num_rows
-            if config.entropy_weight > 0 and part_sums.num_generated_rows:
-                loss = loss + config.entropy_weight * part_sums.query_view / num_generated_rows
-            loss.backward()  # type: ignore[no-untyped-call]
-            sums.append(part_sums)
-            num_texts += len(ids)
-            num_tokens += sum(map(len, ids))
-    return _report(sums, config, num_texts, num_tokens)
+        mine = [batch[i] for i in world.share(len(batch))]
+        if config.in_batch == "cross-device":
+            step.together(batch, world)
+        elif config.in_batch == "in-batch" and mine:
+            step.together(mine, ALONE)
+        else:
+            step.row_by_row(mine)
+    world.sum_gradients(encoder.parameters())
+    return step.report(world)
 
 
-def _tokenize(encoder: Encoder, batch: Sequence[Example]) -> dict[tuple[str, str], Tokens]:
-    queries = list(dict.fromkeys(example.query for example in batch))
-    passages = list(dict.fromkeys(text for e in batch for text in (e.positive, *e.mined, *e.generated)))
-    found = {("query", text): ids for text, ids in zip(queries, encoder.tokenize(queries, "query"), strict=True)}
-    documents = encoder.tokenize(passages, "document")
-    return found | {("document", text): ids for text, ids in zip(passages, documents, strict=True)}
+class _Step:
+    """The row counts that the step's means divide by, and the sums collected so far."""
 
+    def __init__(self, encoder: Encoder, config: TrainConfig, batches: Sequence[Sequence[Example]]):
+        self.encoder, self.config = encoder, config
+        self.num_rows = sum(len(batch) for batch in batches)
+        self.num_generated_rows = sum(bool(example.generated) for batch in batches for example in batch)
+        self.sums: list[LossSums] = []
+        self.num_texts = self.num_tokens = 0
 
-def _parts(
-    batch: Sequence[Example], tokens: dict[tuple[str, str], Tokens], config: TrainConfig
-) -> Iterator[Sequence[Example]]:
-    if config.in_batch != "none":
-        yield batch  # every row sees all passages
-        return
-    part: list[Example] = []
-    size = 0
-    for example in batch:
-        texts = (example.positive, *example.mined, *example.generated)
-        length = len(tokens["query", example.query]) + sum(len(tokens["document", text]) for text in texts)
-        if part and size + length > config.max_tokens_per_step:
+    def row_by_row(self, examples: Sequence[Example]) -> None:
+        """Rows that see only their own candidates: parts of whole rows, each forward and backward once."""
+        tokens = _tokenize(self.encoder, examples)
+        for part in self._parts(examples, tokens):
+            batch = make_batch(part, in_batch=False)
+            ids = [tokens[key] for key in _texts(batch)]
+            self._count(ids)
+            self._loss(self.encoder(ids), batch).backward()  # type: ignore[no-untyped-call]
+
+    def together(self, examples: Sequence[Example], world: World) -> None:
+        """Rows that see each other's passages: all texts, shared out among the processes, by gradient caching."""
+        batch = make_batch(examples, in_batch=True)
+        texts = _texts(batch)
+        share = world.share(len(texts))
+        ids = _tokenize_texts(self.encoder, [texts[i] for i in share])
+        self._count(ids)
+
+        def gradient_of_mine(mine_nD: Tensor) -> Tensor:
+            # Every process computes the loss of the whole batch and keeps the gradient of what it has encoded.
+            embeddings_BD = world.gather(mine_nD, len(texts)).requires_grad_()
+            loss = self._loss(embeddings_BD, batch, counted=world.is_main)
+            return torch.autograd.grad(loss, embeddings_BD)[0][share.start :: share.step]
+
+        embedding_gradients(self.encoder, ids, self.config.max_tokens_per_step, gradient_of_mine)
+
+    def _loss(self, embeddings_BD: Tensor, batch: Batch, counted: bool = True) -> Tensor:
+        device = embeddings_BD.device
+        sums = loss_sums(
+            embeddings_BD[: len(batch.queries)],
+            embeddings_BD[len(batch.queries) :],
+            batch.candidates_BN.to(device),
+            batch.valid_BN.to(device),
+            batch.generated_BN.to(device),
+            temperature=self.config.temperature,
+            entropy_temperature=self.config.entropy_temperature,
+            in_batch_BP=None if batch.in_batch_BP is None else batch.in_batch_BP.to(device),
+        )
+        if counted:
+            self.sums.append(sums)
+        loss = sums.info_nce / self.num_rows
+        if self.config.entropy_weight > 0 and sums.num_generated_rows:
+            loss = loss + self.config.entropy_weight * sums.query_view / self.num_generated_rows
+        return loss
+
+    def _parts(self, examples: Sequence[Example], tokens: "dict[_Text, Tokens]") -> Iterator[Sequence[Example]]:
+        part: list[Example] = []
+        size = 0
+        for example in examples:
+            length = len(tokens[example.query, True]) + sum(len(tokens[text, False]) for text in example.passages)
+            if part and size + length > self.config.max_tokens_per_step:
+                yield part
+                part, size = [], 0
+            part.append(example)
+            size += length
+        if part:
             yield part
-            part, size = [], 0
-        part.append(example)
-        size += length
-    yield part
+
+    def _count(self, ids: Sequence[Tokens]) -> None:
+        self.num_texts += len(ids)
+        self.num_tokens += sum(map(len, ids))
+
+    def report(self, world: World) -> StepReport:
+        """The step's means, the same on every process."""
+        device = self.encoder.device
+        losses = torch.zeros(2, device=device, dtype=torch.float64)
+        for part in self.sums:
+            losses += torch.stack([part.info_nce.detach(), part.query_view.detach()])
+        info_nce, query_view, ratio, mass, expected, num_texts, num_tokens = world.sum_values(
+            [
+                *losses.tolist(),
+                sum(part.entropy_ratio for part in self.sums),
+                sum(part.mass for part in self.sums),
+                sum(part.expected_mass for part in self.sums),
+                self.num_texts,
+                self.num_tokens,
+            ],
+            device,
+        )
+        rows = self.num_generated_rows or float("nan")
+        view = query_view / self.num_generated_rows if self.num_generated_rows else 0.0
+        return StepReport(
+            loss=info_nce / self.num_rows + self.config.entropy_weight * view,
+            info_nce=info_nce / self.num_rows,
+            query_view=query_view / rows,
+            entropy_ratio=ratio / rows,
+            generated_mass=mass / rows,
+            expected_mass=expected / rows,
+            num_rows=self.num_rows,
+            num_texts=int(num_texts),
+            num_tokens=int(num_tokens),
+        )
 
 
-def _report(sums: Sequence[LossSums], config: TrainConfig, num_texts: int, num_tokens: int) -> StepReport:
-    num_rows = sum(part.num_rows for part in sums)
-    num_generated_rows = sum(part.num_generated_rows for part in sums)
+# A text to encode: the text, and whether it is a query.
+_Text = tuple[str, bool]
 
-    def per_generated_row(values: Sequence[float]) -> float:
-        return sum(values) / num_generated_rows if num_generated_rows else float("nan")
 
-    # One transfer from the device for both sums of all parts.
-    info_nce, query_view = (
-        torch.stack([torch.stack([p.info_nce.detach(), p.query_view.detach()]) for p in sums]).sum(0).tolist()
-    )
-    view = query_view / num_generated_rows if num_generated_rows else 0.0
-    return StepReport(
-        loss=info_nce / num_rows + config.entropy_weight * view,
-        info_nce=info_nce / num_rows,
-        query_view=per_generated_row([query_view]),
-        entropy_ratio=per_generated_row([part.entropy_ratio for part in sums]),
-        generated_mass=per_generated_row([part.mass for part in sums]),
-        expected_mass=per_generated_row([part.expected_mass for part in sums]),
-        num_rows=num_rows,
-        num_texts=num_texts,
-        num_tokens=num_tokens,
-    )
+def _texts(batch: Batch) -> list[_Text]:
+    return [(text, True) for text in batch.queries] + [(text, False) for text in batch.passages]
+
+
+def _tokenize(encoder: Encoder, examples: Sequence[Example]) -> dict[_Text, Tokens]:
+    texts = list(dict.fromkeys(key for e in examples for key in ((e.query, True), *((t, False) for t in e.passages))))
+    return dict(zip(texts, _tokenize_texts(encoder, texts), strict=True))
+
+
+def _tokenize_texts(encoder: Encoder, texts: Sequence[_Text]) -> list[Tokens]:
+    queries = iter(encoder.tokenize([text for text, is_query in texts if is_query], "query"))
+    documents = iter(encoder.tokenize([text for text, is_query in texts if not is_query], "document"))
+    return [next(queries) if is_query else next(documents) for _, is_query in texts]

@@ -14,9 +14,10 @@ _SECONDS_BETWEEN_LINES = 15.0
 class PlainProgress:
     """The bar's stand-in where stderr is no terminal: logs a line every fifteen seconds, nothing for short work."""
 
-    def __init__(self, total: int, unit: str, desc: str, enabled: bool):
+    def __init__(self, total: int, unit: str, desc: str, enabled: bool, done: int):
         self.total, self.unit, self.desc, self.enabled = total, unit, desc, enabled
-        self._done, self._note = 0, ""
+        self._done, self._note = done, ""
+        self._done_before = done
         self._start = self._last = time.monotonic()
 
     def __enter__(self) -> "PlainProgress":
@@ -33,7 +34,7 @@ class PlainProgress:
         now = time.monotonic()
         if self.enabled and now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
-            rate = self._done / (now - self._start)
+            rate = (self._done - self._done_before) / (now - self._start)
             log.info(
                 "%s: %d of %d %ss, %.1f/s, %.0f s left%s",
                 self.desc,
@@ -46,8 +47,11 @@ class PlainProgress:
             )
 
 
-def progress_bar(*, total: int, unit: str, desc: str, enabled: bool = True) -> Any:
-    """A context manager with `update(n)` and `set_postfix_str(text)`: tqdm on a terminal, PlainProgress elsewhere."""
+def progress_bar(*, total: int, unit: str, desc: str, enabled: bool = True, done: int = 0) -> Any:
+    """A context manager with `update(n)` and `set_postfix_str(text)`: tqdm on a terminal, PlainProgress elsewhere.
+
+    `done` is what an earlier run has finished already.
+    """
     if enabled and sys.stderr.isatty():
-        return tqdm(total=total, unit=unit, desc=desc, file=sys.stderr, leave=False)
-    return PlainProgress(total, unit, desc, enabled)
+        return tqdm(total=total, unit=unit, desc=desc, initial=done, file=sys.stderr, leave=False)
+    return PlainProgress(total, unit, desc, enabled, done)

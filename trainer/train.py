@@ -1,32 +1,35 @@
-"""The training loop: rows in, the best encoder out. Read `train` from top to bottom."""
+"""The training loop: rows in, the best encoder out. Read `_train` from top to bottom.
 
+Nothing random is carried from step to step: order, samples and dropout follow from the seed and the step's number. That
+is why a run that was killed goes on from its last checkpoint to the same weights, bit for bit.
+"""
+
+import hashlib
 import itertools
-import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from data.errors import InputError
-from data.files import write_json
 from data.jsonl import BadRows, read_rows
 from data.leakage import find_leakage
 from data.records import Row
 from data.retrieval_set import RetrievalSet
 from data.sources import read_source
 from trainer.batches import Example, Examples
-from trainer.checkpoints import load_weights, save_weights
+from trainer.checkpoints import Checkpoints, RunState
 from trainer.config import TrainConfig
 from trainer.dev import ndcg_at_10, rank
 from trainer.encoder import Encoder
 from trainer.gradients import StepReport, accumulate_gradients
 from trainer.progress import progress_bar
+from trainer.run_folder import RunFolder
+from trainer.world import World, join_world
 
 log = logging.getLogger(__name__)
 
@@ -57,87 +60,121 @@ class TrainResult:
 def train(config: TrainConfig) -> TrainResult:
     """Train and return the result; `config.out`/model holds the best encoder by dev nDCG@10 (the last one without dev).
 
-    Raises InputError for bad input, for an `out` that already holds a run, and when the loss is no longer finite.
+    A stopped run is resumed by the same call; a finished one is only read. Under torchrun every process calls this.
+    Raises InputError for bad input, for an `out` that holds another run, and when the loss is no longer finite.
     """
+    with join_world(config.device) as (world, device):
+        return _train(config, world, device)
+
+
+def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult:
     start = time.monotonic()
-    out = Path(config.out)
+    if config.batch_size % world.size:
+        raise InputError(f"--batch-size: expected a multiple of {world.size} processes, got {config.batch_size}")
     rows, dev = _read_data(config)
     examples = Examples(rows, config)
     _check_negatives(examples, config)
     leaked = find_leakage(rows, dev) if dev is not None else None
     if leaked:
         log.warning("warning: %s; the dev score will look better than it is", leaked.summary())
-    encoder = Encoder.load(config.model, max_length=config.max_length, device=config.device, revision=config.revision)
+    encoder = Encoder.load(config.model, max_length=config.max_length, device=device, revision=config.revision)
     if config.dropout is not None:
         encoder.set_dropout(config.dropout)
+    world.copy_from_main(encoder.state_dict().values())
     optimizer = _optimizer(encoder, config)
     steps_per_epoch = math.ceil(math.ceil(len(examples) / config.batch_size) / config.grad_accumulation)
     total_steps = config.epochs * steps_per_epoch
-    eval_every = config.eval_every or steps_per_epoch
-    _start_folder(config)
-    metrics = (out / "metrics.jsonl").open("a", encoding="utf-8")
-    best_file = out / "checkpoints" / "best.safetensors"
+    eval_every, checkpoint_every = config.eval_every or steps_per_epoch, config.checkpoint_every or steps_per_epoch
 
-    num_mined, num_generated = examples.num_negatives
-    log.info(
-        "%d rows, %d mined and %d generated negatives an epoch, %d steps of %d rows",
-        len(examples), num_mined, num_generated, total_steps, config.batch_size * config.grad_accumulation,
-    )  # fmt: skip
-    dev_before = _evaluate(encoder, dev)
-    best_score, best_step, losses = -1.0, 0, []
-    with metrics, progress_bar(total=total_steps, unit="step", desc="train") as bar:
-        _log_metrics(metrics, step=0, dev_ndcg_at_10=dev_before)
+    folder, checkpoints = RunFolder(config), Checkpoints(Path(config.out) / "checkpoints", config.keep_checkpoints)
+    if world.is_main:
+        folder.open(config.restart)
+    world.wait()
+    if (finished := folder.summary()) is not None:
+        log.info("%s already holds this run, finished; --restart trains anew", config.out)
+        return TrainResult(**finished)
+    data_key = _data_key(rows)
+    state = checkpoints.resume(encoder.transformer, optimizer, data_key)
+    if state is None:
+        state = RunState(data_key=data_key, dev_before=_evaluate(encoder, dev, world))
+    else:
+        log.info("resuming after step %d of %d", state.step, total_steps)
+    if world.is_main:
+        folder.forget_metrics_after(state.step if state.step else -1)
+        if state.step == 0:
+            folder.log_metrics(step=0, dev_ndcg_at_10=state.dev_before)
+    _announce(examples, config, total_steps, world)
+
+    before = state.seconds
+    with progress_bar(total=total_steps, unit="step", desc="train", enabled=world.is_main, done=state.step) as bar:
         for step, batches in enumerate(_steps(examples, config), start=1):
-            # Dropout depends on seed and step alone: a resumed run draws what an uninterrupted one would have drawn.
-            torch.manual_seed(config.seed * 1_000_003 + step)
+            if step <= state.step:
+                continue
+            began = time.monotonic()
+            torch.manual_seed(((config.seed * 1_000_003 + step) << 10) + world.rank)
             encoder.train()
             optimizer.zero_grad(set_to_none=True)
-            report = accumulate_gradients(encoder, batches, config)
-            norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), config.clip or math.inf)
+            report = accumulate_gradients(encoder, batches, config, world)
+            norm = float(torch.nn.utils.clip_grad_norm_(encoder.parameters(), config.clip or math.inf))
             if not (math.isfinite(report.loss) and math.isfinite(norm)):
                 raise InputError(
-                    f"step {step}: the loss is {report.loss}, its gradient's norm {float(norm)}; stopped before this "
-                    f"step changed the weights (lower --lr, now {config.lr}, or raise --temperature)"
+                    f"step {step}: the loss is {report.loss}, its gradient's norm {norm}; stopped before this step "
+                    f"changed the weights (lower --lr, now {config.lr}, or raise --temperature)"
                 )
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total_steps, config)
             optimizer.step()
-            losses.append(report.loss)
-            bar.set_postfix_str(_note(report))
+
+            seconds = time.monotonic() - began
+            state.step, state.last_loss = step, report.loss
+            state.first_loss = report.loss if step == 1 else state.first_loss
+            bar.set_postfix_str(_note(report, seconds))
             bar.update()
             done = step == total_steps
-            score = _evaluate(encoder, dev) if step % eval_every == 0 or done else None
-            _log_metrics(metrics, step=step, lr=optimizer.param_groups[0]["lr"], grad_norm=float(norm),
-                         **asdict(report), dev_ndcg_at_10=score)  # fmt: skip
-            if score is not None and score > best_score:
-                best_score, best_step = score, step
-                save_weights(best_file, encoder.transformer)
-            num_worse = (step - best_step) // eval_every
-            if score is not None and config.patience and num_worse >= config.patience and not done:
-                log.info("step %d: %d evaluations without a better dev nDCG@10, stopped", step, num_worse)
+            score = _evaluate(encoder, dev, world) if step % eval_every == 0 or done else None
+            state.num_truncated = encoder.num_truncated
+            state.seconds = before + time.monotonic() - start
+            if world.is_main:
+                folder.log_metrics(step=step, lr=optimizer.param_groups[0]["lr"], grad_norm=norm, **asdict(report),
+                                   seconds=round(seconds, 3), dev_ndcg_at_10=score)  # fmt: skip
+            if score is not None and score > state.best_score:
+                state.best_score, state.best_step = score, step
+                if world.is_main:
+                    checkpoints.save_best(step, encoder.transformer)
+            if world.is_main and step % checkpoint_every == 0 and not done:
+                checkpoints.save(state, encoder.transformer, optimizer)
+            if config.patience and score is not None and (step - state.best_step) // eval_every >= config.patience:
+                log.info("%d evaluations without a better dev nDCG@10: stopped at step %d", config.patience, step)
                 break
+
     if dev is None:
-        best_step = step
-    elif best_step != step:
-        load_weights(best_file, encoder.transformer)
-    if dev_before is not None and best_score <= dev_before:
-        log.warning("warning: training did not raise dev nDCG@10 (%.4f before, %.4f at best)", dev_before, best_score)
-    encoder.save(out / "model")
+        state.best_step = state.step
+    elif state.best_step != state.step and world.is_main:
+        checkpoints.load_best(state.best_step, encoder.transformer)
+    if state.dev_before is not None and state.best_score <= state.dev_before:
+        log.warning(
+            "warning: training did not raise dev nDCG@10 (%.4f before, %.4f at best)",
+            state.dev_before,
+            state.best_score,
+        )
     result = TrainResult(
-        model=str(out / "model"),
-        steps=step,
-        best_step=best_step,
-        dev_before=dev_before,
-        dev_after=best_score if dev is not None else None,
-        first_loss=losses[0],
-        last_loss=losses[-1],
+        model=str(folder.model),
+        steps=state.step,
+        best_step=state.best_step,
+        dev_before=state.dev_before,
+        dev_after=state.best_score if dev is not None else None,
+        first_loss=state.first_loss,
+        last_loss=state.last_loss,
         num_rows=len(examples),
-        num_truncated=encoder.num_truncated,
+        num_truncated=state.num_truncated,
         leaked_queries=len(leaked.queries) if leaked else 0,
         leaked_passages=len(leaked.relevant_passages) if leaked else 0,
-        seconds=round(time.monotonic() - start, 2),
+        seconds=round(state.seconds, 2),
     )
-    write_json(out / "summary.json", asdict(result))
+    if world.is_main:
+        encoder.save(folder.model)
+        folder.finish(asdict(result))
+    world.wait()
     return result
 
 
@@ -157,6 +194,13 @@ def _read_data(config: TrainConfig) -> tuple[list[Row], RetrievalSet | None]:
     if not rows:
         raise InputError("holds no rows", file=config.rows)
     return rows, None if config.dev is None else read_source(config.dev, config.dev_split)
+
+
+def _data_key(rows: list[Row]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        digest.update(repr((row.query, row.positives, [(n.source, n.text) for n in row.negatives])).encode())
+    return digest.hexdigest()
 
 
 def _check_negatives(examples: Examples, config: TrainConfig) -> None:
@@ -180,16 +224,18 @@ def _optimizer(encoder: Encoder, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
-def _start_folder(config: TrainConfig) -> None:
-    out = Path(config.out)
-    found = [name for name in ("config.json", "checkpoints", "model", "summary.json") if (out / name).exists()]
-    if found and not config.restart:
-        raise InputError(f"already holds a run ({', '.join(found)}): choose another --out, or --restart", file=out)
-    for name in found:
-        path = out / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (out / "metrics.jsonl").unlink(missing_ok=True)
-    write_json(out / "config.json", asdict(config))
+def _announce(examples: Examples, config: TrainConfig, total_steps: int, world: World) -> None:
+    num_mined, num_generated = examples.num_negatives
+    rows_per_step = min(config.batch_size * config.grad_accumulation, len(examples))
+    own = (num_mined + num_generated) / len(examples)
+    together = {"none": 1, "in-batch": config.batch_size // world.size, "cross-device": config.batch_size}[
+        config.in_batch
+    ]
+    log.info(
+        "%d rows, %d steps of %d rows: about %.0f texts a step, %.1f negatives a query (%d mined, %d generated)",
+        len(examples), total_steps, rows_per_step, rows_per_step * (2 + own),
+        own + (min(together, len(examples)) - 1) * (1 + own), num_mined, num_generated,
+    )  # fmt: skip
 
 
 def _steps(examples: Examples, config: TrainConfig) -> Iterator[list[list[Example]]]:
@@ -199,22 +245,13 @@ def _steps(examples: Examples, config: TrainConfig) -> Iterator[list[list[Exampl
             yield step
 
 
-def _evaluate(encoder: Encoder, dev: RetrievalSet | None) -> float | None:
-    return None if dev is None else ndcg_at_10(rank(encoder, dev, k=10), dev.qrels)
+def _evaluate(encoder: Encoder, dev: RetrievalSet | None, world: World) -> float | None:
+    return None if dev is None else ndcg_at_10(rank(encoder, dev, k=10, world=world), dev.qrels)
 
 
-def _note(report: StepReport) -> str:
+def _note(report: StepReport, seconds: float) -> str:
     view = "" if math.isnan(report.entropy_ratio) else (
         f", H/log|G| {report.entropy_ratio:.2f}, mass {report.generated_mass:.2f} (expected {report.expected_mass:.2f})"
     )  # fmt: skip
-    return f"loss {report.loss:.3f}{view}"
-
-
-def _log_metrics(file: Any, **values: Any) -> None:
-    kept = {
-        name: value
-        for name, value in values.items()
-        if value is not None and not (isinstance(value, float) and math.isnan(value))
-    }
-    file.write(json.dumps(kept) + "\n")
-    file.flush()
+    speed = f"{report.num_rows / seconds:.1f} rows/s, {report.num_tokens / seconds:.0f} tokens/s"
+    return f"loss {report.loss:.3f}{view}, {speed}"

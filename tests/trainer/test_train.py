@@ -11,8 +11,7 @@ import torch
 from data.beir import write_beir
 from data.errors import InputError
 from data.jsonl import write_rows
-from data.records import Negative, Passage, Row
-from data.retrieval_set import RetrievalSet
+from tests.trainer.tiny_data import dev_set, training_rows
 from trainer import train as train_module
 from trainer.batches import Examples
 from trainer.config import TrainConfig
@@ -20,38 +19,10 @@ from trainer.encoder import Encoder
 from trainer.gradients import accumulate_gradients
 from trainer.train import learning_rate, train
 
-TOPICS = ["refund", "boiler", "ticket", "card", "bin", "seat"]
-DETAILS = ["days", "months", "owner", "fee", "winter"]
-
-
-def rows() -> list[Row]:
-    return [
-        Row(
-            query_id=f"{topic}-{detail}",
-            query=f"how long {topic} {detail}",
-            positives=(Passage(id=f"{topic}-{detail}", text=f"the {topic} plan: {detail} from account"),),
-            negatives=(
-                *(Negative(text=f"{topic} {other} plan", source="mined") for other in DETAILS if other != detail),
-                *(Negative(text=f"the {topic} {x}", source="generated") for x in ("bus", "tap", "leak")[:number]),
-            ),
-        )
-        for number, topic in enumerate(TOPICS[:4])
-        for detail in DETAILS[:3]
-    ]  # fmt: skip
-
-
-def dev_set() -> RetrievalSet:
-    return RetrievalSet(
-        name="dev",
-        passages={f"{t}-{d}": f"the {t} plan: {d} from account" for t in TOPICS for d in DETAILS},
-        queries={f"{t}-{d}": f"can we restore {t} {d}" for t in TOPICS[4:] for d in DETAILS},
-        qrels={f"{t}-{d}": {f"{t}-{d}": 1} for t in TOPICS[4:] for d in DETAILS},
-    )
-
 
 @pytest.fixture
 def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
-    write_rows(tmp_path / "rows.jsonl", rows())
+    write_rows(tmp_path / "rows.jsonl", training_rows())
     write_beir(tmp_path / "beir", dev_set(), "dev")
     return TrainConfig(
         rows=str(tmp_path / "rows.jsonl"), dev=str(tmp_path / "beir"), model=str(tiny_bert), out=str(tmp_path / "run"),
@@ -108,10 +79,10 @@ def test_same_seed_same_weights_to_the_bit_and_other_seed_others(config: TrainCo
     assert first.last_loss == again.last_loss
 
 
-def gradient(config: TrainConfig) -> tuple[dict[str, torch.Tensor], float]:
-    encoder = Encoder.load(config.model, device="cpu").double()
-    encoder.set_dropout(0.0)
-    examples = Examples(rows(), config)
+def gradient(config: TrainConfig, dropout: float = 0.0) -> tuple[dict[str, torch.Tensor], float]:
+    encoder = Encoder.load(config.model, device="cpu").double().train()
+    encoder.set_dropout(dropout)
+    examples = Examples(training_rows(), config)
     batches = list(examples.epoch(0))[: config.grad_accumulation]
     report = accumulate_gradients(encoder, batches, config)
     return {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}, report.loss
@@ -135,12 +106,38 @@ def test_accumulated_batches_are_one_large_batch(config: TrainConfig) -> None:
         torch.testing.assert_close(small[name], expected, rtol=1e-9, atol=1e-12)
 
 
-def test_in_batch_negatives_raise_the_loss_and_train(config: TrainConfig) -> None:
+@pytest.mark.parametrize("mode", ["in-batch", "cross-device"])
+def test_in_batch_negatives_raise_the_loss_and_train(config: TrainConfig, mode: str) -> None:
     _, alone = gradient(config)
-    _, together = gradient(dataclasses.replace(config, in_batch="in-batch"))
+    _, together = gradient(dataclasses.replace(config, in_batch=mode))
     assert together > alone
-    result = train(dataclasses.replace(config, in_batch="in-batch"))
+    result = train(dataclasses.replace(config, in_batch=mode))
     assert result.last_loss < result.first_loss
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradient_caching_equals_one_graph_over_all_texts(config: TrainConfig, dropout: float) -> None:
+    from trainer import grad_cache
+    from trainer.tokens import token_chunks
+
+    def in_one_graph(encoder, tokens, max_tokens, embeddings_gradient):  # type: ignore[no-untyped-def]
+        parts = token_chunks(tokens, max_tokens, padded=False)
+        whole = torch.cat([encoder([tokens[i] for i in part]) for part in parts])
+        order = torch.tensor([i for part in parts for i in part])
+        whole = whole[order.argsort()]
+        whole.backward(embeddings_gradient(whole.detach()))
+
+    config = dataclasses.replace(config, in_batch="in-batch", batch_size=12, max_tokens_per_step=60, entropy_weight=0.5)
+    torch.manual_seed(5)
+    cached, loss = gradient(config, dropout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.gradients.embedding_gradients", in_one_graph)
+        torch.manual_seed(5)
+        plain, plain_loss = gradient(config, dropout)
+    assert grad_cache.embedding_gradients is not in_one_graph
+    assert loss == pytest.approx(plain_loss, rel=1e-12)
+    for name, expected in plain.items():
+        torch.testing.assert_close(cached[name], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_entropy_weight_zero_is_info_nce_alone(config: TrainConfig) -> None:
@@ -158,7 +155,7 @@ def test_without_dev_the_last_weights_are_saved(config: TrainConfig) -> None:
 
 def test_early_stopping_counts_evaluations_without_gain(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.1, 0.5, 0.6, 0.6, 0.55, 0.9])
-    monkeypatch.setattr(train_module, "_evaluate", lambda encoder, dev: next(scores))
+    monkeypatch.setattr(train_module, "_evaluate", lambda encoder, dev, world: next(scores))
     result = train(dataclasses.replace(config, eval_every=1, patience=2))
     assert (result.steps, result.best_step, result.dev_after) == (4, 2, 0.6)
 
@@ -168,8 +165,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(config: TrainConfig, mo
     before: list[torch.Tensor] = []
     real = accumulate_gradients
 
-    def broken(encoder: Encoder, batches: object, config: TrainConfig) -> object:
-        report = real(encoder, batches, config)  # type: ignore[arg-type]
+    def broken(encoder: Encoder, *rest: object) -> object:
+        report = real(encoder, *rest)  # type: ignore[arg-type]
         encoders.append(encoder)
         before.append(torch.cat([p.detach().flatten().clone() for p in encoder.parameters()]))
         return dataclasses.replace(report, loss=float("nan")) if len(encoders) == 2 else report
@@ -183,14 +180,23 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(config: TrainConfig, mo
 
 
 def test_another_run_is_not_overwritten_unless_asked(config: TrainConfig) -> None:
-    train(dataclasses.replace(config, epochs=1))
-    with pytest.raises(InputError, match="already holds a run"):
+    first = train(dataclasses.replace(config, epochs=1))
+    with pytest.raises(InputError, match=r"other settings \(--epochs was 1, now 3\)"):
         train(config)
+    assert train(dataclasses.replace(config, epochs=1)) == first
     assert train(dataclasses.replace(config, restart=True)).steps == 9
 
 
+def test_a_folder_that_holds_something_else_is_left_alone(config: TrainConfig) -> None:
+    Path(config.out).mkdir()
+    (Path(config.out) / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no run"):
+        train(config)
+    assert [path.name for path in Path(config.out).iterdir()] == ["thesis.txt"]
+
+
 def test_rows_without_any_negative_need_in_batch(config: TrainConfig) -> None:
-    write_rows(config.rows, [dataclasses.replace(row, negatives=()) for row in rows()])
+    write_rows(config.rows, [dataclasses.replace(row, negatives=()) for row in training_rows()])
     with pytest.raises(InputError, match=r"no negatives in any row.*--in-batch"):
         train(config)
     assert not Path(config.out).exists()
@@ -198,8 +204,8 @@ def test_rows_without_any_negative_need_in_batch(config: TrainConfig) -> None:
 
 
 def test_leakage_between_rows_and_dev_is_reported(config: TrainConfig, caplog: pytest.LogCaptureFixture) -> None:
-    leaked = dataclasses.replace(rows()[0], query="Can we restore  bin days")
-    write_rows(config.rows, [leaked, *rows()[1:]])
+    leaked = dataclasses.replace(training_rows()[0], query="Can we restore  bin days")
+    write_rows(config.rows, [leaked, *training_rows()[1:]])
     with caplog.at_level(logging.WARNING):
         result = train(dataclasses.replace(config, epochs=1))
     assert result.leaked_queries == 1

@@ -1,0 +1,150 @@
+"""Resuming: after kill -9 to the same bits, past a damaged checkpoint, and never into another run."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import InputError
+from data.jsonl import write_rows
+from tests.trainer.tiny_data import training_rows
+from trainer import checkpoints
+from trainer import train as train_module
+from trainer.config import TrainConfig
+from trainer.encoder import Encoder
+from trainer.train import train
+
+
+@pytest.fixture
+def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
+    write_rows(tmp_path / "rows.jsonl", training_rows())
+    return TrainConfig(
+        rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), epochs=4, batch_size=4,
+        lr=2e-3, dropout=0.2, checkpoint_every=2, device="cpu",
+    )  # fmt: skip
+
+
+def assert_same_weights(first: str, second: str) -> None:
+    one, two = (Encoder.load(folder, device="cpu").transformer.state_dict() for folder in (first, second))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the run die (as if the power went) right after the metrics of `step` were written."""
+    real = train_module.RunFolder.log_metrics
+
+    def dying(self, **values):  # type: ignore[no-untyped-def]
+        real(self, **values)
+        if values["step"] == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module.RunFolder, "log_metrics", dying)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 5, 11])
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    config: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(dataclasses.replace(config, out=config.out + "-whole"))
+    with monkeypatch.context() as patch:
+        stop_after(step, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    resumed = train(config)
+    assert_same_weights(whole.model, resumed.model)
+    assert (resumed.steps, resumed.last_loss, resumed.first_loss) == (whole.steps, whole.last_loss, whole.first_loss)
+    lines = (Path(config.out) / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(13))
+
+
+def test_killed_for_real_and_restarted_the_weights_are_equal_to_the_bit(config: TrainConfig) -> None:
+    flags = [
+        f"--{name.replace('_', '-')}={getattr(config, name)}"
+        for name in ("rows", "model", "epochs", "batch_size", "lr", "dropout", "checkpoint_every", "device")
+    ]
+    command = [sys.executable, "-m", "trainer", "train", *flags]
+    subprocess.run([*command, f"--out={config.out}-whole"], check=True, capture_output=True)
+    metrics = Path(config.out) / "metrics.jsonl"
+    kills = 0
+    for wanted_lines in (4, 9):
+        process = subprocess.Popen([*command, f"--out={config.out}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if metrics.exists() and metrics.read_text().count("\n") >= wanted_lines:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.001)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills >= 1, "the run was over before it could be killed"
+    last = subprocess.run([*command, f"--out={config.out}"], check=True, capture_output=True, text=True)
+    assert "resuming after step" in last.stderr
+    assert_same_weights(f"{config.out}-whole/model", f"{config.out}/model")
+
+
+def test_only_the_newest_checkpoints_are_kept(config: TrainConfig) -> None:
+    train(dataclasses.replace(config, keep_checkpoints=2))
+    names = sorted(path.name for path in (Path(config.out) / "checkpoints").iterdir())
+    assert names == ["step-00000008", "step-00000010"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_passed_over(
+    config: TrainConfig, file: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = train(dataclasses.replace(config, out=config.out + "-whole"))
+    with monkeypatch.context() as patch:
+        stop_after(9, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    damaged = Path(config.out) / "checkpoints" / "step-00000008" / file
+    raw = bytearray(damaged.read_bytes())
+    raw[-5] ^= 0xFF
+    damaged.write_bytes(raw)
+    resumed = train(config)
+    assert "step-00000008 is damaged" in caplog.text
+    assert_same_weights(whole.model, resumed.model)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_intact(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = checkpoints.save_file
+    calls = []
+
+    def full(tensors, path):  # type: ignore[no-untyped-def]
+        calls.append(path)
+        if len(calls) == 4:  # the optimiser's file of the second checkpoint
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", full)
+        with pytest.raises(InputError, match="No space left"):
+            train(config)
+    assert [path.name for path in (Path(config.out) / "checkpoints").iterdir()] == ["step-00000002"]
+    whole = train(dataclasses.replace(config, out=config.out + "-whole"))
+    assert_same_weights(whole.model, train(config).model)
+
+
+def test_checkpoints_of_other_rows_or_another_model_are_refused(
+    config: TrainConfig, tiny_qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    write_rows(config.rows, training_rows()[1:])
+    with pytest.raises(InputError, match="other training rows"):
+        train(config)
+    write_rows(config.rows, training_rows())
+    saved = Path(config.out) / "config.json"
+    saved.write_text(json.dumps(json.loads(saved.read_text()) | {"model": str(tiny_qwen)}))
+    with pytest.raises(InputError, match="belongs to another model"):
+        train(dataclasses.replace(config, model=str(tiny_qwen)))

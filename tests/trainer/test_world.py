@@ -1,0 +1,112 @@
+"""Two processes give the gradient and the loss of one with the same batch, in every mode of extra negatives."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from data.jsonl import write_rows
+from tests.trainer.tiny_data import dev_set, training_rows
+from trainer.batches import Examples
+from trainer.config import TrainConfig
+from trainer.dev import rank
+from trainer.encoder import Encoder
+from trainer.gradients import accumulate_gradients
+from trainer.train import train
+from trainer.world import ALONE, World, join_world
+
+
+def one_step(config: TrainConfig, world: World) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    encoder = Encoder.load(config.model, device="cpu").double().train()
+    encoder.set_dropout(0.0)
+    batches = list(Examples(training_rows(), config).epoch(0))[:2]
+    report = accumulate_gradients(encoder, batches, config, world)
+    return {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}, dataclasses.asdict(report)
+
+
+def in_process(rank_: int, config: TrainConfig, port: int, folder: str, job: str) -> None:
+    import os
+
+    os.environ |= {"RANK": str(rank_), "LOCAL_RANK": str(rank_), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port)}  # fmt: skip
+    torch.set_num_threads(1)
+    if job == "train":
+        train(config)
+        return
+    with join_world("cpu") as (world, _):
+        if job == "rank":
+            encoder = Encoder.load(config.model, device="cpu")
+            torch.save(rank(encoder, dev_set(), world=world), f"{folder}/{rank_}")
+        else:
+            torch.save(one_step(config, world), f"{folder}/{rank_}")
+
+
+def two_processes(config: TrainConfig, folder: Path, job: str = "step") -> list[Any]:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(in_process, args=(config, port, str(folder), job), nprocs=2)
+    return [] if job == "train" else [torch.load(folder / str(i), weights_only=True) for i in range(2)]
+
+
+@pytest.fixture
+def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
+    write_rows(tmp_path / "rows.jsonl", training_rows())
+    return TrainConfig(
+        rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), batch_size=4,
+        grad_accumulation=2, entropy_weight=0.5, device="cpu", lr=1e-3, dropout=0.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "max_tokens"), [("none", 60), ("cross-device", 4096), ("cross-device", 60)])
+def test_two_processes_give_the_gradient_of_one(
+    config: TrainConfig, mode: str, max_tokens: int, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(config, in_batch=mode, max_tokens_per_step=max_tokens)
+    expected, expected_report = one_step(config, ALONE)
+    results = two_processes(config, tmp_path)
+    for gradients, report in results:
+        assert gradients.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-12)
+        # Explicit negatives and the entropy term are in this loss: its weight must not depend on the processes.
+        for name in ("loss", "info_nce", "query_view", "entropy_ratio", "generated_mass", "num_rows"):
+            assert report[name] == pytest.approx(expected_report[name], rel=1e-9), name
+
+
+def test_in_batch_negatives_stay_on_their_process(config: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, in_batch="in-batch")
+    _, alone = one_step(config, ALONE)
+    (_, first), (_, second) = two_processes(config, tmp_path)
+    assert first == second
+    assert first["info_nce"] < alone["info_nce"]
+    assert first["query_view"] == pytest.approx(alone["query_view"], rel=1e-9)
+
+
+def test_two_processes_train_the_same_model_as_one(config: TrainConfig, tmp_path: Path) -> None:
+    alone = train(dataclasses.replace(config, out=config.out + "-alone"))
+    two_processes(config, tmp_path, "train")
+    one, two = (
+        Encoder.load(folder, device="cpu").encode(["how long refund days"], "query")
+        for folder in (alone.model, f"{config.out}/model")
+    )
+    np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_evaluation_is_shared_out(config: TrainConfig, tmp_path: Path) -> None:
+    alone = rank(Encoder.load(config.model, device="cpu"), dev_set())
+    for run in two_processes(config, tmp_path, "rank"):
+        assert run.keys() == alone.keys()
+        for query_id, scores in alone.items():
+            assert list(run[query_id].values()) == pytest.approx(list(scores.values()), abs=1e-6)
+
+
+def test_batch_size_must_divide(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(mp.ProcessRaisedException, match="expected a multiple of 2 processes, got 3"):
+        two_processes(dataclasses.replace(config, batch_size=3), tmp_path, "train")

@@ -1,0 +1,34 @@
+"""A small training set and dev set in the tiny tokenizer's words, for tests of the loop."""
+
+from data.records import Negative, Passage, Row
+from data.retrieval_set import RetrievalSet
+
+TOPICS = ["refund", "boiler", "ticket", "card", "bin", "seat"]
+DETAILS = ["days", "months", "owner", "fee", "winter"]
+
+
+def training_rows() -> list[Row]:
+    """12 rows with 4 mined and 0 to 3 generated negatives."""
+    return [
+        Row(
+            query_id=f"{topic}-{detail}",
+            query=f"how long {topic} {detail}",
+            positives=(Passage(id=f"{topic}-{detail}", text=f"the {topic} plan: {detail} from account"),),
+            negatives=(
+                *(Negative(text=f"{topic} {other} plan", source="mined") for other in DETAILS if other != detail),
+                *(Negative(text=f"the {topic} {x}", source="generated") for x in ("bus", "tap", "leak")[:number]),
+            ),
+        )
+        for number, topic in enumerate(TOPICS[:4])
+        for detail in DETAILS[:3]
+    ]
+
+
+def dev_set() -> RetrievalSet:
+    """10 queries about topics that the rows do not ask about."""
+    return RetrievalSet(
+        name="dev",
+        passages={f"{t}-{d}": f"the {t} plan: {d} from account" for t in TOPICS for d in DETAILS},
+        queries={f"{t}-{d}": f"can we restore {t} {d}" for t in TOPICS[4:] for d in DETAILS},
+        qrels={f"{t}-{d}": {f"{t}-{d}": 1} for t in TOPICS[4:] for d in DETAILS},
+    )

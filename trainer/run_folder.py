@@ -1,0 +1,84 @@
+"""The folder of a run: what it was asked to do, what it measured, and whether a new command may go on with it."""
+
+import json
+import math
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from data.files import atomic_writer, read_json_object, write_json
+from trainer.config import TrainConfig
+
+# Settings that may differ between a run and its resumption.
+_FREE = frozenset({"out", "device", "restart", "keep_checkpoints"})
+
+
+class RunFolder:
+    """OUT with config.json, metrics.jsonl, checkpoints/, model/ and, once the run is finished, summary.json."""
+
+    def __init__(self, config: TrainConfig):
+        self.path = Path(config.out)
+        self.model, self.checkpoints = self.path / "model", self.path / "checkpoints"
+        self._summary, self._config, self._metrics = (
+            self.path / name for name in ("summary.json", "config.json", "metrics.jsonl")
+        )
+        self._settings = asdict(config)
+
+    def open(self, restart: bool) -> None:
+        """Begin, or check that what is there may be gone on with.
+
+        Raises InputError when the folder holds a run with other settings, or something that is no run.
+        """
+        if restart:
+            for path in (self._summary, self._config, self._metrics):
+                path.unlink(missing_ok=True)
+            for path in (self.checkpoints, self.model):
+                shutil.rmtree(path, ignore_errors=True)
+        if not self._config.exists():
+            if self.path.exists() and any(self.path.iterdir()) and not restart:
+                raise InputError("is not empty and holds no run: choose another --out", file=self.path)
+            write_json(self._config, self._settings)
+            return
+        before = read_json_object(self._config)
+        differing = [
+            f"--{name.replace('_', '-')} was {before.get(name)}, now {value}"
+            for name, value in self._settings.items()
+            if name not in _FREE and before.get(name) != value
+        ]
+        if differing:
+            raise InputError(
+                f"holds a run with other settings ({'; '.join(differing)}): choose another --out, or --restart",
+                file=self.path,
+            )
+
+    def summary(self) -> dict[str, Any] | None:
+        """What `finish` wrote, None while the run is not finished."""
+        return read_json_object(self._summary) if self._summary.exists() else None
+
+    def log_metrics(self, **values: Any) -> None:
+        """Append one line to metrics.jsonl; what is None or NaN is left out."""
+        kept = {
+            name: value
+            for name, value in values.items()
+            if value is not None and not (isinstance(value, float) and math.isnan(value))
+        }
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(kept) + "\n")
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines of steps that will be run again, and a half-written last line."""
+        if not self._metrics.exists():
+            return
+        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        with atomic_writer(self._metrics) as file:
+            for line in lines:
+                if line.endswith("\n") and json.loads(line)["step"] <= step:
+                    file.write(line)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Mark the run as finished; the best weights are in model/ now."""
+        write_json(self._summary, summary)
+        for file in self.checkpoints.glob("best-*.safetensors"):
+            file.unlink()

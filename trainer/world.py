@@ -1,0 +1,109 @@
+"""The processes of one run: one by itself, or several under torchrun (gloo on CPUs, NCCL on GPUs)."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from data.errors import InputError
+from trainer.encoder import Encoder, Role
+from trainer.search import Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Which process this is, 0 to size - 1. Process 0 alone writes files and speaks."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """The places, of `count`, that fall to this process: every size-th one."""
+        return range(self.rank, count, self.size)
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Add up the gradients of all processes, in place; a parameter without one anywhere keeps none."""
+        if self.size == 1:
+            return
+        for parameter in parameters:
+            has = torch.tensor([parameter.grad is not None], dtype=torch.float32, device=parameter.device)
+            dist.all_reduce(has)
+            if has.item() == 0:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+
+    def sum_values(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """Sums over the processes, in double precision."""
+        if self.size == 1:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(summed)
+        return [float(value) for value in summed.tolist()]
+
+    def gather(self, mine_nD: Tensor, count: int) -> Tensor:
+        """All `count` rows from every process's share of them (see `share`), in order. Has no gradient."""
+        if self.size == 1:
+            return mine_nD
+        most = len(range(0, count, self.size))
+        padded = mine_nD.new_zeros(most, *mine_nD.shape[1:])
+        padded[: len(mine_nD)] = mine_nD.detach()
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        # Row i came from process i % size as its row i // size.
+        return torch.stack(parts, dim=1).flatten(0, 1)[:count]
+
+    def encode(self, encoder: Encoder, texts: Sequence[str], role: Role, *, progress: bool = False) -> Floats:
+        """`encoder.encode` with the texts shared out; every process gets all embeddings, float32 [B, D]."""
+        mine = encoder.encode([texts[i] for i in self.share(len(texts))], role, progress=progress and self.is_main)
+        if self.size == 1:
+            return mine
+        gathered = self.gather(torch.from_numpy(mine).to(encoder.device), len(texts)).cpu().numpy()
+        return np.ascontiguousarray(gathered, dtype=np.float32)
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with those of process 0, so that all start alike."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.data, src=0)
+
+    def wait(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = World()
+
+
+@contextmanager
+def join_world(device: str | None) -> Iterator[tuple[World, str | None]]:
+    """Join the processes that torchrun started, if it did; yields this process's World and its device.
+
+    Under torchrun each process takes the GPU of its local rank, or the CPU where `device` says so or there is no GPU.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(), device
+        return
+    on_gpu = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
+    if on_gpu:
+        local_rank = int(os.environ["LOCAL_RANK"])
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(f"{size} processes need as many GPUs, this machine has {torch.cuda.device_count()}")
+        device = f"cuda:{local_rank}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield World(rank=dist.get_rank(), size=size), device or "cpu"
+    finally:
+        dist.destroy_process_group()
