@@ -10,6 +10,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from programs.faults import CallError
+from programs.role_lm import answered_by
 
 Predictor = Literal["extract", "violate", "verify"]
 # A retry of an answer that could not be read must be able to differ from it.
@@ -57,7 +58,7 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
             for attempt in range(self.malformed_retries + 1):
                 try:
                     predictor = getattr(self, step.predictor)
-                    return predictor(**step.inputs, config=self._config(step.predictor, attempt))
+                    return _signed(predictor(**step.inputs, config=self._config(step.predictor, attempt)))
                 except (AdapterParseError, CallError) as error:
                     if (fault := self._lost(step, error, attempt, faults)) is not None:
                         return fault
@@ -69,7 +70,8 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
             for attempt in range(self.malformed_retries + 1):
                 try:
                     predictor = getattr(self, step.predictor)
-                    return await predictor.acall(**step.inputs, config=self._config(step.predictor, attempt))
+                    answer = await predictor.acall(**step.inputs, config=self._config(step.predictor, attempt))
+                    return _signed(answer)
                 except (AdapterParseError, CallError) as error:
                     if (fault := self._lost(step, error, attempt, faults)) is not None:
                         return fault
@@ -101,3 +103,13 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
             if isinstance(answer, BaseException) and not isinstance(answer, CallError):
                 raise answer
         return [answer for answer in answers if isinstance(answer, (dspy.Prediction, CallError))]
+
+
+def _signed(prediction: dspy.Prediction) -> dspy.Prediction:
+    prediction._answered_by = answered_by.get()
+    return prediction
+
+
+def author(prediction: dspy.Prediction) -> str:
+    """The name of the model that gave this answer; empty when it was not one of ours."""
+    return str(getattr(prediction, "_answered_by", ""))

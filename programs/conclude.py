@@ -1,6 +1,6 @@
 """The end of a run: the enriched rows, the summary, and the refusal when the verifier is unusable."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ UNCOMPILED = "uncompiled"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramName:
-    """How records name the program, and the hash under which the store keeps its work."""
+    """How records name the program, the hash under which the store keeps its work, and each role's layout."""
 
     name: str
     key: str
+    layouts: Mapping[str, str]
 
 
 def conclude(
@@ -46,9 +47,7 @@ def conclude(
             if synthesis is None:
                 raise InputError("the rows changed while the run worked on them; run it again", file=config.rows)
             funnel.add(synthesis)
-            accepted = tuple(
-                negative_of(candidate, generator=config.lm, program=program.name) for candidate in synthesis.accepted
-            )
+            accepted = tuple(negative_of(candidate, program=program.name) for candidate in synthesis.accepted)
             yield replace(row, negatives=row.negatives + accepted, requirements=synthesis.requirements)
         calibration = funnel.calibration(config.max_miss_rate)
         # Raised inside the writer, so that rows.jsonl never takes its name.
@@ -60,7 +59,7 @@ def conclude(
         "funnel": funnel.as_dict(),
         "verifier": funnel.calibration(config.max_miss_rate).as_dict(),
         "usage": usage_summary(store, funnel.accepted),
-        "program": {"name": program.name, "key": program.key},
+        "program": {"name": program.name, "key": program.key, "adapters": dict(program.layouts)},
         "seconds_this_run": round(seconds, 3),
         "lowest_concurrency": lowest_limit,
         "rows_file": str(target),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from data.errors import InputError
 
-AdapterName = Literal["chat", "json", "xml"]
+AdapterName = Literal["auto", "chat", "json", "xml"]
 
 
 def require(condition: bool, flag: str, expected: str, got: object) -> None:
@@ -38,6 +38,12 @@ class SynthesizeConfig:
     verifier_lm: str | None = None
     """Verifier's model string; None takes the generator's."""
 
+    lm_fallbacks: str | None = None
+    """Model strings, separated by commas, that get a call which lm gave up on, in this order; None for none."""
+
+    verifier_fallbacks: str | None = None
+    """The same for the verifier; None for none."""
+
     api_base: str | None = None
     """Address of an OpenAI-compatible server for lm; None takes the provider's own or its environment variable's."""
 
@@ -53,8 +59,9 @@ class SynthesizeConfig:
     profile: str = "generic"
     """Corpus profile (what counts as relevant, how passages read): generic, help_centre, or a .toml file's path."""
 
-    adapter: AdapterName = "chat"
-    """Layout of prompts and answers: chat (marked sections), json (with a schema where the server takes one), xml."""
+    adapter: AdapterName = "auto"
+    """Layout of prompts and answers: chat (marked sections), json (with a schema where the server takes one), xml; auto
+    takes the first one that the model answers a probe call in."""
 
     negatives_per_row: int = 4
     """At most this many generated negatives are tried for a row."""

@@ -20,6 +20,7 @@ from data.files import write_json
 from data.jsonl import read_rows
 from data.records import Row, row_content_id
 from data.text import content_id
+from programs.adapters import choose_adapter, make_adapter
 from programs.budget import Budget
 from programs.compiled import save_program
 from programs.feedback import Bands, corpus_style
@@ -32,7 +33,7 @@ from programs.profile import load_profile
 from programs.projection import project
 from programs.retriever import EncoderRetriever, Retriever
 from programs.role_lm import RoleLM
-from programs.run import make_adapter, mined_style
+from programs.run import mined_style
 from programs.splits import Split, split_rows
 from programs.store import RunStore
 from programs.synthesizer import RowInputs, Synthesizer
@@ -86,12 +87,12 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         lms = {
             role: RoleLM(role, spec, config.retries, None, store, config.seed, budget) for role, spec in specs.items()
         }
-        adapter = make_adapter(config.adapter)
+        layouts = {role: choose_adapter(config.adapter, lms[role], store) for role in ("generator", "verifier")}
         program.use(
             generator=lms["generator"],
             verifier=lms["verifier"],
-            generator_adapter=adapter,
-            verifier_adapter=adapter,
+            generator_adapter=make_adapter(layouts["generator"]),
+            verifier_adapter=make_adapter(layouts["verifier"]),
         )
         setting = Setting(
             config=config,

@@ -78,8 +78,8 @@ class OptimizeConfig:
     profile: str = "generic"
     """Corpus profile: generic, help_centre, or a .toml file's path."""
 
-    adapter: AdapterName = "chat"
-    """Layout of prompts and answers: chat, json or xml."""
+    adapter: AdapterName = "auto"
+    """Layout of prompts and answers: chat, json or xml; auto takes the first that the model answers a probe call in."""
 
     negatives_per_row: int = 4
     """At most this many negatives are tried for a row."""

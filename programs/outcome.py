@@ -21,7 +21,7 @@ FATES: tuple[str, ...] = get_args(Fate)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One planned violation and what became of it; `verdict` is the last draft's."""
+    """One planned violation and its fate; `verdict` is the last draft's, `generator` the model that wrote it."""
 
     requirement: Requirement
     disruption: str
@@ -31,6 +31,7 @@ class Candidate:
     explanation: str = ""
     verdict: Verdict | None = None
     repaired: bool = False
+    generator: str = ""
 
     @property
     def others_kept(self) -> tuple[int, int]:
@@ -64,7 +65,7 @@ class Synthesis:
         return tuple(candidate for candidate in self.candidates if candidate.fate == "accepted")
 
 
-def negative_of(candidate: Candidate, *, generator: str, program: str) -> Negative:
+def negative_of(candidate: Candidate, *, program: str) -> Negative:
     """The training record of an accepted candidate."""
     return Negative(
         text=candidate.text,
@@ -72,7 +73,7 @@ def negative_of(candidate: Candidate, *, generator: str, program: str) -> Negati
         requirement=candidate.requirement,
         disruption=candidate.disruption,
         verdict=candidate.verdict,
-        generator=generator,
+        generator=candidate.generator or None,
         program=program,
     )
 

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from programs.lms import ModelSpec
+
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 60.0
 # One burst of refusals is one signal: the limit drops once, not once a refused call.
@@ -91,3 +93,19 @@ class CallLimit:
             if not turn.done():
                 turn.set_result(None)
                 room -= 1
+
+
+class Limits:
+    """One CallLimit for each place that calls go to: two roles on one server share it."""
+
+    def __init__(self, largest: int):
+        self._largest = largest
+        self._limits: dict[tuple[str, str | None], CallLimit] = {}
+
+    def of(self, spec: ModelSpec) -> CallLimit:
+        """The limit of the place where this model is served."""
+        return self._limits.setdefault((spec.model, spec.api_base), CallLimit(self._largest))
+
+    def all(self) -> list[CallLimit]:
+        """Every limit so far."""
+        return list(self._limits.values())

@@ -4,11 +4,12 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Generator
+import warnings
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import dspy
 from dspy.utils.exceptions import DSPyError, LMRateLimitError
@@ -17,26 +18,21 @@ from data.errors import InputError
 from data.text import content_id
 from programs.budget import Budget
 from programs.faults import PASSING_LOSSES, CallError, RunStoppedError, final_fault, retried_loss
-from programs.lms import ModelSpec, client_settings, known_price
+from programs.lms import ModelSpec, client_settings
+from programs.meter import Journal, Meter, finish_reason, tokens_of
 from programs.pacing import CallLimit, retry_delay
-from programs.usage import Call
 
+# DSPy's adapters hand messages to the model they were given; that it passes them on to a fallback is no use of the old
+# interface by us.
+warnings.filterwarnings("ignore", message="Passing OpenAI-style message dictionaries", category=DeprecationWarning)
 # No answer of these programs is near this long; parsing such a thing would block every other call.
 _LONGEST_ANSWER_CHARS = 200_000
 # So many calls that fail for good, one after another, mean that nothing answers.
 _HOPELESS_CALLS = 10
+# The model that gave the latest answer in this context: with fallbacks, not always the one that was asked.
+answered_by: ContextVar[str] = ContextVar("answered_by", default="")
 # Where dspy hands over the raw answer of the call that runs in this context (see `update_history`).
 _raw_answers: ContextVar[list[dict[str, Any]] | None] = ContextVar("raw_answers", default=None)
-
-
-class Journal(Protocol):
-    """Where calls are recorded and where answers of unfinished work are found again."""
-
-    def find(self, key: str) -> str | None:
-        """The stored answer to the request with this key, if any."""
-
-    def record(self, call: Call, *, key: str, answer: str | None) -> None:
-        """Keep one attempt and, when it was answered, its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,8 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
     """`dspy.LM` on litellm for one role (generator, verifier, reflector).
 
     Rate limits, 5xx, timeouts and lost connections are retried `retries` times. Raises CallError when a call fails for
-    good (a counted loss) and InputError when no other call could succeed either (key, model, quota).
+    good (a counted loss) and InputError when no other call could succeed either (key, model, quota). A call that fails
+    for good goes to `fallbacks` in turn, each budgeted and recorded as the model that it is.
     """
 
     def __init__(
@@ -81,12 +78,14 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         journal: Journal | None = None,
         seed: int = 0,
         budget: Budget | None = None,
+        fallbacks: Sequence["RoleLM"] = (),
     ):
         super().__init__(**client_settings(spec))
         self.role, self.spec = role, spec
-        self.price = known_price(spec)
-        self._retries, self._limit, self._journal = retries, limit, journal
+        self._meter = Meter(role, spec, journal)
+        self._retries, self._limit = retries, limit
         self._budget = budget or Budget()
+        self._fallbacks = tuple(fallbacks)
         self._rng = random.Random(seed)
         self._failed_in_a_row, self._answered_once = 0, False
 
@@ -104,6 +103,37 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         """Truncated answers are handled and counted here, not logged by dspy."""
 
     def __call__(self, prompt: str | None = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
+        for lm, last in self._chain(prompt, messages, kwargs):
+            try:
+                return lm._call(prompt, messages, kwargs)
+            except CallError:
+                if last:
+                    raise
+        raise AssertionError("a chain has a last model")
+
+    async def acall(self, prompt: str | None = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
+        for lm, last in self._chain(prompt, messages, kwargs):
+            try:
+                return await lm._acall(prompt, messages, kwargs)
+            except CallError:
+                if last:
+                    raise
+        raise AssertionError("a chain has a last model")
+
+    def _chain(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> Iterator[tuple["RoleLM", bool]]:
+        """This model and its fallbacks in order, each with whether it is the last one to try.
+
+        One that has answered this very request before goes first: its answer is paid for.
+        """
+        models = [self, *self._fallbacks]
+        for lm in models if self._fallbacks else ():
+            if lm._meter.find(lm._key(prompt, messages, kwargs)) is not None:
+                models = [lm]
+                break
+        for lm in models:
+            yield lm, lm is models[-1]
+
+    def _call(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
         steps = self._steps(prompt, messages, kwargs)
         try:
             action = next(steps)
@@ -116,7 +146,7 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         except StopIteration as stop:
             return list(stop.value)
 
-    async def acall(self, prompt: str | None = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
+    async def _acall(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
         steps = self._steps(prompt, messages, kwargs)
         try:
             action = next(steps)
@@ -137,17 +167,19 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
     def _steps(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> _Steps:
         """What to do for one call, independent of whether it is awaited or blocks."""
         key = self._key(prompt, messages, kwargs)
-        stored = self._journal.find(key) if self._journal else None
+        stored = self._meter.find(key)
         if stored is not None:
-            return self._replay(key, stored)
+            self._meter.record(key, "replayed")
+            answered_by.set(self.spec.name)
+            return list(json.loads(stored))
         kwargs, attempt, widened = dict(kwargs), 0, False
         while True:
             result = yield from self._paid(prompt, messages, kwargs)
             if isinstance(result, _Answer):
-                if _finish_reason(result.raw) != "length":
+                if finish_reason(result.raw) != "length":
                     return self._accept(key, result)
                 # The same request would be cut off at the same place and paid again: ask once for a longer one.
-                self._record(key, "truncated", result.seconds, raw=result.raw)
+                self._meter.record(key, "truncated", result.seconds, raw=result.raw)
                 limit = kwargs.get("max_tokens") or self.kwargs.get("max_tokens")
                 if widened or not limit:
                     raise CallError("truncated", f"the answer was cut off at {limit} tokens")
@@ -155,7 +187,7 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
                 continue
             loss = retried_loss(result.error)
             fault = final_fault(result.error, role=self.role, model=self.spec.name)
-            self._record(key, fault.loss if isinstance(fault, CallError) else "refused", result.seconds)
+            self._meter.record(key, fault.loss if isinstance(fault, CallError) else "refused", result.seconds)
             if isinstance(result.error, LMRateLimitError) and self._limit:
                 self._limit.refused()
             if loss is None or attempt >= self._retries:
@@ -172,18 +204,16 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         """Send one attempt under the budget: reserved before, settled after, whatever comes of it."""
         chars = len(prompt or "") + sum(len(str(message.get("content"))) for message in messages or ())
         max_tokens = kwargs.get("max_tokens") or self.kwargs.get("max_tokens")
-        reservation = self._budget.reserve(prompt_chars=chars, max_tokens=max_tokens, price=self.price)
+        reservation = self._budget.reserve(prompt_chars=chars, max_tokens=max_tokens, price=self._meter.price)
         # A call that is cancelled on the way may have been billed in full.
         used: tuple[int, float | None] = (reservation.tokens, None)
         try:
             result = yield _Send(kwargs)
             assert result is not None
             if isinstance(result, _Answer):
-                usage = result.raw.get("usage") or {}
-                tokens = _count(usage.get("prompt_tokens")) + _count(usage.get("completion_tokens"))
-                used = (tokens, self._cost("ok", result.raw))
+                used = (tokens_of(result.raw), self._meter.cost("ok", result.raw))
             else:
-                used = (0, self._cost(retried_loss(result.error) or "", None))
+                used = (0, self._meter.cost(retried_loss(result.error) or "", None))
         finally:
             self._budget.settle(reservation, tokens=used[0], usd=used[1])
         return result
@@ -207,7 +237,7 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         except DSPyError as error:
             return _Failure(error, time.monotonic() - started)
         except asyncio.CancelledError:
-            self._record("", "cancelled", time.monotonic() - started)
+            self._meter.record("", "cancelled", time.monotonic() - started)
             raise
         finally:
             _raw_answers.reset(token)
@@ -217,16 +247,19 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         texts = [_text(output) for output in answer.outputs]
         size = sum(map(len, texts))
         if size > _LONGEST_ANSWER_CHARS:
-            self._record(key, "oversized", answer.seconds, raw=answer.raw)
+            self._meter.record(key, "oversized", answer.seconds, raw=answer.raw)
             raise CallError("malformed", f"the answer has {size} characters")
-        self._record(key, "ok", answer.seconds, raw=answer.raw, answer=json.dumps(texts, ensure_ascii=False))
+        self._meter.record(key, "ok", answer.seconds, raw=answer.raw, answer=json.dumps(texts, ensure_ascii=False))
         self._failed_in_a_row, self._answered_once = 0, True
+        answered_by.set(self.spec.name)
         if self._limit:
             self._limit.answered()
         return texts
 
     def _give_up(self, fault: Exception) -> None:
         """Stop the run when one call after another fails for good: there is nothing to gain from the other rows."""
+        if self._fallbacks:
+            return
         self._failed_in_a_row += 1
         hopeless = isinstance(fault, CallError) and (fault.loss in PASSING_LOSSES or not self._answered_once)
         if hopeless and self._failed_in_a_row >= _HOPELESS_CALLS:
@@ -237,37 +270,6 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             self._budget.fail(stopped)
             raise stopped from None
 
-    def _replay(self, key: str, stored: str) -> list[Any]:
-        assert self._journal is not None
-        self._journal.record(Call(role=self.role, model=self.spec.name, outcome="replayed"), key=key, answer=None)
-        return list(json.loads(stored))
-
-    def _record(
-        self, key: str, outcome: str, seconds: float, *, raw: dict[str, Any] | None = None, answer: str | None = None
-    ) -> None:
-        if self._journal is None:
-            return
-        usage = (raw or {}).get("usage") or {}
-        call = Call(
-            role=self.role,
-            model=self.spec.name,
-            outcome=outcome,
-            prompt_tokens=_count(usage.get("prompt_tokens")),
-            completion_tokens=_count(usage.get("completion_tokens")),
-            cached_tokens=_count(_field(usage.get("prompt_tokens_details"), "cached_tokens")),
-            cost_usd=self._cost(outcome, raw),
-            seconds=seconds,
-        )
-        self._journal.record(call, key=key, answer=answer)
-
-    def _cost(self, outcome: str, raw: dict[str, Any] | None) -> float | None:
-        if self.spec.free:
-            return 0.0
-        if raw is None:
-            # An error response is not billed; a request that was given up on may have been.
-            return None if outcome in ("timeout", "connection", "cancelled") else 0.0
-        return None if self.price is None else raw.get("cost")
-
     def _key(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> str:
         settings = {**self.kwargs, **kwargs}
         varying = {name: settings[name] for name in ("rollout_id", "temperature") if settings.get(name) is not None}
@@ -277,17 +279,3 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
 def _text(output: Any) -> str:
     text = output.get("text") if isinstance(output, dict) else output
     return text if isinstance(text, str) else ""
-
-
-def _finish_reason(raw: dict[str, Any]) -> str | None:
-    choices = _field(raw.get("response"), "choices") or [None]
-    reason = _field(choices[0], "finish_reason")
-    return reason if isinstance(reason, str) else None
-
-
-def _field(holder: Any, name: str) -> Any:
-    return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0

@@ -5,27 +5,26 @@ import json
 import logging
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import dspy
-
 from data.errors import InputError
 from data.files import open_text, write_json
 from data.jsonl import read_rows
 from data.records import Row
 from data.text import content_id
+from programs.adapters import choose_adapter, make_adapter
 from programs.budget import Budget, BudgetSpentError
 from programs.compiled import load_program
 from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
-from programs.config import AdapterName, SynthesizeConfig
+from programs.config import SynthesizeConfig
 from programs.lms import ModelSpec
 from programs.models import Models
-from programs.pacing import CallLimit
+from programs.pacing import Limits
 from programs.profile import CorpusProfile, load_profile
 from programs.role_lm import RoleLM
 from programs.store import RunStore
@@ -53,7 +52,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         resolver = Models(
             stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env
         )
-        generator, verifier = resolve_roles(resolver, config)
+        specs = resolve_roles(resolver, config)
         program = Synthesizer(
             negatives_per_row=config.negatives_per_row,
             repairs=config.repairs,
@@ -61,24 +60,27 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         )
         name = UNCOMPILED if config.program is None else load_program(config.program, program)
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
-        budget.check_priced(generator, "lm")
-        budget.check_priced(verifier, "verifier-lm" if config.verifier_lm else "lm")
-        key = work_key(program, profile, generator, verifier, config)
-        store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))
-        write_json(config.out / "config.json", {k: _plain(v) for k, v in asdict(config).items()})
-        for usage in store.usage().values():
+        for role, models in specs.items():
+            for spec in models:
+                budget.check_priced(spec, role)
+        store = stack.enter_context(RunStore(config.out / "store.sqlite"))
+        for usage in store.usage(whole_folder=True).values():
             budget.add_spent(tokens=usage.prompt_tokens + usage.completion_tokens, usd=usage.cost_usd)
-        limits = [CallLimit(config.concurrency)]
-        if verifier.model != generator.model:
-            limits.append(CallLimit(config.concurrency))
-        adapter = make_adapter(config.adapter)
+        limits = Limits(config.concurrency)
+        lms = {
+            role: open_role(role, models, limits=limits, store=store, budget=budget, config=config)
+            for role, models in specs.items()
+        }
+        layouts = {role: choose_adapter(config.adapter, lm, store) for role, lm in lms.items()}
         program.use(
-            generator=RoleLM("generator", generator, config.retries, limits[0], store, config.seed, budget),
-            verifier=RoleLM("verifier", verifier, config.retries, limits[-1], store, config.seed + 1, budget),
-            generator_adapter=adapter,
-            verifier_adapter=adapter,
+            generator=lms["generator"],
+            verifier=lms["verifier"],
+            generator_adapter=make_adapter(layouts["generator"]),
+            verifier_adapter=make_adapter(layouts["verifier"]),
         )
-        work = SynthesisWork(program, profile, config, store, limits)
+        store.program = key = work_key(program, profile, specs, layouts, config)
+        write_json(config.out / "config.json", {k: _plain(v) for k, v in asdict(config).items()})
+        work = SynthesisWork(program, profile, config, store, limits.all())
         try:
             live = asyncio.run(work.run(read_input(config), total))
         except BudgetSpentError as spent:
@@ -94,18 +96,48 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         seconds = time.monotonic() - started
         if work.verifier_condemned:
             raise refuse_unusable(config, live.calibration(config.max_miss_rate), store, seconds)
-        named = ProgramName(name=name, key=key)
-        return conclude(config, read_input(config), store, named, seconds, lowest_limit=int(limits[0].lowest))
+        named = ProgramName(name=name, key=key, layouts=layouts)
+        lowest = min(int(limit.lowest) for limit in limits.all())
+        return conclude(config, read_input(config), store, named, seconds, lowest_limit=lowest)
 
 
-def resolve_roles(resolver: Models, config: SynthesizeConfig) -> tuple[ModelSpec, ModelSpec]:
-    """The checked models of the generator and the verifier."""
-    generator = resolver.resolve(config.lm, flag="lm", temperature=config.temperature, api_base=config.api_base)
-    if config.verifier_lm is None:
-        name, flag, api_base = config.lm, "lm", config.verifier_api_base or config.api_base
-    else:
-        name, flag, api_base = config.verifier_lm, "verifier-lm", config.verifier_api_base
-    return generator, resolver.resolve(name, flag=flag, temperature=0.0, api_base=api_base)
+def resolve_roles(resolver: Models, config: SynthesizeConfig) -> dict[str, list[ModelSpec]]:
+    """The checked models of generator and verifier, each followed by its fallbacks."""
+    verifier = config.verifier_lm or config.lm
+    verifier_base = config.verifier_api_base or (None if config.verifier_lm else config.api_base)
+    wanted = {
+        "generator": ("lm", config.lm, config.api_base, config.temperature, config.lm_fallbacks),
+        "verifier": (
+            "verifier-lm" if config.verifier_lm else "lm", verifier, verifier_base, 0.0, config.verifier_fallbacks
+        ),
+    }  # fmt: skip
+    specs = {}
+    for role, (flag, name, api_base, temperature, fallbacks) in wanted.items():
+        specs[role] = [resolver.resolve(name, flag=flag, temperature=temperature, api_base=api_base)]
+        for other in (fallbacks or "").split(","):
+            if other.strip():
+                flag = f"{flag.removesuffix('-lm')}-fallbacks"
+                specs[role].append(resolver.resolve(other.strip(), flag=flag, temperature=temperature))
+    return specs
+
+
+def open_role(
+    role: str,
+    specs: Sequence[ModelSpec],
+    *,
+    limits: Limits,
+    store: RunStore,
+    budget: Budget,
+    config: SynthesizeConfig,
+) -> RoleLM:
+    """The role's model with its fallbacks behind it."""
+    lms: list[RoleLM] = []
+    for number, spec in reversed(list(enumerate(specs))):
+        fallbacks = tuple(lms) if number == 0 else ()
+        lms.insert(
+            0, RoleLM(role, spec, config.retries, limits.of(spec), store, config.seed + number, budget, fallbacks)
+        )
+    return lms[0]
 
 
 def read_input(config: SynthesizeConfig) -> Iterator[Row]:
@@ -136,26 +168,23 @@ def mined_style(rows: Iterator[Row], *, count: int, seed: int) -> tuple[str, ...
     return tuple(text[:_STYLE_CHARS] for text in chosen)
 
 
-def make_adapter(name: AdapterName) -> dspy.Adapter:
-    """The DSPy adapter with this layout; none of them falls back to another one by itself."""
-    if name == "json":
-        return dspy.JSONAdapter()
-    if name == "xml":
-        return dspy.XMLAdapter(use_json_adapter_fallback=False)
-    return dspy.ChatAdapter(use_json_adapter_fallback=False)
-
-
 def work_key(
-    program: Synthesizer, profile: CorpusProfile, generator: ModelSpec, verifier: ModelSpec, config: SynthesizeConfig
+    program: Synthesizer,
+    profile: CorpusProfile,
+    specs: Mapping[str, Sequence[ModelSpec]],
+    layouts: Mapping[str, str],
+    config: SynthesizeConfig,
 ) -> str:
     """The hash of all that shapes a row's outcome: finished work counts only for the same key."""
     predictors = {
         name: {"signature": predictor.signature.dump_state(), "demos": predictor.dump_state()["demos"]}
         for name, predictor in program.named_predictors()
     }
-    roles = [(spec.name, spec.temperature, spec.max_tokens) for spec in (generator, verifier)]
+    roles = {
+        role: [(spec.name, spec.temperature, spec.max_tokens) for spec in models] for role, models in specs.items()
+    }
     options = [
-        config.adapter,
+        sorted(layouts.items()),
         config.negatives_per_row,
         config.repairs,
         config.malformed_retries,

@@ -42,12 +42,13 @@ current_row: ContextVar[str] = ContextVar("current_row", default="")
 
 
 class RunStore:
-    """Open or create the store at `path` for one `program` (the hash of all that shapes the results).
+    """Open or create the store at `path` for one `program`: the hash of all that shapes the results, which may be set
+    later than the store is opened.
 
     Raises InputError when another process holds it, when its format is not this one, or when it cannot be written.
     """
 
-    def __init__(self, path: Path, *, program: str):
+    def __init__(self, path: Path, *, program: str = ""):
         self.path, self.program = path, program
         self._lock = threading.RLock()
         try:
@@ -154,14 +155,29 @@ class RunStore:
             if answer is not None:
                 self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (row_id, key, answer))
 
-    def usage(self) -> dict[str, RoleUsage]:
-        """What every call of this program in this folder used, by role, over all its runs."""
+    def get_note(self, name: str) -> str | None:
+        """A fact about the run that was noted before."""
+        with self._faults():
+            found = self._db.execute("SELECT value FROM meta WHERE name = ?", (f"note:{name}",)).fetchone()
+        return None if found is None else str(found[0])
+
+    def set_note(self, name: str, value: str) -> None:
+        """Note a fact about the run for its later starts."""
+        with self._faults(), self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note:{name}", value))
+
+    def usage(self, *, whole_folder: bool = False) -> dict[str, RoleUsage]:
+        """What the calls of this program used, by role, over all its runs; or all calls ever made in this folder.
+
+        Calls before a program was named (probes) belong to all of them.
+        """
         by_role: dict[str, RoleUsage] = {}
         with self._faults():
             sums = self._db.execute(
                 "SELECT role, model, outcome, cost_usd IS NULL, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), "
-                "SUM(cached_tokens), SUM(cost_usd), SUM(seconds) FROM calls WHERE program = ? GROUP BY 1, 2, 3, 4",
-                (self.program,),
+                "SUM(cached_tokens), SUM(cost_usd), SUM(seconds) FROM calls WHERE program IN (?, '') OR ? "
+                "GROUP BY 1, 2, 3, 4",
+                (self.program, whole_folder),
             ).fetchall()
         for role, model, outcome, unpriced, count, prompt, completion, cached, cost, seconds in sums:
             total = Call(

@@ -12,7 +12,7 @@ import dspy
 
 from data.records import Requirement, Verdict
 from data.text import clean_text, same_text_key
-from programs.asking import AskingModule, Step
+from programs.asking import AskingModule, Step, author
 from programs.faults import CallError
 from programs.outcome import Candidate, Fate, Synthesis
 from programs.signatures import (
@@ -235,7 +235,8 @@ def _drafted(
     if not text or len(text) > MAX_PASSAGE_CHARS:
         faults["violate_empty" if not text else "violate_too_long"] += 1
         return planned
-    written = replace(planned, text=text, explanation=clean_text(draft.explanation)[:MAX_REMARK_CHARS])
+    remark = clean_text(draft.explanation)[:MAX_REMARK_CHARS]
+    written = replace(planned, text=text, explanation=remark, generator=author(draft))
     key = same_text_key(text)
     if key in known:
         return replace(written, fate="copies_a_passage")

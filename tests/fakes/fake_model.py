@@ -51,7 +51,10 @@ class Served:
 
 
 class FakeModel(LoopbackServer):
-    """`fault(n)` names the misbehaviour of the n-th request (0-based), None answers properly."""
+    """`fault(n)` names the misbehaviour of the n-th request (0-based), None answers properly.
+
+    `speaks` is the one layout (chat, json, xml) that it answers sensibly in; None for any.
+    """
 
     def __init__(
         self,
@@ -60,10 +63,11 @@ class FakeModel(LoopbackServer):
         delay_s: float = 0.0,
         says_relevant: Callable[[str], bool] = lambda passage: _BROKEN not in passage,
         max_at_once: int | None = None,
+        speaks: str | None = None,
     ):
         super().__init__()
         self._fault, self._delay_s, self._says_relevant = fault, delay_s, says_relevant
-        self._max_at_once = max_at_once
+        self._max_at_once, self._speaks = max_at_once, speaks
         self._lock = threading.Lock()
         self._received = 0
         self.at_once = self.most_at_once = 0
@@ -98,6 +102,8 @@ class FakeModel(LoopbackServer):
         inputs, layout = read_inputs(text)
         kind: Kind = "violate" if "target" in inputs else "verify" if "requirements" in inputs else "extract"
         answer = render_answer(self._outputs(kind, inputs), layout)
+        if self._speaks not in (None, layout):
+            fault = "wrong_schema"
         if fault == "malformed":
             answer = answer[: len(answer) // 3] + "}}]] ## oops"
         elif fault == "truncated":

@@ -106,6 +106,7 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(
             "lm": "openai/fake",
             "api_base": server.api_base,
             "max_tokens": 200,
+            "adapter": "chat",
             "concurrency": 2,
         }
         with pytest.raises(InputError, match="budget of 20000 tokens is spent"):

@@ -23,7 +23,7 @@ ROWS = 12
 def start(server: FakeModel, rows: Path, out: Path) -> "subprocess.Popen[str]":
     flags = [f"rows={rows}", f"out={out}", "lm=openai/fake", f"api_base={server.api_base}"]
     return subprocess.Popen(
-        [sys.executable, "-m", "programs", "synthesize", *flags, "concurrency=4", "canary_share=1"],
+        [sys.executable, "-m", "programs", "synthesize", *flags, "concurrency=4", "canary_share=1", "adapter=chat"],
         cwd=ROOT,
         env=os.environ | {"OPENAI_API_KEY": server.token},
         stdout=subprocess.PIPE,

@@ -74,6 +74,7 @@ def settings(rows: Path, server: ObedientModel, **more: Any) -> OptimizeConfig:
         "max_tokens": 100,
         "concurrency": 1,
         "negatives_per_row": 2,
+        "adapter": "chat",
     }
     return OptimizeConfig(**base | more)
 

@@ -26,9 +26,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(server: FakeModel, rows: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> dict[str, Any]:
     monkeypatch.setenv("OPENAI_API_KEY", server.token)
     out = rows.parent / "out"
-    return synthesize(
-        SynthesizeConfig(**{"rows": rows, "out": out, "lm": "openai/fake", "api_base": server.api_base} | settings)
-    )
+    base = {"rows": rows, "out": out, "lm": "openai/fake", "api_base": server.api_base, "adapter": "chat"}
+    return synthesize(SynthesizeConfig(**base | settings))
 
 
 def books_agree(summary: dict[str, Any], server: FakeModel) -> None:
@@ -171,3 +170,51 @@ def test_a_second_run_on_the_folder_is_refused(made_rows: Rows, monkeypatch: pyt
         pytest.raises(InputError, match="another process"),
     ):
         run(server, rows, monkeypatch)
+
+
+@pytest.mark.parametrize(("speaks", "tried"), [("chat", 1), ("json", 2), ("xml", 3)])
+def test_a_probe_finds_the_layout_and_the_store_remembers_it(
+    speaks: str, tried: int, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(2)
+    with FakeModel(speaks=speaks) as server:
+        summary = run(server, rows, monkeypatch, adapter="auto", canary_share=0.0, malformed_retries=0)
+        assert summary["program"]["adapters"] == {"generator": speaks, "verifier": speaks}
+        assert summary["funnel"]["accepted"] == 8
+        # One model in both roles is probed once; two rows take 2 extractions, 8 violations and 8 verdicts.
+        assert len(server.log) == tried + 18
+        assert summary["usage"]["requests"] == len(server.log)
+        run(server, rows, monkeypatch, adapter="auto", canary_share=0.0, malformed_retries=0)
+        assert len(server.log) == tried + 18
+
+
+def test_a_model_that_follows_no_layout_is_refused(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        FakeModel(fault=lambda number: "wrong_schema") as server,
+        pytest.raises(InputError, match="none of the layouts"),
+    ):
+        run(server, made_rows(2), monkeypatch, adapter="auto")
+    assert len(server.log) == 3
+
+
+def test_a_fallback_takes_over_and_is_named_on_what_it_wrote(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = made_rows(3)
+    with FakeModel() as second:
+        monkeypatch.setenv("HOSTED_VLLM_API_BASE", second.api_base)
+        monkeypatch.setenv("HOSTED_VLLM_API_KEY", second.token)
+        with FakeModel(fault=lambda number: "503" if number % 2 else None) as first:
+            summary = run(
+                first,
+                rows,
+                monkeypatch,
+                retries=0,
+                lm_fallbacks="hosted_vllm/spare",
+                verifier_fallbacks="hosted_vllm/spare",
+            )
+        assert summary["funnel"]["accepted"] == 12
+        models = summary["usage"]["roles"]["generator"]["models"]
+        assert models == ["hosted_vllm/spare", "openai/fake"]
+        assert summary["usage"]["requests"] == len(first.log) + len(second.log)
+    written = [n.generator for row in read_rows(Path(summary["rows_file"])) for n in row.of_source("generated")]
+    assert set(written) == {"hosted_vllm/spare", "openai/fake"}
+    assert written.count("hosted_vllm/spare") == sum(served.kind == "violate" for served in second.log)
