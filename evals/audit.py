@@ -127,6 +127,7 @@ def run_audit(
         out.write(_shown(item, f"{number} of {len(sample)}"))
         answer = _ask(item, ask, out)
         if answer is None:
+            out.write("\n")
             break
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as labels:

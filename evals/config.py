@@ -24,13 +24,26 @@ class EvalConfig:
     """A second encoder to compare with, query by query (None: no comparison)."""
 
     out: Path | None = None
-    """JSON file for means, intervals and per-query scores (None: not written)."""
+    """JSON file for means, intervals, slices and per-query scores (None: not written)."""
+
+    per_query: Path | None = None
+    """.csv or .parquet file with one line a query and model (None: not written)."""
+
+    rows: Path | None = None
+    """Rows whose requirements say which kinds a query has, matched by query text, for slices (None: by length only)."""
+
+    slice_measure: Literal["ndcg@10", "mrr@10", "recall@10", "recall@100", "map", "accuracy@1"] = "ndcg@10"
+    """Measure of the table by kind of query; the JSON file has them all."""
 
     max_length: int | None = None
     """Longest text in tokens, special tokens included (None: the model's own)."""
 
     skip_bad_rows: bool = False
     """Count and report bad rows instead of stopping at the first one."""
+
+    def __post_init__(self) -> None:
+        if self.per_query is not None and self.per_query.suffix not in (".csv", ".parquet"):
+            raise InputError(f"--per-query: expected a name that ends in .csv or .parquet, got {self.per_query}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +106,7 @@ class DiagnoseConfig:
     max_rows: int = 1000
     """Look at no more than this many rows, a seeded sample of those with generated negatives first (0: all)."""
 
-    parameter_rows: int = 16
+    parameter_rows: int = 8
     """Rows on which the drift of the whole model's gradient is measured; by far the slowest part (0: leave it out)."""
 
     permutations: int = 200

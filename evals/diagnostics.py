@@ -78,7 +78,7 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
             "text_leak": text,
             "encoders": {when: found | {"margins": margins[when]} for when, (found, _) in looks.items()},
             "warnings": warnings,
-            "information_order": part(lambda: _information_order(config)),
+            "information_order": part(lambda: _information_order(config)) if config.ablation else None,
             "funnel": part(lambda: read_funnel(_synthesis(config))),
             "audit": part(lambda: agreement(read_labels(labels_file, rows))),
         }
@@ -119,12 +119,10 @@ def _synthesis(config: DiagnoseConfig) -> Path:
 
 
 def _information_order(config: DiagnoseConfig) -> InformationOrder:
-    folder = config.ablation
-    if folder is None:
-        raise InputError("no ablation folder was named (--ablation)")
+    assert config.ablation is not None
     # The score is training-free: it looks with the encoder that training starts from.
     encoder = Encoder.load(config.baseline or config.model or "", max_length=config.max_length)
-    return information_order(folder, encoder, temperature=config.temperature)
+    return information_order(config.ablation, encoder, temperature=config.temperature)
 
 
 def sample_rows(rows: list[Row], most: int, seed: int) -> list[Row]:

@@ -121,7 +121,7 @@ class ParameterDrift:
 
 
 def parameter_drift(
-    rows: Sequence[Row], encoder: Encoder, *, temperature: float, num_rows: int = 16, seed: int = 0
+    rows: Sequence[Row], encoder: Encoder, *, temperature: float, num_rows: int = 8, seed: int = 0
 ) -> ParameterDrift:
     """Drift of the whole model's gradient over a seeded sample of rows that have both kinds of negatives.
 

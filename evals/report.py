@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from evals.config import ReportConfig
 from evals.report_views import (
     config_tables,
     cost_view,
-    curve_views,
+    curves_view,
     diagnostics_view,
     funnel_view,
     results_view,
@@ -53,19 +53,28 @@ def render(run: RunFolder, title: str) -> str:
     environment.filters["number"] = _number
     environment.filters["percent"] = lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}"
     browser = browser_data(run.rows, run.syntheses, run.scores)
+
+    def view(name: str, make: Callable[[RunFolder], Any]) -> Any:
+        """One section's content; None, and the reason kept, where a file is not as this version writes it."""
+        try:
+            return make(run)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            run.absent[name] = f"its file is in a form that this version does not know ({error!r})"
+            return None
+
     return environment.get_template("report.html.j2").render(
         title=title,
         style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         absent_reasons=run.absent,
-        tiles=tiles(run),
+        tiles=view("tiles", tiles) or [],
         configs=config_tables(run.configs),
-        results=results_view(run),
-        curves=curve_views(run.curves),
-        funnel=funnel_view(run),
-        cost=cost_view(run),
-        diagnostics=diagnostics_view(run),
+        results=view("results", results_view),
+        curves=view("curves", curves_view),
+        funnel=view("synthesis", funnel_view),
+        cost=view("cost", cost_view),
+        diagnostics=view("diagnostics", diagnostics_view),
         browser=safe_json(browser),
         num_shown=len(browser["queries"]),
         num_rows=len(run.rows),

@@ -132,8 +132,9 @@ def arm_class(number: int) -> str:
     return _ARM_CLASSES[number % len(_ARM_CLASSES)]
 
 
-def curve_views(curves: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
+def curves_view(run: RunFolder) -> dict[str, Any] | None:
     """One chart of dev nDCG@10 and one of the loss, a line a training."""
+    curves = run.curves
     if not curves:
         return None
 

@@ -101,7 +101,7 @@ def write_diagnostics(folder: Path, used: list[Row]) -> None:
         "format": FORMAT, "config": {}, "num_rows": len(used), "num_rows_used": len(used),
         "num_negatives": {"mined": looks["after"].count(MINED), "generated": looks["after"].count(GENERATED)},
         "text_leak": text, "encoders": encoders, "warnings": leak_warnings(text, encoders["after"]["leak"]),
-        "information_order": {"absent": "no ablation folder was named"},
+        "information_order": None,
         "funnel": {"absent": "not here"}, "audit": {"absent": "no audit has been made"},
     }  # fmt: skip
     write_json(folder / DIAGNOSTICS_FILE, plain(result))

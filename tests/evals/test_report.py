@@ -159,6 +159,17 @@ def test_an_older_format_is_said_in_its_section_and_the_rest_is_shown(tmp_path: 
     assert "in a form that this version does not know" in words
 
 
+@pytest.mark.parametrize("gone", ["margins", "hardness", "leak"])
+def test_diagnostics_with_a_part_gone_are_said_to_be_unknown(tmp_path: Path, gone: str) -> None:
+    folder = write_run(tmp_path / "run", num_rows=8)
+    found = read_json_object(folder / "diagnostics" / "diagnostics.json")
+    del found["encoders"]["after"][gone]
+    write_json(folder / "diagnostics" / "diagnostics.json", found)
+    words = Page(render(read_run_folder(folder), "broken")).words
+    # Without the leak all the rest can be shown.
+    assert ("in a form that this version does not know" in words) == (gone != "leak")
+
+
 @pytest.mark.parametrize("canaries", [0, 10])
 def test_an_empty_synthesis_divides_nothing_by_zero(tmp_path: Path, canaries: int) -> None:
     summary = synthesis_summary(1)
