@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.beir import write_beir
 from data.cli import run_command
-from data.demo_set import demo_family_set, demo_train_set
+from data.demo_set import demo_split
 from data.jsonl import BadRows, read_rows
 from data.leakage import find_leakage
 from data.sources import read_source
@@ -22,12 +22,7 @@ class DemoConfig:
 
 def write_demo(config: DemoConfig) -> dict[str, Path]:
     """Write the four splits of the demo data; returns the folder of each."""
-    splits = {
-        "train": demo_train_set(),
-        "seen": demo_family_set("seen"),
-        "dev": demo_family_set("dev"),
-        "test": demo_family_set("test"),
-    }
+    splits = {split: demo_split(split) for split in ("train", "seen", "dev", "test")}
     folders = {split: config.out / split for split in splits}
     for split, retrieval_set in splits.items():
         write_beir(folders[split], retrieval_set, split)

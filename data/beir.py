@@ -1,6 +1,8 @@
 """BEIR folders: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from data.errors import InputError
 from data.files import atomic_writer, open_text
@@ -13,7 +15,8 @@ from data.text import passage_text
 def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows | None = None) -> RetrievalSet:
     """Read one split of a BEIR folder.
 
-    Passages are title and text joined by a newline. Raises InputError (file, line, field) for a missing file, bad JSON,
+    Passages are title and text joined by a newline; a passage's "metadata": {"family": ...} makes the set a challenge
+    set (all passages have a family, or none). Raises InputError (file, line, field) for a missing file, bad JSON,
     an empty query or passage, a duplicate id, judgements of unknown ids, or a split without a positive.
     """
     folder = Path(folder)
@@ -25,8 +28,14 @@ def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows | None 
             raise InputError(
                 f"is missing: a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/*.tsv{hint}", file=path
             )
-    passages = _read_texts(folder / "corpus.jsonl", "passage", bad_rows)
-    queries = _read_texts(folder / "queries.jsonl", "query", bad_rows)
+    families: dict[str, str] = {}
+    passages = _read_texts(folder / "corpus.jsonl", "passage", bad_rows, families)
+    queries = _read_texts(folder / "queries.jsonl", "query", bad_rows, {})
+    if families and len(families) < len(passages):
+        missing = next(passage_id for passage_id in passages if passage_id not in families)
+        raise InputError(
+            f"passage {missing!r} has no family while others have one", file=folder / "corpus.jsonl", field="metadata"
+        )
     qrels = _read_qrels(qrels_file, passages, queries, bad_rows)
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
         raise InputError("has no positive judgement (a score above 0)", file=qrels_file)
@@ -35,10 +44,11 @@ def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows | None 
         passages=passages,
         queries={query_id: queries[query_id] for query_id in qrels},
         qrels=qrels,
+        families=families,
     )
 
 
-def _read_texts(path: Path, what: str, bad_rows: BadRows | None) -> dict[str, str]:
+def _read_texts(path: Path, what: str, bad_rows: BadRows | None, families: dict[str, str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for line, value in read_objects(path, bad_rows):
         try:
@@ -52,6 +62,11 @@ def _read_texts(path: Path, what: str, bad_rows: BadRows | None) -> dict[str, st
                 text = passage_text(title, reader.text("text", default=None) or "")
                 if not text:
                     reader.fail("text", "is empty")
+                # Public sets keep other things in "metadata", too.
+                metadata = reader.object("metadata") if isinstance(reader.value.get("metadata"), dict) else None
+                family = None if metadata is None else metadata.text("family", default=None)
+                if family is not None:
+                    families[text_id] = family
             else:
                 text = reader.text("text")
         except InputError as error:
@@ -112,13 +127,17 @@ def _is_integer(cell: str) -> bool:
 def write_beir(folder: str | Path, retrieval_set: RetrievalSet, split: str) -> None:
     """Write a retrieval set as a BEIR folder with one split (titles stay the first line of the text)."""
     folder = Path(folder)
-    write_objects(
-        folder / "corpus.jsonl",
-        ({"_id": pid, "title": "", "text": text} for pid, text in retrieval_set.passages.items()),
-    )
+    write_objects(folder / "corpus.jsonl", _corpus_lines(retrieval_set))
     write_objects(folder / "queries.jsonl", ({"_id": qid, "text": text} for qid, text in retrieval_set.queries.items()))
     with atomic_writer(folder / "qrels" / f"{split}.tsv") as file:
         file.write("query-id\tcorpus-id\tscore\n")
         for query_id, grades in retrieval_set.qrels.items():
             for passage_id, grade in grades.items():
                 file.write(f"{query_id}\t{passage_id}\t{grade}\n")
+
+
+def _corpus_lines(retrieval_set: RetrievalSet) -> Iterator[dict[str, Any]]:
+    for passage_id, text in retrieval_set.passages.items():
+        family = retrieval_set.families.get(passage_id)
+        metadata = {} if family is None else {"metadata": {"family": family}}
+        yield {"_id": passage_id, "title": "", "text": text} | metadata

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
+from data.errors import InputError
 from data.jsonl import read_objects
 from data.records import Negative, Passage, Requirement, Row, Verdict
 from data.retrieval_set import RetrievalSet
@@ -74,21 +75,21 @@ def demo_train_set() -> RetrievalSet:
 
 
 def demo_family_set(split: FamilySplit) -> RetrievalSet:
-    """One split of the families: its passages alone are the corpus; each query has exactly one answer."""
+    """One split of the families, a challenge set: its passages alone are the corpus; each query has one answer."""
     families = [value for _, value in read_objects(DEMO_FOLDER / "families.jsonl") if value["split"] == split]
     return RetrievalSet(
         name=f"demo/{split}",
         passages={p["id"]: passage_text(p["title"], p["text"]) for f in families for p in f["passages"]},
         queries={q["id"]: q["text"] for f in families for q in f["queries"]},
         qrels={q["id"]: {q["answer"]: 1} for f in families for q in f["queries"]},
+        families={p["id"]: f["family"] for f in families for p in f["passages"]},
     )
 
 
-def demo_families(split: FamilySplit) -> dict[str, str]:
-    """The family of every passage id of a split."""
-    return {
-        p["id"]: value["family"]
-        for _, value in read_objects(DEMO_FOLDER / "families.jsonl")
-        if value["split"] == split
-        for p in value["passages"]
-    }
+def demo_split(split: str) -> RetrievalSet:
+    """Any split of the demo data by name. Raises InputError for another name."""
+    if split == "train":
+        return demo_train_set()
+    if split in get_args(FamilySplit):
+        return demo_family_set(cast(FamilySplit, split))
+    raise InputError(f"has no split {split!r}; it has train, {', '.join(get_args(FamilySplit))}", file="bundled:demo")

@@ -1,7 +1,7 @@
 """A retrieval task in memory: a corpus, queries and relevance judgements. Every reader of raw data ends here."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from data.records import Passage, Row
 
@@ -10,13 +10,15 @@ from data.records import Passage, Row
 class RetrievalSet:
     """Texts by id and graded judgements; `qrels[query_id][passage_id]` > 0 means relevant.
 
-    `queries` holds the judged queries only. `name` is for messages and reports.
+    `queries` holds the judged queries only. `name` is for messages and reports. `families` gives the family of each
+    passage in a challenge set, where a family is a group of passages about nearly the same thing; empty elsewhere.
     """
 
     name: str
     passages: dict[str, str]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
+    families: dict[str, str] = field(default_factory=dict)
 
     def positives(self, query_id: str) -> dict[str, str]:
         """Text by id of the passages that are relevant to a query."""

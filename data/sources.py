@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from data.beir import read_beir
+from data.demo_set import demo_split
 from data.errors import InputError
 from data.jsonl import BadRows
 from data.pairs import read_hf_dataset, read_pairs
@@ -10,7 +11,10 @@ from data.retrieval_set import RetrievalSet
 
 
 def read_source(spec: str, split: str, bad_rows: BadRows | None = None) -> RetrievalSet:
-    """Read `spec`: a BEIR folder, FILE.jsonl with pairs, a local data set folder, or `hub:ORG/NAME[@REVISION]`."""
+    """Read `spec`: a BEIR folder, FILE.jsonl with pairs, a local data set folder, `hub:ORG/NAME[@REVISION]`, or
+    `bundled:demo`, the demo data (splits train, seen, dev, test). Raises InputError."""
+    if spec == "bundled:demo":
+        return demo_split(split)
     if spec.startswith("hub:"):
         name, _, revision = spec.removeprefix("hub:").partition("@")
         return read_hf_dataset(name, split, revision or None, bad_rows)
@@ -21,5 +25,7 @@ def read_source(spec: str, split: str, bad_rows: BadRows | None = None) -> Retri
     if path.is_file():
         return read_pairs(path, bad_rows)
     raise InputError(
-        "does not exist; expected a BEIR folder, a .jsonl file of pairs, a data set folder or hub:ORG/NAME", file=spec
+        "does not exist; expected a BEIR folder, a .jsonl file of pairs, a data set folder, hub:ORG/NAME or "
+        "bundled:demo",
+        file=spec,
     )

@@ -12,19 +12,18 @@ from typing import Any
 from data.__main__ import DemoConfig as DemoDataConfig
 from data.__main__ import write_demo
 from data.cli import config_dict
-from data.demo_set import demo_families, demo_family_set
+from data.demo_set import demo_family_set
 from data.files import write_json
 from data.jsonl import read_rows, write_rows
 from evals.arms import mined_arm, mixed_arm
 from evals.config import DemoConfig
-from evals.retrieval import score_run, tells_siblings_apart
+from evals.retrieval import LABELS, SIBLINGS, evaluate
 from evals.stats import PairedComparison, bootstrap_interval, compare_paired
 from evals.table import text_table
 from programs.closing import synthesis_table
 from programs.config import SynthesizeConfig
 from programs.run import synthesize
 from trainer.config import TrainConfig
-from trainer.dev import rank
 from trainer.encoder import Encoder
 from trainer.mining import MineConfig, mine
 from trainer.train import train
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 ZERO_SHOT, MINED, FULL = "zero-shot", "mined only", "mined + generated + entropy"
 # The recorded answers hold three or four negatives a query.
 MAX_GENERATED = 4
-SHOWN = {"ndcg@10": "nDCG@10", "accuracy@1": "accuracy@1", "siblings": "tells siblings apart"}
+SHOWN = {measure: LABELS[measure] for measure in ("ndcg@10", "accuracy@1", SIBLINGS)}
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
@@ -135,10 +134,7 @@ def _step(seconds: dict[str, float], name: str, title: str) -> Iterator[None]:
 
 def _score(model: str) -> dict[str, dict[str, float]]:
     """Scores by measure and query on the demo's test split."""
-    test = demo_family_set("test")
-    run = rank(Encoder.load(model), test, k=len(test.passages))
-    per_query = dict(score_run(run, test.qrels).per_query)
-    return per_query | {"siblings": tells_siblings_apart(run, test, demo_families("test"))}
+    return evaluate(Encoder.load(model), demo_family_set("test")).per_query
 
 
 def _closing_text(scores: dict[str, dict[str, dict[str, float]]], against_mined: dict[str, PairedComparison]) -> str:

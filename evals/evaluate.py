@@ -1,55 +1,137 @@
 """`just eval`: score one encoder on judged queries, or compare two query by query."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from data.cli import config_dict
+from data.errors import InputError
 from data.files import write_json
-from data.jsonl import BadRows
+from data.jsonl import BadRows, read_rows
+from data.retrieval_set import RetrievalSet
 from data.sources import read_source
 from evals.config import EvalConfig
-from evals.retrieval import MEASURES, evaluate
-from evals.stats import compare_paired
+from evals.retrieval import LABELS, RetrievalScores, evaluate
+from evals.slices import by_length, by_requirement_kind
+from evals.stats import bootstrap_interval, compare_paired
 from evals.table import text_table
 from trainer.encoder import Encoder
 
 
 def run_eval(config: EvalConfig) -> None:
-    """Print the table; write means, intervals and per-query scores to `config.out`. Raises InputError."""
+    """Print the tables; write means, intervals, slices and per-query scores where asked. Raises InputError."""
     bad_rows = BadRows() if config.skip_bad_rows else None
     retrieval_set = read_source(config.data, config.split, bad_rows)
-    names = [config.model] + ([config.baseline] if config.baseline else [])
-    scores = {
-        name: evaluate(Encoder.load(name, max_length=config.max_length), retrieval_set, progress=True) for name in names
-    }
-    measured = scores[config.model]
+    measured = _measure(config.model, retrieval_set, config)
+    baseline = None if config.baseline is None else _measure(config.baseline, retrieval_set, config)
+    slices = by_length(retrieval_set.queries)
+    if config.rows is not None:
+        slices |= by_requirement_kind(retrieval_set.queries, read_rows(config.rows, bad_rows))
+    result = _result(config, retrieval_set, measured, baseline, slices)
+    sys.stdout.write(
+        f"{retrieval_set.name}: {result['num_queries']} queries over {len(retrieval_set.passages)} passages; "
+        f"mean [95% interval]\n{_measures_table(config, measured, baseline)}\n\n"
+        f"{LABELS[config.slice_measure]} by kind of query\n{_slices_table(config, measured, baseline, slices)}\n"
+    )
+    if bad_rows is not None:
+        sys.stdout.write(bad_rows.summary() + "\n")
+    if config.out is not None:
+        write_json(config.out, result)
+    if config.per_query is not None:
+        write_per_query(config.per_query, retrieval_set, {config.model: measured} | _named(config.baseline, baseline))
+
+
+def _measure(model: str, retrieval_set: RetrievalSet, config: EvalConfig) -> RetrievalScores:
+    return evaluate(Encoder.load(model, max_length=config.max_length), retrieval_set, progress=True)
+
+
+def _named(name: str | None, scores: RetrievalScores | None) -> dict[str, RetrievalScores]:
+    return {} if name is None or scores is None else {name: scores}
+
+
+def _measures_table(config: EvalConfig, measured: RetrievalScores, baseline: RetrievalScores | None) -> str:
     header = ["measure", config.model]
-    lines = [[measure, str(measured.interval(measure))] for measure in MEASURES]
+    lines = [[LABELS[measure], str(measured.interval(measure))] for measure in measured.per_query]
+    if baseline is not None:
+        header += [str(config.baseline), "difference", "p"]
+        for line, measure in zip(lines, measured.per_query, strict=True):
+            pair = compare_paired(baseline.per_query[measure], measured.per_query[measure])
+            line += [str(baseline.interval(measure)), f"{pair.difference:+}", f"{pair.p_value:.4f}"]
+    return text_table(header, lines)
+
+
+def _slices_table(
+    config: EvalConfig,
+    measured: RetrievalScores,
+    baseline: RetrievalScores | None,
+    slices: Mapping[str, list[str]],
+) -> str:
+    header = ["queries", "count", config.model, *([] if baseline is None else [str(config.baseline)])]
+    lines = []
+    for name, query_ids in slices.items():
+        scored = [measured] if baseline is None else [measured, baseline]
+        values = [s.of_queries(config.slice_measure, query_ids) for s in scored]
+        if values[0]:
+            lines.append([name, str(len(values[0])), *(str(bootstrap_interval(v)) for v in values)])
+    return text_table(header, lines)
+
+
+def _result(
+    config: EvalConfig,
+    retrieval_set: RetrievalSet,
+    measured: RetrievalScores,
+    baseline: RetrievalScores | None,
+    slices: Mapping[str, list[str]],
+) -> dict[str, Any]:
     result = {
         "config": config_dict(config),
         "num_queries": len(next(iter(measured.per_query.values()))),
         "num_passages": len(retrieval_set.passages),
-        "means": measured.means(),
-        "intervals": {measure: asdict(measured.interval(measure)) for measure in MEASURES},
-        "per_query": measured.per_query,
+        **_scores_dict(measured, slices),
     }
-    if config.baseline:
-        baseline = scores[config.baseline]
-        compared = {m: compare_paired(baseline.per_query[m], measured.per_query[m]) for m in MEASURES}
-        header += [config.baseline, "difference", "p"]
-        for line, measure in zip(lines, MEASURES, strict=True):
-            pair = compared[measure]
-            line += [str(baseline.interval(measure)), str(pair.difference), f"{pair.p_value:.4f}"]
-        result["baseline"] = {
-            "means": baseline.means(),
-            "per_query": baseline.per_query,
-            "comparisons": {measure: asdict(pair) for measure, pair in compared.items()},
+    if baseline is not None:
+        compared = {m: compare_paired(baseline.per_query[m], measured.per_query[m]) for m in measured.per_query}
+        result["baseline"] = _scores_dict(baseline, slices) | {
+            "comparisons": {measure: asdict(pair) for measure, pair in compared.items()}
         }
-    sys.stdout.write(
-        f"{retrieval_set.name}: {result['num_queries']} queries over {len(retrieval_set.passages)} passages; "
-        f"mean [95% interval]\n{text_table(header, lines)}\n"
-    )
-    if bad_rows is not None:
-        sys.stdout.write(bad_rows.summary() + "\n")
-    if config.out:
-        write_json(config.out, result)
+    return result
+
+
+def _scores_dict(scores: RetrievalScores, slices: Mapping[str, list[str]]) -> dict[str, Any]:
+    return {
+        "means": scores.means(),
+        "intervals": {measure: asdict(scores.interval(measure)) for measure in scores.per_query},
+        "slices": {
+            name: {
+                measure: asdict(bootstrap_interval(values))
+                for measure in scores.per_query
+                if (values := scores.of_queries(measure, query_ids))
+            }
+            for name, query_ids in slices.items()
+        },
+        "per_query": scores.per_query,
+    }
+
+
+def write_per_query(path: Path, retrieval_set: RetrievalSet, scores: Mapping[str, RetrievalScores]) -> None:
+    """One line a query and model with every measure, as .csv or .parquet. Raises InputError."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    lines = [
+        {"model": model, "query_id": query_id, "query": retrieval_set.queries[query_id]}
+        | {measure: found.per_query[measure][query_id] for measure in found.per_query}
+        for model, found in scores.items()
+        for query_id in next(iter(found.per_query.values()))
+    ]
+    table = pa.Table.from_pylist(lines)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            parquet.write_table(table, path)
+        else:
+            csv.write_csv(table, path)
+    except OSError as error:
+        raise InputError(f"cannot write: {error}", file=path) from error

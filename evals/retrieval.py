@@ -1,6 +1,6 @@
 """Retrieval metrics by query through ir-measures (trec_eval's code), for any encoder over any judged collection."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import ir_measures
@@ -20,6 +20,18 @@ MEASURES = {
     "accuracy@1": Success @ 1,
 }
 
+# In a challenge set: the answer is first among the passages of its own family.
+SIBLINGS = "siblings"
+LABELS = {
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+    "recall@10": "Recall@10",
+    "recall@100": "Recall@100",
+    "map": "MAP",
+    "accuracy@1": "accuracy@1",
+    SIBLINGS: "tells siblings apart",
+}
+
 Run = Mapping[str, Mapping[str, float]]
 
 
@@ -35,6 +47,10 @@ class RetrievalScores:
 
     def means(self) -> dict[str, float]:
         return {measure: self.mean(measure) for measure in self.per_query}
+
+    def of_queries(self, measure: str, query_ids: Iterable[str]) -> list[float]:
+        """The values of some queries; those without a judgement are left out."""
+        return [self.per_query[measure][q] for q in query_ids if q in self.per_query[measure]]
 
     def interval(self, measure: str) -> Interval:
         """The mean with its 95% bootstrap interval over queries."""
@@ -53,21 +69,34 @@ def score_run(run: Run, qrels: Mapping[str, Mapping[str, int]]) -> RetrievalScor
     return RetrievalScores(per_query=per_query)
 
 
+def score(run: Run, retrieval_set: RetrievalSet) -> RetrievalScores:
+    """`score_run`, and for a challenge set whether each answer beats its siblings (measure "siblings")."""
+    scores = score_run(run, retrieval_set.qrels)
+    if retrieval_set.families:
+        scores.per_query[SIBLINGS] = tells_siblings_apart(run, retrieval_set)
+    return scores
+
+
 def evaluate(encoder: Encoder, retrieval_set: RetrievalSet, *, progress: bool = False) -> RetrievalScores:
     """Encode, rank the 1000 best passages of each query and score them."""
-    return score_run(rank(encoder, retrieval_set, k=1000, progress=progress), retrieval_set.qrels)
+    return score(rank(encoder, retrieval_set, k=1000, progress=progress), retrieval_set)
 
 
-def tells_siblings_apart(run: Run, retrieval_set: RetrievalSet, families: Mapping[str, str]) -> dict[str, float]:
-    """1.0 by query where the answer ranks first among the passages of its own family, else 0.0.
-
-    `families` gives the family of each passage id. Every query must have exactly one positive.
-    """
-    result = {}
-    for query_id, scores in run.items():
-        (answer,) = retrieval_set.positives(query_id)
-        siblings = [pid for pid in retrieval_set.passages if families[pid] == families[answer] and pid != answer]
+def tells_siblings_apart(run: Run, retrieval_set: RetrievalSet) -> dict[str, float]:
+    """1.0 by query where its best-ranked positive is first among the passages of that positive's family, else 0.0."""
+    families, result = retrieval_set.families, {}
+    members: dict[str, list[str]] = {}
+    for passage_id, family in families.items():
+        members.setdefault(family, []).append(passage_id)
+    for query_id in retrieval_set.queries:
+        scores = run.get(query_id, {})
+        positives = retrieval_set.positives(query_id)
+        if not positives:
+            continue
+        # A passage that was not retrieved ranks below every one that was.
+        best = max(positives, key=lambda pid: scores.get(pid, float("-inf")))
+        siblings = [pid for pid in members[families[best]] if pid not in positives]
         best_sibling = max((scores.get(pid, float("-inf")) for pid in siblings), default=float("-inf"))
         # A tie is not telling apart.
-        result[query_id] = float(scores.get(answer, float("-inf")) > best_sibling)
+        result[query_id] = float(scores.get(best, float("-inf")) > best_sibling)
     return result

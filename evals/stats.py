@@ -19,7 +19,11 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self:}"
+
+    def __format__(self, sign: str) -> str:
+        """`sign` is "" or "+", as for numbers."""
+        return f"{self.mean:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
 
 
 def bootstrap_interval(

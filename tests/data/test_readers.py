@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.beir import read_beir, write_beir
-from data.demo_set import demo_families, demo_family_set, demo_items, demo_train_set
+from data.demo_set import demo_family_set, demo_items, demo_train_set
 from data.errors import InputError
 from data.jsonl import BadRows
 from data.leakage import find_leakage
@@ -181,6 +182,24 @@ def test_the_demo_splits_share_nothing_with_training() -> None:
         retrieval_set = demo_family_set(split)
         assert len(retrieval_set.queries) == queries
         assert not find_leakage(rows, retrieval_set)
-        sizes = list(demo_families(split).values())
+        sizes = list(retrieval_set.families.values())
+        assert set(retrieval_set.families) == set(retrieval_set.passages)
         assert {sizes.count(family) for family in sizes} == {5}
     assert len({same_text_key(text) for text in demo_train_set().passages.values()}) == 120
+
+
+def test_families_make_a_challenge_set(small: RetrievalSet, tmp_path: Path) -> None:
+    family_set = replace(small, families={"p1": "a", "p2": "a", "p3": "b"})
+    write_beir(tmp_path / "small", family_set, "test")
+    assert read_beir(tmp_path / "small") == family_set
+    with (tmp_path / "small" / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"_id": "p4", "text": "x", "metadata": {"url": "u"}}\n')
+    with pytest.raises(InputError, match="passage 'p4' has no family"):
+        read_beir(tmp_path / "small")
+
+
+def test_the_demo_data_is_a_source_by_name() -> None:
+    assert len(read_source("bundled:demo", "train").queries) == 120
+    assert read_source("bundled:demo", "dev") == demo_family_set("dev")
+    with pytest.raises(InputError, match="has no split 'validation'; it has train, seen, dev, test"):
+        read_source("bundled:demo", "validation")

@@ -54,12 +54,20 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     result = tmp_path / "eval.json"
     model = out / "train" / "mined_only" / "model"
     capsys.readouterr()
-    assert run("eval", f"model={model}", f"baseline={tiny_bert}", f"data={out}/data/test", f"out={result}") == 0
+    assert run("eval", f"model={model}", f"baseline={tiny_bert}", f"data={out}/data/test", f"out={result}",
+               f"rows={out}/synthesis/rows.jsonl", f"per-query={tmp_path}/q.csv") == 0  # fmt: skip
     shown = capsys.readouterr().out
     assert shown.startswith("test/test: 100 queries over 100 passages")
     measured = json.loads(result.read_text(encoding="utf-8"))
     assert measured["per_query"]["ndcg@10"] == pytest.approx(summary["per_query"]["mined only"]["ndcg@10"])
     assert measured["baseline"]["per_query"]["accuracy@1"] == summary["per_query"]["zero-shot"]["accuracy@1"]
+    assert measured["per_query"]["siblings"] == summary["per_query"]["mined only"]["siblings"]
+    short = measured["slices"]["6 to 10 words"]["ndcg@10"]["mean"]
+    long = measured["slices"]["11 to 20 words"]["ndcg@10"]["mean"]
+    assert (20 * short + 80 * long) / 100 == pytest.approx(measured["means"]["ndcg@10"])
+    lines = (tmp_path / "q.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 2 * 100
+    assert lines[0].startswith('"model","query_id","query","ndcg@10"')
     difference = measured["baseline"]["comparisons"]["ndcg@10"]["difference"]["mean"]
     assert difference == pytest.approx(measured["means"]["ndcg@10"] - measured["baseline"]["means"]["ndcg@10"])
 
@@ -69,6 +77,7 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     [
         (["eval", "model=no/such/model", "data={beir}", "split=test"], "no/such/model"),
         (["eval", "model={model}", "data=nowhere"], "nowhere: does not exist"),
+        (["eval", "model={model}", "data={beir}", "per-query=q.txt"], "--per-query: expected a name that ends in"),
         (["eval", "model={model}", "data={beir}", "split=dev"], "has the splits test"),
         (["demo", "out={beir}/corpus.jsonl/x", "model={model}"], "cannot write"),
     ],

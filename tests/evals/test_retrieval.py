@@ -1,10 +1,11 @@
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from data.retrieval_set import RetrievalSet
-from evals.retrieval import MEASURES, score_run, tells_siblings_apart
+from evals.retrieval import LABELS, MEASURES, score, score_run, tells_siblings_apart
 
 # q1 finds its positive second, q2 never, q3 has two positives of different grade, q4 has no positive.
 QRELS = {"q1": {"a": 1, "b": 0}, "q2": {"c": 1}, "q3": {"a": 2, "c": 1}, "q4": {"a": 0}}
@@ -17,7 +18,7 @@ RUN = {
 
 def test_measures_by_hand() -> None:
     scores = score_run(RUN, QRELS)
-    assert set(scores.per_query) == set(MEASURES)
+    assert set(scores.per_query) == set(MEASURES) < set(LABELS)
     assert scores.per_query["mrr@10"] == {"q1": 0.5, "q2": 0.0, "q3": 1.0}
     assert scores.per_query["accuracy@1"] == {"q1": 0.0, "q2": 0.0, "q3": 1.0}
     assert scores.per_query["recall@10"] == {"q1": 1.0, "q2": 0.0, "q3": 1.0}
@@ -59,13 +60,16 @@ def test_siblings() -> None:
     retrieval_set = RetrievalSet(
         name="t",
         passages={"a1": "", "a2": "", "b1": ""},
-        queries={"q": "", "r": "", "s": ""},
-        qrels={"q": {"a1": 1}, "r": {"a2": 1}, "s": {"a1": 1}},
+        queries={"q": "", "r": "", "s": "", "t": ""},
+        qrels={"q": {"a1": 1}, "r": {"a2": 1}, "s": {"a1": 1}, "t": {"b1": 0}},
+        families={"a1": "a", "a2": "a", "b1": "b"},
     )
-    families = {"a1": "a", "a2": "a", "b1": "b"}
     run = {
         "q": {"b1": 0.9, "a1": 0.8, "a2": 0.7},  # a passage of another family does not count
         "r": {"a1": 0.9, "a2": 0.8},
         "s": {"a1": 0.5, "a2": 0.5},  # a tie is not telling apart
     }
-    assert tells_siblings_apart(run, retrieval_set, families) == {"q": 1.0, "r": 0.0, "s": 0.0}
+    expected = {"q": 1.0, "r": 0.0, "s": 0.0}
+    assert tells_siblings_apart(run, retrieval_set) == expected
+    assert score(run, retrieval_set).per_query["siblings"] == expected
+    assert "siblings" not in score(run, replace(retrieval_set, families={})).per_query

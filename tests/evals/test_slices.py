@@ -1,0 +1,24 @@
+from data.records import Passage, Requirement, Row
+from evals.slices import by_length, by_requirement_kind
+
+QUERIES = {"a": "one two three", "b": "x " * 10, "c": "x " * 11, "d": "x " * 40, "e": "w"}
+
+
+def test_every_query_is_in_one_length() -> None:
+    slices = by_length(QUERIES)
+    assert slices == {
+        "1 to 5 words": ["a", "e"],
+        "6 to 10 words": ["b"],
+        "11 to 20 words": ["c"],
+        "21 words and more": ["d"],
+    }
+    assert by_length({"a": "one"}) == {"1 to 5 words": ["a"]}
+
+
+def test_requirement_kinds_are_matched_by_text() -> None:
+    def row(query: str, *kinds: str) -> Row:
+        requirements = tuple(Requirement(id=i, kind=kind, statement="s") for i, kind in enumerate(kinds, start=1))
+        return Row(query_id="other", query=query, positives=(Passage(id="p", text="t"),), requirements=requirements)
+
+    rows = [row("ONE two  three", "entity", "intent", "entity"), row("w", "entity"), row("unknown", "relation")]
+    assert by_requirement_kind(QUERIES, rows) == {"needs entity": ["a", "e"], "needs intent": ["a"]}
