@@ -12,7 +12,7 @@ _LONGEST = "21 words and more"
 
 def by_length(queries: Mapping[str, str]) -> dict[str, list[str]]:
     """Query ids by number of words; slices without a query are left out."""
-    slices: dict[str, list[str]] = {name: [] for _, name in _LENGTHS} | {_LONGEST: []}
+    slices: dict[str, list[str]] = {name: [] for name in (*(name for _, name in _LENGTHS), _LONGEST)}
     for query_id, text in queries.items():
         words = len(text.split())
         slices[next((name for most, name in _LENGTHS if words <= most), _LONGEST)].append(query_id)
