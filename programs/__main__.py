@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data.cli import run_command
+from programs.compare_config import CompareConfig
 from programs.config import SynthesizeConfig
 from programs.optimize_config import OptimizeConfig
 
@@ -24,9 +25,17 @@ def _optimize(config: OptimizeConfig) -> None:
     sys.stdout.write(optimization_table(optimize(config)))
 
 
+def _compare(config: CompareConfig) -> None:
+    from programs.compare import compare, leaderboard_table
+
+    result = compare(config)
+    sys.stdout.write(f"{leaderboard_table(result)}\nwritten: {result['file']}\n")
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "synthesize": (SynthesizeConfig, _synthesize),
     "optimize": (OptimizeConfig, _optimize),
+    "compare": (CompareConfig, _compare),
 }
 
 

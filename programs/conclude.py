@@ -61,6 +61,7 @@ def conclude(
         "usage": usage_summary(store, funnel.accepted),
         "program": {"name": program.name, "key": program.key, "adapters": dict(program.layouts)},
         "seconds_this_run": round(seconds, 3),
+        "seconds_all_runs": round(_all_seconds(store, seconds), 3),
         "lowest_concurrency": lowest_limit,
         "rows_file": str(target),
     }
@@ -84,6 +85,13 @@ def refuse_unusable(config: SynthesizeConfig, calibration: Calibration, store: R
         f"{calibration.sentence()}, so no negative was accepted; name a better --verifier-lm, or keep them all the "
         "same with --accept-unusable-verifier"
     )
+
+
+def _all_seconds(store: RunStore, seconds: float) -> float:
+    """The seconds of this run and of those before it; a run that found everything finished adds next to nothing."""
+    total = float(store.get_note("seconds") or 0) + seconds
+    store.set_note("seconds", str(total))
+    return total
 
 
 def usage_summary(store: RunStore, accepted: int) -> dict[str, Any]:

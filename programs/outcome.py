@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from data.records import Negative, Requirement, Verdict
+from data.records import Negative, Requirement, Row, Verdict
 
 # The fate of one candidate negative, in the order of the funnel.
 Fate = Literal[
@@ -76,6 +76,24 @@ def negative_of(candidate: Candidate, *, program: str) -> Negative:
         generator=candidate.generator or None,
         program=program,
     )
+
+
+def synthesis_of_row(row: Row) -> Synthesis:
+    """The accepted part of a row's synthesis, from the row as it was written."""
+    candidates = tuple(
+        Candidate(
+            requirement=negative.requirement,
+            disruption=negative.disruption or "",
+            direction="",
+            fate="accepted",
+            text=negative.text,
+            verdict=negative.verdict,
+            generator=negative.generator or "",
+        )
+        for negative in row.of_source("generated")
+        if negative.requirement is not None
+    )
+    return Synthesis(requirements=row.requirements, candidates=candidates)
 
 
 def synthesis_to_dict(synthesis: Synthesis) -> dict[str, Any]:
