@@ -1,5 +1,6 @@
 """From the parts of a run to what the report's template shows: plain values and finished charts."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -134,14 +135,20 @@ def arm_class(number: int) -> str:
 
 def curves_view(run: RunFolder) -> dict[str, Any] | None:
     """One chart of dev nDCG@10 and one of the loss, a line a training."""
-    curves = run.curves
-    if not curves:
+    if not run.curves:
         return None
+    # A training has the colour and the name of its arm above; one without an arm comes after them.
+    arms = {_letters(arm): (n, arm) for n, arm in enumerate((run.results or {"arms": {}})["arms"])}
+    named = [
+        (*arms.get(_letters(name), (len(arms) + n, name)), points)
+        for n, (name, points) in enumerate(run.curves.items())
+    ]
+    named.sort(key=lambda curve: curve[0])
 
     def series(name: str) -> list[tuple[str, list[tuple[float, float]]]]:
         return [
-            (arm_class(n + 1), [(float(p["step"]), float(p[name])) for p in points if _is_number(p.get(name))])
-            for n, points in enumerate(curves.values())
+            (arm_class(n), [(float(p["step"]), float(p[name])) for p in points if _is_number(p.get(name))])
+            for n, _, points in named
         ]
 
     charts = [
@@ -151,8 +158,13 @@ def curves_view(run: RunFolder) -> dict[str, Any] | None:
     ]  # fmt: skip
     return {
         "charts": [(name, chart) for name, chart in charts if chart],
-        "legend": [(arm_class(n + 1), name) for n, name in enumerate(curves)],
+        "legend": [(arm_class(n), name) for n, name, _ in named],
     }
+
+
+def _letters(name: str) -> str:
+    """An arm's name as its folder and the report share it."""
+    return re.sub(r"[^a-z0-9.]+", " ", name.casefold()).strip()
 
 
 def _is_number(value: Any) -> bool:

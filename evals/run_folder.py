@@ -58,9 +58,11 @@ def read_run_folder(path: str | Path) -> RunFolder:
     _try(run, "candidates", lambda: _read_candidates(run, synthesis))
     _try(run, "results", lambda: _read_results(run))
     _try(run, "diagnostics", lambda: _read_diagnostics(run))
+    order = ["this run", "synthesis"]
     for name, folder in {"this run": path, "synthesis": synthesis}.items():
         if folder is not None and (folder / "config.json").is_file() and (name == "this run" or folder != path):
             run.configs[name] = read_json_object(folder / "config.json")
+    run.configs = {name: run.configs[name] for name in [*order, *run.configs] if name in run.configs}
     if not (run.synthesis or run.rows or run.results or run.curves or run.diagnostics):
         raise InputError(
             "holds no run that this version knows: expected an out folder of demo, synthesize, train, ablate, diagnose",

@@ -96,6 +96,11 @@ def test_every_section_shows_its_part(text: str) -> None:
         assert expected in words, expected
 
 
+def test_a_training_has_the_name_and_the_colour_of_its_arm(text: str) -> None:
+    assert re.search(r'class="key a1"[^>]*/></svg>mined only</li>', text)
+    assert 'class="line a1"' in text
+
+
 def test_an_unknown_price_is_never_shown_as_nothing(text: str) -> None:
     assert "0.0000 USD" not in text and "0 USD" not in text
 
