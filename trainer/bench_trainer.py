@@ -1,0 +1,266 @@
+"""Our training step beside sentence-transformers': the same texts, dropout, optimiser and number of threads.
+
+Every measurement is a process of its own; the variants take turns, so that a busy minute of the machine hits all.
+"""
+
+import json
+import logging
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from data.files import write_json
+from trainer.batches import Example
+from trainer.bench_losses import bench_losses
+from trainer.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
+from trainer.bundled import BUNDLED_MODEL
+from trainer.config import TrainConfig
+from trainer.encoder import Encoder
+from trainer.gradients import accumulate_gradients
+from trainer.model_files import find_model_folder
+
+log = logging.getLogger(__name__)
+
+NUM_MINED, NUM_GENERATED = 15, 3
+PEERS = {"peer", "peer cached"}
+# What each of ours is compared with, by number of rows.
+COMPARISONS = {"ours": ("peer", "peer cached"), "ours in-batch": ("peer cached",)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchTrainerConfig:
+    """Time one training step of ours and of sentence-transformers (extra `bench`), and the losses alone."""
+
+    out: str = "runs/bench/trainer.json"
+    """File for the figures."""
+
+    model: str = BUNDLED_MODEL
+    """Encoder that both train."""
+
+    small: int = 4
+    """Rows per step in the comparison with MultipleNegativesRankingLoss (its memory grows with this; 0: skip)."""
+
+    large: int = 16
+    """Rows per step in the comparison with CachedMultipleNegativesRankingLoss (0: skip)."""
+
+    rounds: int = 5
+    """Measurements of each variant; medians and ranges are reported."""
+
+    min_tokens: int = 35
+    """Shortest text in tokens."""
+
+    max_tokens: int = 155
+    """Longest text in tokens."""
+
+    threads: int = 1
+    """Threads of each process."""
+
+    memory_gib: float = 14.0
+    """Bound on the memory of each process, in GiB; a variant that needs more is reported as such."""
+
+    seed: int = 0
+    """Seed of the texts."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}: expected at least 1, got {getattr(self, name)}")
+        if not 3 <= self.min_tokens <= self.max_tokens:
+            raise InputError("--min-tokens: expected at least 3 and at most --max-tokens")
+
+
+def bench_trainer(config: BenchTrainerConfig) -> dict[str, Any]:
+    """Run all variants in turns, save and return the figures. Raises InputError without sentence-transformers."""
+    _require_peer()
+    variants = [
+        (variant, rows, dropout)
+        for rows, names in ((config.small, ("peer", "ours")), (config.large, ("peer cached", "ours", "ours in-batch")))
+        if rows
+        for dropout in (0.1, 0.0)
+        for variant in names
+    ]
+    found: dict[tuple[str, int, float], list[Measurement]] = {key: [] for key in variants}
+    failed: dict[tuple[str, int, float], str] = {}
+    for number in range(config.rounds):
+        for key in variants:
+            variant, rows, dropout = key
+            if key in failed:
+                continue
+            job = {"variant": variant, "rows": rows, "dropout": dropout, "round": number} | asdict(config)
+            result = run_child("trainer.bench_trainer", job, config.memory_gib)
+            if isinstance(result, str):
+                failed[key] = result
+                log.warning("warning: %s at %d rows, dropout %s: %s", variant, rows, dropout, result)
+            else:
+                found[key].append(result)
+                log.info(
+                    "round %d: %s at %d rows, dropout %s: %.1f s CPU", number + 1, variant, rows, dropout, result.cpu
+                )
+    figures = {
+        "config": asdict(config),
+        "steps": [_figures(key, found[key], config) | {"failed": failed.get(key)} for key in variants],
+        "ratios": [ratio for key in variants for ratio in _ratios(key, found)],
+        "losses": bench_losses(config.rounds, config.seed),
+    }
+    write_json(config.out, figures)
+    return figures
+
+
+def _figures(key: tuple[str, int, float], found: list[Measurement], config: BenchTrainerConfig) -> dict[str, Any]:
+    variant, rows, dropout = key
+    named = {"variant": variant, "rows": rows, "dropout": dropout}
+    if not found:
+        return named
+    tokens = sum(len(text.split()) + 2 for example in examples(config, rows, ["word"]) for text in _texts(example))
+    return named | {
+        "rows_per_cpu_second": middle([rows / m.cpu for m in found]),
+        "tokens_per_cpu_second": middle([tokens / m.cpu for m in found]),
+        "peak_gib": middle([m.peak / GIB for m in found]),
+        "share_of_matmul_rate": middle([flops(config.model, tokens) / m.cpu / m.matmul_rate for m in found]),
+    }
+
+
+def _ratios(
+    key: tuple[str, int, float], found: dict[tuple[str, int, float], list[Measurement]]
+) -> list[dict[str, Any]]:
+    variant, rows, dropout = key
+    ratios = []
+    for peer in COMPARISONS.get(variant, ()):
+        pairs = list(zip(found[key], found.get((peer, rows, dropout), []), strict=False))
+        if pairs:
+            # Round by round, as the two of a round ran one after the other.
+            ratios.append({
+                "variant": variant, "against": peer, "rows": rows, "dropout": dropout,
+                "speed": middle([theirs.cpu / ours.cpu for ours, theirs in pairs]),
+                "peak_share": middle([ours.peak / theirs.peak for ours, theirs in pairs]),
+            })  # fmt: skip
+    return ratios
+
+
+def flops(model: str, tokens: int) -> float:
+    """Operations of one step forward and backward in the layers' matrices (attention products left out)."""
+    config = json.loads((find_model_folder(model) / "config.json").read_text())
+    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    return float(6 * tokens * layers * (4 * width * width + 2 * width * inner))
+
+
+def examples(config: BenchTrainerConfig, rows: int, words: list[str]) -> list[Example]:
+    """Rows of random words, one token each; equal for all variants."""
+    rng = random.Random(config.seed)
+
+    def text() -> str:
+        return " ".join(rng.choice(words) for _ in range(rng.randint(config.min_tokens, config.max_tokens) - 2))
+
+    return [
+        Example(
+            query=text(),
+            positive=text(),
+            mined=tuple(text() for _ in range(NUM_MINED)),
+            generated=tuple(text() for _ in range(NUM_GENERATED)),
+            known_positives=frozenset(),
+        )
+        for _ in range(rows)
+    ]
+
+
+def _texts(example: Example) -> tuple[str, ...]:
+    return (example.query, *example.passages)
+
+
+def _one_token_words(tokenizer: Any) -> list[str]:
+    return sorted(
+        word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha() and word.islower() and len(word) > 2
+    )
+
+
+def _our_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], None]:
+    encoder = Encoder.load(config.model, device="cpu").train()
+    encoder.set_dropout(job["dropout"])
+    settings = TrainConfig(rows="-", out="-", in_batch="in-batch" if job["variant"] == "ours in-batch" else "none")
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-5)
+    words = _one_token_words(encoder.tokenizer)
+
+    def step(batch: list[Example]) -> None:
+        accumulate_gradients(encoder, [batch], settings)
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step(examples(config, 1, words[:1]))
+    batch = examples(config, job["rows"], words)
+    return lambda: step(batch)
+
+
+def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], None]:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import losses
+
+    model = SentenceTransformer(str(find_model_folder(config.model)), device="cpu").train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = job["dropout"]
+    kind = (
+        losses.MultipleNegativesRankingLoss if job["variant"] == "peer" else losses.CachedMultipleNegativesRankingLoss
+    )
+    loss = kind(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    words = _one_token_words(model.tokenizer)
+
+    def step(batch: list[Example]) -> None:
+        columns = zip(*(_texts(example) for example in batch), strict=True)
+        loss([model.preprocess(list(column)) for column in columns], torch.arange(len(batch))).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step(examples(config, 1, words[:1]))
+    batch = examples(config, job["rows"], words)
+    return lambda: step(batch)
+
+
+def _require_peer() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("sentence_transformers") is None:
+        raise InputError("the bench compares with sentence-transformers: pip install 'causalneg[bench]'")
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """The figures as a table of a few lines."""
+    lines = [f"{'':14}{'rows':>5}{'dropout':>9}{'rows/s':>9}{'tokens/s':>10}{'peak GiB':>10}{'of matmul rate':>16}"]
+    for step in figures["steps"]:
+        head = f"{step['variant']:14}{step['rows']:>5}{step['dropout']:>9}"
+        if step["failed"]:
+            lines.append(f"{head}  {step['failed']}")
+            continue
+        names = ("rows_per_cpu_second", "tokens_per_cpu_second", "peak_gib", "share_of_matmul_rate")
+        rows, tokens, peak, share = (step[name]["median"] for name in names)
+        lines.append(f"{head}{rows:>9.2f}{tokens:>10.0f}{peak:>10.2f}{share:>15.0%} ")
+    for ratio in figures["ratios"]:
+        speed, peak = ratio["speed"], ratio["peak_share"]["median"]
+        lines.append(
+            f"{ratio['variant']} against {ratio['against']}, {ratio['rows']} rows, dropout {ratio['dropout']}: "
+            f"{speed['median']:.2f}x ({speed['min']:.2f} to {speed['max']:.2f}), memory {peak:.0%}"
+        )
+    for name, loss in figures["losses"].items():
+        lines.append(
+            f"{name}: {loss['speed']['median']:.1f}x the loop over samples, gradients within {loss['difference']:.0e}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _child(job: dict[str, Any]) -> None:
+    names = BenchTrainerConfig.__dataclass_fields__.keys()
+    config = BenchTrainerConfig(**{name: value for name, value in job.items() if name in names})
+    torch.manual_seed(job["round"])
+    step = (_peer_step if job["variant"] in PEERS else _our_step)(job, config)
+    report_to_parent(measure(step, config.threads))
+
+
+if __name__ == "__main__":
+    _child(json.loads(sys.argv[1]))
