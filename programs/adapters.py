@@ -1,18 +1,22 @@
 """Which layout of prompts and answers a model follows: given, or found by a probe call."""
 
-from collections.abc import Sequence
-from typing import get_args
+import copy
+from typing import Any, get_args
 
 import dspy
+import pydantic
 from dspy.utils.exceptions import AdapterParseError
 
 from data.errors import InputError
 from programs.config import AdapterName
 from programs.faults import CallError
+from programs.lms import ModelSpec
 from programs.role_lm import RoleLM
-from programs.signatures import VerifyIrrelevance
+from programs.signatures import MAX_REQUIREMENTS, VerifyIrrelevance
 from programs.store import RunStore
 
+# A grammar that counts to more than about this many characters becomes slow.
+_LONGEST_STRING = 1000
 _PROBE = {
     "relevance": "A passage is relevant when it states what was asked.",
     "query": "how long do opened oats keep",
@@ -22,10 +26,50 @@ _PROBE = {
 LAYOUTS: tuple[AdapterName, ...] = tuple(name for name in get_args(AdapterName) if name != "auto")
 
 
-def make_adapter(name: AdapterName) -> dspy.Adapter:
+class SchemaAdapter(dspy.JSONAdapter):  # type: ignore[misc]
+    """DSPy's JSON layout with the schema fitted to the model.
+
+    Where the model is decoded under the schema (`bounded`), every string and list gets a bound, or a small model runs
+    on until its token limit. Hosted models get no bounds of strings: some of them refuse such a schema.
+    """
+
+    def __init__(self, *, bounded: bool):
+        super().__init__()
+        self._bounded = bounded
+
+    def _prepare_response_format(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any) -> None:
+        super()._prepare_response_format(lm, lm_kwargs, signature)
+        wanted = lm_kwargs.get("response_format")
+        if isinstance(wanted, type) and issubclass(wanted, pydantic.BaseModel):
+            schema = copy.deepcopy(wanted.model_json_schema())
+            _fit(schema, self._bounded)
+            lm_kwargs["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": signature.__name__, "schema": schema, "strict": True},
+            }
+
+
+def _fit(part: Any, bounded: bool) -> None:
+    if isinstance(part, list):
+        for one in part:
+            _fit(one, bounded)
+    if not isinstance(part, dict):
+        return
+    if part.get("type") == "string" and "enum" not in part:
+        longest = min(part.pop("maxLength", _LONGEST_STRING), _LONGEST_STRING)
+        part.pop("minLength", None)
+        if bounded:
+            part["maxLength"] = longest
+    if part.get("type") == "array" and bounded:
+        part["maxItems"] = min(part.get("maxItems", MAX_REQUIREMENTS), MAX_REQUIREMENTS)
+    for value in part.values():
+        _fit(value, bounded)
+
+
+def make_adapter(name: AdapterName, spec: ModelSpec) -> dspy.Adapter:
     """The DSPy adapter with this layout; none of them falls back to another one by itself."""
     if name == "json":
-        return dspy.JSONAdapter()
+        return SchemaAdapter(bounded=spec.bounded)
     if name == "xml":
         return dspy.XMLAdapter(use_json_adapter_fallback=False)
     return dspy.ChatAdapter(use_json_adapter_fallback=False)
@@ -62,12 +106,12 @@ def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterN
 def _probe(lm: RoleLM, name: AdapterName) -> str | None:
     predictor = dspy.Predict(VerifyIrrelevance)
     predictor.lm = lm
-    with dspy.context(adapter=make_adapter(name)):
+    with dspy.context(adapter=make_adapter(name, lm.spec)):
         try:
-            answer = predictor(**_PROBE)
+            predictor(**_PROBE)
         except AdapterParseError:
             return "not readable"
         except CallError as error:
             return str(error)
-    flags: Sequence[bool] = answer.satisfied
-    return None if len(flags) == len(_PROBE["requirements"]) else "verdict of the wrong length"
+    # Whether the content is right is for the canaries to tell; here only the form counts.
+    return None

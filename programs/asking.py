@@ -19,10 +19,11 @@ _RETRY_TEMPERATURE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One predictor call."""
+    """One predictor call; `flags` is how many true-or-false values a verdict must have to count as readable."""
 
     predictor: Predictor
     inputs: Mapping[str, Any]
+    flags: int | None = None
 
 
 class Frozen:
@@ -58,7 +59,7 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
             for attempt in range(self.malformed_retries + 1):
                 try:
                     predictor = getattr(self, step.predictor)
-                    return _signed(predictor(**step.inputs, config=self._config(step.predictor, attempt)))
+                    return _checked(step, predictor(**step.inputs, config=self._config(step.predictor, attempt)))
                 except (AdapterParseError, CallError) as error:
                     if (fault := self._lost(step, error, attempt, faults)) is not None:
                         return fault
@@ -71,7 +72,7 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
                 try:
                     predictor = getattr(self, step.predictor)
                     answer = await predictor.acall(**step.inputs, config=self._config(step.predictor, attempt))
-                    return _signed(answer)
+                    return _checked(step, answer)
                 except (AdapterParseError, CallError) as error:
                     if (fault := self._lost(step, error, attempt, faults)) is not None:
                         return fault
@@ -105,7 +106,10 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
         return [answer for answer in answers if isinstance(answer, (dspy.Prediction, CallError))]
 
 
-def _signed(prediction: dspy.Prediction) -> dspy.Prediction:
+def _checked(step: Step, prediction: dspy.Prediction) -> dspy.Prediction:
+    """The prediction with its author; raises CallError when it is of no use although it could be parsed."""
+    if step.flags is not None and len(prediction.satisfied) != step.flags:
+        raise CallError("malformed", f"{len(prediction.satisfied)} verdicts on {step.flags} requirements")
     prediction._answered_by = answered_by.get()
     return prediction
 

@@ -29,12 +29,14 @@ def wilson_interval(hits: int, trials: int, z: float = _Z_95) -> tuple[float, fl
 class Calibration:
     """The verifier's record on known positives and what follows for the accepted negatives.
 
-    canaries: known positives with a verdict; missed: those called "does not answer". judged: candidate negatives with a
+    canaries: known positives with a verdict; missed: those called "does not answer"; unread: those that no usable
+    verdict came on. judged: candidate negatives with a
     verdict; called_relevant: those called "answers the query"; accepted: those that became negatives.
     """
 
     canaries: int
     missed: int
+    unread: int = 0
     judged: int
     called_relevant: int
     accepted: int
@@ -67,6 +69,8 @@ class Calibration:
     def sentence(self) -> str:
         """The finding in words."""
         low, high = self.miss_interval
+        if self.canaries == 0 and self.unread:
+            return f"this verifier gave no usable verdict on any of {self.unread} known positives"
         if self.canaries == 0:
             return "the verifier was not calibrated: no known positive went through it"
         found = (

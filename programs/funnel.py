@@ -59,6 +59,7 @@ class Funnel:
         return Calibration(
             canaries=self.canaries,
             missed=self.canaries_missed,
+            unread=self.canaries_asked - self.canaries,
             judged=self.judged,
             called_relevant=self.judged_relevant,
             accepted=self.accepted,

@@ -24,7 +24,8 @@ class ModelSpec:
     """One model as a role uses it.
 
     `name` is what users and records call it; `model` is litellm's string. `free` models run on this machine and cost
-    nothing; of any other model the price is what litellm's list says, or unknown.
+    nothing; of any other model the price is what litellm's list says, or unknown. `bounded` models are decoded under
+    the JSON schema, lengths included, so that they cannot run on.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ModelSpec:
     max_tokens: int | None = None
     timeout_s: float = 120.0
     free: bool = False
+    bounded: bool = False
 
     def __repr__(self) -> str:
         # A key must not reach a log or a traceback.
@@ -80,6 +82,7 @@ def loopback_model(
     temperature: float | None = None,
     max_tokens: int | None = None,
     timeout_s: float = 120.0,
+    bounded: bool = False,
 ) -> ModelSpec:
     """A model served by this process or a child of it: OpenAI-compatible, takes a JSON schema, costs nothing."""
     litellm.register_model({model: {"litellm_provider": "openai", "mode": "chat", "supports_response_schema": True}})
@@ -92,6 +95,7 @@ def loopback_model(
         max_tokens=max_tokens,
         timeout_s=timeout_s,
         free=True,
+        bounded=bounded,
     )
 
 

@@ -1,10 +1,12 @@
 """From model names on the command line to checked models, with the servers that some of them need."""
 
 from contextlib import ExitStack
+from pathlib import Path
 
 from data.errors import InputError
 from programs import recorded
 from programs.lms import ModelSpec, hosted_model, loopback_model
+from programs.local_server import PREFIX, LocalServer
 
 
 class Models:
@@ -14,6 +16,7 @@ class Models:
         self._stack = stack
         self._max_tokens, self._timeout_s, self._api_key_env = max_tokens, timeout_s, api_key_env
         self._recorded: recorded.RecordedServer | None = None
+        self._running: dict[str, LocalServer] = {}
 
     def resolve(self, name: str, *, flag: str, temperature: float | None, api_base: str | None = None) -> ModelSpec:
         """The checked model called `name`. Raises InputError that names `flag`."""
@@ -31,6 +34,8 @@ class Models:
                 max_tokens=self._max_tokens,
                 timeout_s=self._timeout_s,
             )
+        if name.startswith(PREFIX):
+            return self._local(name, flag=flag, temperature=temperature)
         return hosted_model(
             name,
             flag=flag,
@@ -39,4 +44,20 @@ class Models:
             temperature=temperature,
             max_tokens=self._max_tokens,
             timeout_s=self._timeout_s,
+        )
+
+    def _local(self, name: str, *, flag: str, temperature: float | None) -> ModelSpec:
+        if name not in self._running:
+            server = LocalServer(Path(name.removeprefix(PREFIX)), flag=flag)
+            self._running[name] = self._stack.enter_context(server)
+        server = self._running[name]
+        return loopback_model(
+            name,
+            model=f"openai/local-{server.path.stem}",
+            api_base=server.api_base,
+            token=server.token,
+            temperature=temperature,
+            max_tokens=self._max_tokens,
+            timeout_s=self._timeout_s,
+            bounded=True,
         )

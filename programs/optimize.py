@@ -91,8 +91,8 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         program.use(
             generator=lms["generator"],
             verifier=lms["verifier"],
-            generator_adapter=make_adapter(layouts["generator"]),
-            verifier_adapter=make_adapter(layouts["verifier"]),
+            generator_adapter=make_adapter(layouts["generator"], lms["generator"].spec),
+            verifier_adapter=make_adapter(layouts["verifier"], lms["verifier"].spec),
         )
         setting = Setting(
             config=config,

@@ -75,8 +75,8 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         program.use(
             generator=lms["generator"],
             verifier=lms["verifier"],
-            generator_adapter=make_adapter(layouts["generator"]),
-            verifier_adapter=make_adapter(layouts["verifier"]),
+            generator_adapter=make_adapter(layouts["generator"], lms["generator"].spec),
+            verifier_adapter=make_adapter(layouts["verifier"], lms["verifier"].spec),
         )
         store.program = key = work_key(program, profile, specs, layouts, config)
         write_json(config.out / "config.json", {k: _plain(v) for k, v in asdict(config).items()})

@@ -138,9 +138,9 @@ class Synthesizer(AskingModule):
             with_canary = row.canary and attempt == 0
             verdicts = (yield asks + [canary] * with_canary) if asks or with_canary else []
             if with_canary:
-                canary_verdict = read_verdict(verdicts[-1], len(requirements), faults)
+                canary_verdict = read_verdict(verdicts[-1])
             for number, answer in zip(to_verify, verdicts, strict=False):
-                fresh[number] = judged(fresh[number], read_verdict(answer, len(requirements), faults))
+                fresh[number] = judged(fresh[number], read_verdict(answer))
             for number, candidate in fresh.items():
                 # A repair that came to nothing leaves the verdict on the first draft as the candidate's fate.
                 if number not in candidates or candidate.verdict is not None:
@@ -195,12 +195,9 @@ def plan_violations(drafts: Sequence[RequirementDraft], most: int) -> list[tuple
     return plan[:most]
 
 
-def read_verdict(answer: "dspy.Prediction | CallError", size: int, faults: Counter[str]) -> Verdict | None:
-    """The verdict, or None when there is none for exactly `size` requirements."""
+def read_verdict(answer: "dspy.Prediction | CallError") -> Verdict | None:
+    """The verdict of an answer; None when there was none."""
     if isinstance(answer, CallError):
-        return None
-    if len(answer.satisfied) != size:
-        faults["verdict_of_wrong_length"] += 1
         return None
     return Verdict(
         satisfied=tuple(answer.satisfied),
@@ -269,4 +266,5 @@ def _verify_step(row: RowInputs, statements: Sequence[str], passage: str) -> Ste
     return Step(
         "verify",
         {"relevance": row.relevance, "query": row.query, "requirements": list(statements), "passage": passage},
+        flags=len(statements),
     )

@@ -40,8 +40,8 @@ class Verifier(AskingModule):
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Judge one passage; `inputs` are the signature's."""
         faults: Counter[str] = Counter()
-        answer = self.ask(Step("verify", inputs), faults)
-        return dspy.Prediction(verdict=read_verdict(answer, len(inputs["requirements"]), faults))
+        answer = self.ask(Step("verify", inputs, flags=len(inputs["requirements"])), faults)
+        return dspy.Prediction(verdict=read_verdict(answer))
 
 
 def labelled_passages(rows: Sequence[Row]) -> list[LabelledPassage]:
