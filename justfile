@@ -58,3 +58,7 @@ ablate *flags: setup
 # compile the prompts against the retriever's feedback: just optimize rows=rows.jsonl lm=MODEL reflection_lm=MODEL
 optimize *flags: setup
     @{{ python }} -m programs optimize "$@"
+
+# rows into another trainer's format: just convert input=rows.jsonl to=flag-embedding out=train.jsonl
+convert *flags: setup
+    @{{ python }} -m data convert "$@"

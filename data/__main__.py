@@ -1,14 +1,18 @@
 """`python -m data COMMAND`: look at data before work is spent on it."""
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from data.beir import write_beir
 from data.cli import run_command
+from data.convert import fewest_negatives, format_named, read_format, write_format
 from data.demo_set import demo_split
 from data.jsonl import BadRows, read_rows
 from data.leakage import find_leakage
+from data.provenance import sidecar_path
 from data.sources import read_source
 
 
@@ -64,9 +68,60 @@ def _leakage(config: LeakageConfig) -> None:
         sys.stdout.write(bad_rows.summary() + "\n")
 
 
-def main() -> int:
+FormatName = Literal["rows", "flag-embedding", "swift", "tevatron", "st-tuples", "st-labelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertConfig:
+    """Turn a file of training rows into another trainer's format, or back."""
+
+    input: Path
+    """File to read: .jsonl, or .parquet for canonical rows."""
+
+    out: Path
+    """File to write: .jsonl, or .parquet for canonical rows. A sidecar OUT.provenance.jsonl keeps what the format
+    cannot carry; a later conversion back finds it."""
+
+    source: FormatName = "rows"
+    """Format of the input: rows (ours), flag-embedding (query, pos, neg), swift (MS-Swift messages), tevatron,
+    st-tuples (sentence-transformers: anchor, positive, negative_1 ...) or st-labelled (query, docs, labels)."""
+
+    to: FormatName = "rows"
+    """Format to write."""
+
+    num_negatives: int | None = None
+    """For st-tuples the negatives of a line, for swift its mined ones; rows with fewer are dropped and counted (None:
+    the smallest number that any row has, so that none is dropped)."""
+
+    skip_bad_rows: bool = False
+    """Count and report bad rows instead of stopping at the first one."""
+
+
+def _convert(config: ConvertConfig) -> None:
+    bad_rows = BadRows() if config.skip_bad_rows else None
+    target, num_negatives = format_named(config.to), config.num_negatives
+    if num_negatives is None and target.fixed_negatives:
+        # A pass of its own, so that a file of any size still streams.
+        counted = BadRows() if config.skip_bad_rows else None
+        num_negatives = fewest_negatives(read_format(config.input, config.source, counted), config.to)
+    rows = read_format(config.input, config.source, bad_rows)
+    report = write_format(config.out, config.to, rows, num_negatives)
+    sidecar = None if target.lossless else sidecar_path(config.out)
+    sys.stdout.write(report.summary(target, num_negatives or 0, sidecar) + "\n")
+    if bad_rows is not None:
+        sys.stdout.write(bad_rows.summary() + "\n")
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "demo": (DemoConfig, _demo),
+    "leakage": (LeakageConfig, _leakage),
+    "convert": (ConvertConfig, _convert),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    return run_command("data", {"demo": (DemoConfig, _demo), "leakage": (LeakageConfig, _leakage)})
+    return run_command("data", COMMANDS, argv)
 
 
 if __name__ == "__main__":

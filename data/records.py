@@ -112,12 +112,13 @@ def row_from_dict(value: Any, *, file: str | None = None, line: int | None = Non
         query_id=query_id,
         query=query,
         positives=positives,
-        negatives=tuple(_negative(item) for item in reader.objects("negatives", default=())),
-        requirements=tuple(_requirement(item) for item in reader.objects("requirements", default=())),
+        negatives=tuple(negative_from(item) for item in reader.objects("negatives", default=())),
+        requirements=tuple(requirement_from(item) for item in reader.objects("requirements", default=())),
     )
 
 
-def _negative(item: "FieldReader") -> Negative:
+def negative_from(item: "FieldReader") -> Negative:
+    """One negative of a row. Raises InputError."""
     source = item.text("source")
     if source not in SOURCES:
         item.fail("source", f"expected one of {', '.join(SOURCES)}, got {source!r}")
@@ -127,7 +128,7 @@ def _negative(item: "FieldReader") -> Negative:
         source=source,
         id=item.text("id", default=None),
         score=item.number("score", default=None),
-        requirement=None if requirement is None else _requirement(requirement),
+        requirement=None if requirement is None else requirement_from(requirement),
         disruption=item.text("disruption", default=None),
         verdict=None if verdict is None else _verdict(verdict),
         generator=item.text("generator", default=None),
@@ -135,7 +136,8 @@ def _negative(item: "FieldReader") -> Negative:
     )
 
 
-def _requirement(item: "FieldReader") -> Requirement:
+def requirement_from(item: "FieldReader") -> Requirement:
+    """One requirement of a row. Raises InputError."""
     number = item.number("id")
     if number is None or number != int(number) or number < 1:
         item.fail("id", "expected the requirement's 1-based position")

@@ -2,13 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from data import __main__ as room
+from data.__main__ import COMMANDS
 from data.beir import read_beir
 from data.cli import run_command
 from data.demo_set import demo_items
 from data.jsonl import write_rows
-
-COMMANDS = {"demo": (room.DemoConfig, room._demo), "leakage": (room.LeakageConfig, room._leakage)}
 
 
 def test_the_demo_is_written_as_beir_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

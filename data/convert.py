@@ -1,0 +1,151 @@
+"""Files of training rows from one format into another, streamed; what is lost on the way is said or kept beside."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from data.files import atomic_writer
+from data.formats import FORMATS, Format
+from data.jsonl import BadRows, read_objects
+from data.parquet import read_parquet_objects, write_parquet_objects
+from data.provenance import Sidecar, sidecar_path, write_sidecar_line
+from data.records import FieldReader, Row
+
+
+@dataclass(slots=True)
+class ConvertReport:
+    """Counts of one conversion; `dropped` counts rows by the reason that the format could not hold them."""
+
+    rows: int = 0
+    lines: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    negatives: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def summary(self, target: Format, num_negatives: int, sidecar: Path | None) -> str:
+        """A few lines: what came over, what did not, and where the rest is."""
+        text = [f"{self.rows} rows as {self.lines} lines of {target.name}; negatives: {_counts(self.negatives)}"]
+        text += [f"  {count} rows dropped: {reason}" for reason, count in self.dropped.items()]
+        if self.left_out:
+            text.append(f"  left out, since every line has the same number: {_counts(self.left_out)}")
+        if target.name == "swift":
+            text.append(
+                f"  every line has {num_negatives} mined negatives first: set NUM_MINED_NEGATIVES={num_negatives}"
+            )
+        if sidecar is not None:
+            text.append(f"  {target.name} carries {target.carries}; ids, origins and verdicts are in {sidecar}")
+        return "\n".join(text)
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
+
+
+def read_format(path: str | Path, name: str, bad_rows: BadRows | None = None) -> Iterator[Row]:
+    """Stream the rows of a file in a known format (.jsonl, or .parquet for canonical rows).
+
+    A sidecar beside it restores ids and origins. Raises InputError (file, line, field) at the first bad line, or counts
+    it in `bad_rows`; with a sidecar, which must stay in step, a bad line always ends the reading.
+    """
+    path, known = Path(path), format_named(name)
+    sidecar = Sidecar(path) if sidecar_path(path).is_file() else None
+    if sidecar is not None:
+        bad_rows = None
+    objects = read_parquet_objects(path) if path.suffix == ".parquet" else read_objects(path, bad_rows)
+    for readers, line in _groups(objects, known, sidecar, str(path), bad_rows):
+        try:
+            row = known.from_lines(readers)
+            row = row if line is None else line.restore(row)
+        except InputError as error:
+            if bad_rows is None:
+                raise
+            bad_rows.add(error)
+            continue
+        yield row
+
+
+def _groups(
+    objects: Iterator[tuple[int, Any]], known: Format, sidecar: Sidecar | None, file: str, bad_rows: BadRows | None
+) -> Iterator[tuple[list[FieldReader], Any]]:
+    """The lines that make one row: as many as the sidecar says, or neighbours that belong together."""
+    group: list[FieldReader] = []
+    line = None
+    for number, value in objects:
+        try:
+            reader = FieldReader(value, file=file, line=number)
+        except InputError as error:
+            if bad_rows is None:
+                raise
+            bad_rows.add(error)
+            continue
+        if group and not (len(group) < line.num_lines if line else known.same_row(group[0].value, reader.value)):
+            yield group, line
+            group = []
+        if not group and sidecar is not None:
+            line = sidecar.next_line()
+        group.append(reader)
+    if group:
+        yield group, line
+
+
+def write_format(path: str | Path, name: str, rows: Iterable[Row], num_negatives: int | None = None) -> ConvertReport:
+    """Write rows in a format, atomically, with a sidecar where the format cannot carry everything.
+
+    `num_negatives` is for formats with a fixed number of negatives a line (swift: mined ones; st-tuples: all); rows
+    with fewer are dropped and counted. Raises InputError when such a format gets none or nothing could be written.
+    """
+    path, known = Path(path), format_named(name)
+    if known.fixed_negatives and num_negatives is None:
+        raise InputError(f"{name} has the same number of negatives in every line: say how many", field="num-negatives")
+    if path.suffix == ".parquet" and not known.lossless:
+        raise InputError(f"only canonical rows go into Parquet; write {name} as .jsonl", file=path)
+    report = ConvertReport()
+    with ExitStack() as stack:
+        sidecar = None if known.lossless else stack.enter_context(atomic_writer(sidecar_path(path)))
+        if path.suffix == ".parquet":
+            write_parquet_objects(path, _lines(known, rows, report, None, num_negatives or 0))
+        else:
+            file = stack.enter_context(atomic_writer(path))
+            for value in _lines(known, rows, report, sidecar, num_negatives or 0):
+                file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        if not report.rows:
+            # Raised inside, so that neither file takes its name.
+            reasons = "; ".join(f"{count} dropped: {reason}" for reason, count in report.dropped.items())
+            raise InputError(f"no row could be written as {name}" + (f" ({reasons})" if reasons else ""), file=path)
+    return report
+
+
+def _lines(
+    known: Format, rows: Iterable[Row], report: ConvertReport, sidecar: Any, num_negatives: int
+) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        negatives = known.choose(row, num_negatives)
+        if negatives is None:
+            few = f"fewer than {num_negatives}" if known.fixed_negatives else "no"
+            report.dropped[f"{few} {'mined ' if known.name == 'swift' else ''}negatives"] += 1
+            continue
+        lines = known.to_lines(row, negatives)
+        report.rows += 1
+        report.lines += len(lines)
+        report.negatives.update(negative.source for negative in negatives)
+        report.left_out.update(Counter(n.source for n in row.negatives) - Counter(n.source for n in negatives))
+        if sidecar is not None:
+            write_sidecar_line(sidecar, row, num_lines=len(lines))
+        yield from lines
+
+
+def fewest_negatives(rows: Iterable[Row], name: str) -> int:
+    """The largest number of negatives a line that drops no row: for formats with a fixed number."""
+    return min((len(row.of_source("mined")) if name == "swift" else len(row.negatives) for row in rows), default=0)
+
+
+def format_named(name: str) -> Format:
+    """Look up a format. Raises InputError that lists those there are."""
+    if name not in FORMATS:
+        raise InputError(f"unknown format {name!r}: expected one of {', '.join(FORMATS)}")
+    return FORMATS[name]

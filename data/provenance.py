@@ -1,0 +1,87 @@
+"""The sidecar of a converted file: what the foreign format cannot carry, line by line beside it.
+
+`FILE.provenance.jsonl` holds, for each row of FILE in order, the ids, origins, requirements and verdicts, keyed by
+content hashes of the texts. A reader that finds it gives back the rows as they were; without it every negative counts
+as mined.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from data.errors import InputError
+from data.jsonl import read_objects
+from data.records import FieldReader, Negative, Passage, Row, negative_from, requirement_from, row_to_dict
+from data.text import content_id
+
+
+def sidecar_path(path: str | Path) -> Path:
+    """Where the sidecar of a file lies."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.provenance.jsonl")
+
+
+def write_sidecar_line(file: IO[str], row: Row, *, num_lines: int) -> None:
+    """Add one row's line; `num_lines` is how many lines of the converted file belong to it."""
+    value = row_to_dict(row)
+    line = {
+        "key": _key(row.query),
+        "query_id": row.query_id,
+        "lines": num_lines,
+        "positives": {_key(p.text): p.id for p in row.positives},
+        "negatives": [
+            {"key": _key(n["text"])} | {name: item for name, item in n.items() if name != "text"}
+            for n in value["negatives"]
+        ],
+        "requirements": value.get("requirements", []),
+    }
+    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+class Sidecar:
+    """Reads a sidecar in step with its file. Rows must be taken one by one, in order."""
+
+    def __init__(self, path: Path):
+        self._path = sidecar_path(path)
+        self._lines: Iterator[tuple[int, Any]] = read_objects(self._path)
+
+    def next_line(self) -> "SidecarLine":
+        """The next row's line. Raises InputError when the sidecar has ended before its file."""
+        for number, value in self._lines:
+            return SidecarLine(FieldReader(value, file=str(self._path), line=number))
+        raise InputError("ends before the file beside it: it belongs to another file; remove it", file=self._path)
+
+
+class SidecarLine:
+    """One row's provenance."""
+
+    def __init__(self, reader: FieldReader):
+        self._reader = reader
+        self.num_lines = int(reader.number("lines"))
+
+    def restore(self, row: Row) -> Row:
+        """The row with its ids, origins and judgements. Raises InputError when the line is about another row."""
+        reader = self._reader
+        if reader.text("key") != _key(row.query):
+            reader.fail("key", "is of another query: the sidecar belongs to another file; remove it")
+        ids = reader.value.get("positives")
+        ids = ids if isinstance(ids, Mapping) else {}
+        found = {_key(negative.text): negative for negative in row.negatives}
+        # In the order of the original row; what the format left out stays out.
+        kept = [(found[item.text("key")], item) for item in reader.objects("negatives") if item.text("key") in found]
+        return Row(
+            query_id=reader.text("query_id"),
+            query=row.query,
+            positives=tuple(Passage(id=str(ids.get(_key(p.text), p.id)), text=p.text) for p in row.positives),
+            negatives=tuple(_restored(negative, item) for negative, item in kept),
+            requirements=tuple(requirement_from(item) for item in reader.objects("requirements", default=())),
+        )
+
+
+def _restored(negative: Negative, item: FieldReader) -> Negative:
+    return negative_from(FieldReader({**item.value, "text": negative.text}, file=item.file, line=item.line))
+
+
+def _key(text: str) -> str:
+    return content_id(text)
