@@ -19,11 +19,11 @@ _RETRY_TEMPERATURE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One predictor call; `flags` is how many true-or-false values a verdict must have to count as readable."""
+    """One predictor call; `counted` names an output list and how long it must be for the answer to be of use."""
 
     predictor: Predictor
     inputs: Mapping[str, Any]
-    flags: int | None = None
+    counted: tuple[str, int] | None = None
 
 
 class Frozen:
@@ -108,8 +108,11 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
 
 def _checked(step: Step, prediction: dspy.Prediction) -> dspy.Prediction:
     """The prediction with its author; raises CallError when it is of no use although it could be parsed."""
-    if step.flags is not None and len(prediction.satisfied) != step.flags:
-        raise CallError("malformed", f"{len(prediction.satisfied)} verdicts on {step.flags} requirements")
+    if step.counted is not None:
+        name, wanted = step.counted
+        found = len(getattr(prediction, name))
+        if found != wanted:
+            raise CallError("malformed", f"{found} values of {name}, {wanted} were wanted")
     prediction._answered_by = answered_by.get()
     return prediction
 

@@ -18,7 +18,6 @@ from dspy.adapters.utils import get_annotation_name
 from data.errors import InputError
 from data.files import read_json_object, write_json
 from data.text import content_id
-from programs.signatures import SIGNATURES
 from programs.synthesizer import Synthesizer
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ def _field_key(name: str, annotation: Any) -> str:
 def program_state(program: Synthesizer) -> dict[str, Any]:
     """Instructions and demonstrations of every sub-predictor, as plain JSON without models or keys."""
     state = {}
-    for name in SIGNATURES:
+    for name in program.signatures:
         predictor = getattr(program, name)
         state[name] = {
             "instructions": predictor.signature.instructions,
@@ -79,7 +78,7 @@ def save_program(program: Synthesizer, folder: Path, manifest: dict[str, Any]) -
             "state_sha256": _sha256(folder / STATE_FILE),
             "program": content_id(json.dumps(state, sort_keys=True)),
             "libraries": library_versions(),
-            "signatures": {name: signature_key(signature) for name, signature in SIGNATURES.items()},
+            "signatures": {name: signature_key(signature) for name, signature in program.signatures.items()},
             **manifest,
         },
     )
@@ -101,12 +100,12 @@ def load_program(folder: Path, program: Synthesizer) -> str:
             f"the program has format {manifest.get('format')!r}, this version reads {FORMAT_VERSION}",
             file=folder / MANIFEST_FILE,
         )
-    _check_signatures(manifest.get("signatures"), folder / MANIFEST_FILE)
+    _check_signatures(manifest.get("signatures"), program, folder / MANIFEST_FILE)
     state_file = folder / STATE_FILE
     state = read_json_object(state_file)
     if _sha256(state_file) != manifest.get("state_sha256"):
         raise InputError("was changed after it was saved: its hash is not the manifest's", file=state_file)
-    for name, signature in SIGNATURES.items():
+    for name, signature in program.signatures.items():
         _load_predictor(getattr(program, name), signature, state.get(name), state_file, name)
     versions = library_versions()
     for library, saved in (manifest.get("libraries") or {}).items():
@@ -143,10 +142,10 @@ def _check_demo(demo: dict[str, Any], signature: type[dspy.Signature], file: Pat
             ) from error
 
 
-def _check_signatures(saved: Any, file: Path) -> None:
+def _check_signatures(saved: Any, program: Synthesizer, file: Path) -> None:
     if not isinstance(saved, dict):
         raise InputError("expected the signatures of the program", file=file, field="signatures")
-    for name, signature in SIGNATURES.items():
+    for name, signature in program.signatures.items():
         here, there = signature_key(signature), saved.get(name)
         if there == here:
             continue
@@ -164,7 +163,7 @@ def _check_signatures(saved: Any, file: Path) -> None:
                     file=file,
                     field=f"signatures.{name}",
                 )
-    strangers = sorted(saved.keys() - SIGNATURES.keys())
+    strangers = sorted(saved.keys() - program.signatures.keys())
     if strangers:
         raise InputError("this version has no such predictor", file=file, field=f"signatures.{strangers[0]}")
 

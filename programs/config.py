@@ -66,6 +66,10 @@ class SynthesizeConfig:
     negatives_per_row: int = 4
     """At most this many generated negatives are tried for a row."""
 
+    batched: bool = False
+    """Write all violations of a row in one call: fewer and cheaper requests, but one bad answer loses them all, and a
+    program must have been compiled for it."""
+
     repairs: int = 1
     """How often a draft that the verifier refused is written again with its reason; 0 drops it at once."""
 

@@ -90,8 +90,12 @@ class RecordedAnswers:
 
     def find(self, inputs: Mapping[str, str]) -> dict[str, Any]:
         """The outputs recorded for these inputs. Raises NotRecordedError."""
-        keys = {name: same_text_key(value) for name, value in inputs.items()}
+        keys = _keys(inputs)
         query, passage = keys.get("query", ""), keys.get("passage", "")
+        if "violations" in inputs:
+            return {
+                "negatives": [self._violation(one, {**keys, **_keys(one)}) for one in _objects(inputs["violations"])]
+            }
         if "target" in inputs:
             return self._violation(inputs, keys)
         if "requirements" in inputs:
@@ -166,6 +170,20 @@ def _extraction(item: DemoItem) -> dict[str, Any]:
             for requirement in item.row.requirements
         ],
     }
+
+
+def _keys(inputs: Mapping[str, str]) -> dict[str, str]:
+    return {name: same_text_key(value) for name, value in inputs.items()}
+
+
+def _objects(text: str) -> list[dict[str, str]]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, list) or not all(isinstance(one, dict) and one.keys() >= {"target"} for one in value):
+        raise NotRecordedError("the violations could not be read")
+    return [{str(name): str(each) for name, each in one.items()} for one in value]
 
 
 def _without_number(statement: str) -> str:

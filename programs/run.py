@@ -57,6 +57,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
             negatives_per_row=config.negatives_per_row,
             repairs=config.repairs,
             malformed_retries=config.malformed_retries,
+            batched=config.batched,
         )
         name = UNCOMPILED if config.program is None else load_program(config.program, program)
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)

@@ -12,7 +12,7 @@ import dspy
 
 from data.records import Requirement, Verdict
 from data.text import clean_text, same_text_key
-from programs.asking import AskingModule, Step, author
+from programs.asking import AskingModule, Predictor, Step, author
 from programs.faults import CallError
 from programs.outcome import Candidate, Fate, Synthesis
 from programs.signatures import (
@@ -20,9 +20,11 @@ from programs.signatures import (
     MAX_REMARK_CHARS,
     MAX_REQUIREMENTS,
     ExtractRequirements,
+    PlannedViolation,
     RequirementDraft,
     VerifyIrrelevance,
     ViolateRequirement,
+    ViolateRequirements,
     Way,
 )
 
@@ -42,6 +44,15 @@ class RowInputs:
 Steps = Generator[list[Step], list["dspy.Prediction | CallError"], Synthesis]
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A passage as a model wrote it."""
+
+    text: str
+    explanation: str
+    author: str
+
+
 class Synthesizer(AskingModule):
     """The program: sub-predictors `extract` and `violate` (role generator) and `verify` (role verifier).
 
@@ -49,13 +60,22 @@ class Synthesizer(AskingModule):
         negatives_per_row: at most this many violations are planned for a row.
         repairs: how often a refused draft is written again with the verifier's reason.
         malformed_retries: how often an answer that cannot be read is asked for again.
+        batched: all violations of a row are written in one call instead of one call each.
     """
 
-    def __init__(self, *, negatives_per_row: int = 4, repairs: int = 1, malformed_retries: int = 2):
+    def __init__(
+        self, *, negatives_per_row: int = 4, repairs: int = 1, malformed_retries: int = 2, batched: bool = False
+    ):
         super().__init__(malformed_retries)
-        self.extract = dspy.Predict(ExtractRequirements)
-        self.violate = dspy.Predict(ViolateRequirement)
-        self.verify = dspy.Predict(VerifyIrrelevance)
+        self.batched = batched
+        self.signatures: dict[Predictor, type[dspy.Signature]] = {
+            "extract": ExtractRequirements,
+            "violate": ViolateRequirements if batched else ViolateRequirement,
+            "verify": VerifyIrrelevance,
+        }
+        self.extract = dspy.Predict(self.signatures["extract"])
+        self.violate = dspy.Predict(self.signatures["violate"])
+        self.verify = dspy.Predict(self.signatures["verify"])
         self.negatives_per_row, self.repairs = negatives_per_row, repairs
 
     def use(
@@ -125,10 +145,11 @@ class Synthesizer(AskingModule):
         canary_verdict: Verdict | None = None
         pending = dict(enumerate(plan))
         for attempt in range(self.repairs + 1):
-            drafts = yield [
-                _violate_step(row, statements, requirements[position], way, candidates.get(number))
+            planned = [
+                _planned(statements, requirements[position], way, candidates.get(number))
                 for number, (position, way) in pending.items()
             ]
+            drafts = read_drafts((yield _violate_steps(row, statements, planned, self.batched)), len(planned))
             fresh: dict[int, Candidate] = {}
             for (number, (position, way)), draft in zip(pending.items(), drafts, strict=True):
                 candidate = _drafted(requirements[position], way, draft, known, faults)
@@ -221,19 +242,19 @@ def judged(candidate: Candidate, verdict: Verdict | None) -> Candidate:
 def _drafted(
     requirement: Requirement,
     way: Way,
-    draft: "dspy.Prediction | CallError",
+    draft: "Draft | CallError",
     known: set[str],
     faults: Counter[str],
 ) -> Candidate:
     planned = Candidate(requirement=requirement, disruption=way.disruption, direction=way.direction, fate="not_written")
     if isinstance(draft, CallError):
         return planned
-    text = clean_text(draft.negative)
+    text = clean_text(draft.text)
     if not text or len(text) > MAX_PASSAGE_CHARS:
         faults["violate_empty" if not text else "violate_too_long"] += 1
         return planned
     remark = clean_text(draft.explanation)[:MAX_REMARK_CHARS]
-    written = replace(planned, text=text, explanation=remark, generator=author(draft))
+    written = replace(planned, text=text, explanation=remark, generator=draft.author)
     key = same_text_key(text)
     if key in known:
         return replace(written, fate="copies_a_passage")
@@ -241,30 +262,47 @@ def _drafted(
     return replace(written, fate="not_verified")
 
 
-def _violate_step(
-    row: RowInputs, statements: Sequence[str], requirement: Requirement, way: Way, refused: Candidate | None
-) -> Step:
+def _planned(
+    statements: Sequence[str], requirement: Requirement, way: Way, refused: Candidate | None
+) -> PlannedViolation:
     remark = ""
     if refused is not None and refused.verdict is not None:
         remark = f"Draft:\n{refused.text}\n\nRefused because: {refused.verdict.reason}"
-    return Step(
-        "violate",
-        {
-            "style": list(row.style),
-            "query": row.query,
-            "passage": row.passage,
-            "requirements": list(statements),
-            "target": statements[requirement.id - 1],
-            "disruption": way.disruption,
-            "direction": way.direction,
-            "refused": remark,
-        },
+    return PlannedViolation(
+        target=statements[requirement.id - 1], disruption=way.disruption, direction=way.direction, refused=remark
     )
+
+
+def _violate_steps(
+    row: RowInputs, statements: Sequence[str], planned: Sequence[PlannedViolation], batched: bool
+) -> list[Step]:
+    shared = {
+        "style": list(row.style),
+        "query": row.query,
+        "passage": row.passage,
+        "requirements": list(statements),
+    }
+    if batched:
+        return [Step("violate", shared | {"violations": list(planned)}, counted=("negatives", len(planned)))]
+    return [Step("violate", shared | violation.model_dump()) for violation in planned]
+
+
+def read_drafts(answers: Sequence["dspy.Prediction | CallError"], count: int) -> list["Draft | CallError"]:
+    """One draft (or the fault that it was lost by) for each of `count` planned violations."""
+    drafts: list[Draft | CallError] = []
+    for answer in answers:
+        if isinstance(answer, CallError):
+            drafts += [answer] * (count if len(answers) < count else 1)
+        elif "negatives" in answer:
+            drafts += [Draft(one.negative, one.explanation, author(answer)) for one in answer.negatives]
+        else:
+            drafts.append(Draft(answer.negative, answer.explanation, author(answer)))
+    return drafts
 
 
 def _verify_step(row: RowInputs, statements: Sequence[str], passage: str) -> Step:
     return Step(
         "verify",
         {"relevance": row.relevance, "query": row.query, "requirements": list(statements), "passage": passage},
-        flags=len(statements),
+        counted=("satisfied", len(statements)),
     )

@@ -40,7 +40,7 @@ class Verifier(AskingModule):
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Judge one passage; `inputs` are the signature's."""
         faults: Counter[str] = Counter()
-        answer = self.ask(Step("verify", inputs, flags=len(inputs["requirements"])), faults)
+        answer = self.ask(Step("verify", inputs, counted=("satisfied", len(inputs["requirements"]))), faults)
         return dspy.Prediction(verdict=read_verdict(answer))
 
 

@@ -5,6 +5,7 @@ with what really arrived.
 """
 
 import asyncio
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -64,10 +65,11 @@ class FakeModel(LoopbackServer):
         says_relevant: Callable[[str], bool] = lambda passage: _BROKEN not in passage,
         max_at_once: int | None = None,
         speaks: str | None = None,
+        short_batches: bool = False,
     ):
         super().__init__()
         self._fault, self._delay_s, self._says_relevant = fault, delay_s, says_relevant
-        self._max_at_once, self._speaks = max_at_once, speaks
+        self._max_at_once, self._speaks, self._short_batches = max_at_once, speaks, short_batches
         self._lock = threading.Lock()
         self._received = 0
         self.at_once = self.most_at_once = 0
@@ -100,7 +102,8 @@ class FakeModel(LoopbackServer):
     def _reply(self, request: web.Request, body: dict[str, Any], fault: Fault | None) -> web.StreamResponse:
         text = message_text(body["messages"][-1])
         inputs, layout = read_inputs(text)
-        kind: Kind = "violate" if "target" in inputs else "verify" if "requirements" in inputs else "extract"
+        writes = "target" in inputs or "violations" in inputs
+        kind: Kind = "violate" if writes else "verify" if "requirements" in inputs else "extract"
         answer = render_answer(self._outputs(kind, inputs), layout)
         if self._speaks not in (None, layout):
             fault = "wrong_schema"
@@ -140,6 +143,9 @@ class FakeModel(LoopbackServer):
         query, passage = inputs.get("query", ""), inputs.get("passage", "")
         if kind == "extract":
             return {"information_need": query, "requirements": list(_requirements(query, passage))}
+        if "violations" in inputs:
+            planned = json.loads(inputs["violations"])[int(self._short_batches) :]
+            return {"negatives": [self._outputs(kind, {"query": query, **one}) for one in planned]}
         if kind == "violate":
             draft = "second draft" if inputs.get("refused") else "draft"
             negative = f"About {query}: {inputs['direction']}\nThis {draft} {_BROKEN} {inputs['target']}"

@@ -127,3 +127,8 @@ def test_other_versions_are_said(folder: Path, caplog: pytest.LogCaptureFixture)
     change(folder / "manifest.json", lambda manifest: manifest["libraries"].update(dspy="3.0.0"))
     load_program(folder, Synthesizer())
     assert "compiled with dspy 3.0.0" in caplog.text
+
+
+def test_a_program_for_single_violations_does_not_fit_batched_ones(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"signatures\.violate.*violations"):
+        load_program(folder, Synthesizer(batched=True))

@@ -218,3 +218,25 @@ def test_a_fallback_takes_over_and_is_named_on_what_it_wrote(made_rows: Rows, mo
     written = [n.generator for row in read_rows(Path(summary["rows_file"])) for n in row.of_source("generated")]
     assert set(written) == {"hosted_vllm/spare", "openai/fake"}
     assert written.count("hosted_vllm/spare") == sum(served.kind == "violate" for served in second.log)
+
+
+def test_batched_writes_a_row_in_one_call(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = made_rows(5)
+    with FakeModel() as single:
+        one_by_one = run(single, rows, monkeypatch, canary_share=0.0)
+    with FakeModel() as server:
+        batched = run(server, rows, monkeypatch, canary_share=0.0, batched=True)
+        books_agree(batched, server)
+    assert batched["funnel"] == one_by_one["funnel"]
+    # Published recipe (one analysis, one call that writes all) with a verdict each: 1 + 1 + 4; one by one: 1 + 4 + 4.
+    assert (batched["usage"]["requests"], one_by_one["usage"]["requests"]) == (5 * 6, 5 * 9)
+    assert batched["usage"]["tokens"] < one_by_one["usage"]["tokens"]
+
+
+def test_a_batch_of_the_wrong_size_is_asked_for_again_and_then_lost_by_name(
+    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel(short_batches=True) as server:
+        summary = run(server, made_rows(2), monkeypatch, batched=True, malformed_retries=1)
+    assert summary["funnel"]["lost"]["not_written"] == 8
+    assert summary["funnel"]["faults"] == {"violate_malformed": 4}

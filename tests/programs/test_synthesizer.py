@@ -11,7 +11,7 @@ from data.records import Requirement, Verdict
 from programs.lms import loopback_model
 from programs.outcome import Candidate
 from programs.role_lm import RoleLM
-from programs.signatures import SIGNATURES, RequirementDraft, Way
+from programs.signatures import RequirementDraft, Way
 from programs.synthesizer import RowInputs, Synthesizer, judged, number_requirements, plan_violations
 from tests.fakes.fake_model import FakeModel
 
@@ -64,7 +64,7 @@ def test_the_acceptance_rule(satisfied: tuple[bool, ...], answers: bool, fate: s
 
 
 def test_signatures_put_the_profile_first_and_what_varies_last() -> None:
-    fields = {name: list(signature.input_fields) for name, signature in SIGNATURES.items()}
+    fields = {name: list(signature.input_fields) for name, signature in Synthesizer().signatures.items()}
     assert fields["extract"] == ["relevance", "query", "passage"]
     assert fields["violate"][0] == "style"
     assert fields["violate"][-4:] == ["target", "disruption", "direction", "refused"]
