@@ -60,6 +60,10 @@ class TrainConfig:
     """Negatives beyond the row's own: none (the paper's setting), the batch's passages on the same process (in-batch),
     or those on all processes (cross-device)."""
 
+    max_generated_share: float | None = None
+    """Largest share, above 0 and below 1, of the softmax over a row's own negatives that its generated ones may take in
+    InfoNCE; beyond it they are weighted down (None: no cap, the paper's setting)."""
+
     entropy_weight: float = 0.05
     """Weight of the query-view entropy loss (0: off, the loss is InfoNCE alone)."""
 
@@ -115,6 +119,8 @@ class TrainConfig:
         for name in ("weight_decay", "clip", "entropy_weight"):
             self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0")
         self._check("warmup_ratio", 0 <= self.warmup_ratio <= 1, "a share from 0 to 1")
+        share = self.max_generated_share
+        self._check("max_generated_share", share is None or 0 < share < 1, "a share above 0 and below 1")
         self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "a probability from 0 to below 1")
         self._check("patience", not self.patience or self.dev is not None, "--dev to be given with it")
 

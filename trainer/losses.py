@@ -5,6 +5,7 @@ generated negative, D width. Masks are True where a candidate counts; ragged row
 Source: Zhang et al., "When Hard Negatives Hurt", KDD 2026, arXiv 2606.01304.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,23 @@ def query_view(scores_BN: Tensor, mined_BN: Tensor, generated_BN: Tensor, temper
     )
 
 
+def cap_generated(
+    scores_BN: Tensor, mined_BN: Tensor, generated_BN: Tensor, temperature: float, max_share: float
+) -> Tensor:
+    """Scores with the generated ones lowered so far that they hold at most `max_share` of the softmax over negatives.
+
+    One offset a row, without gradient: the order and the differences among the generated ones stay. Generated negatives
+    sit so close to the positive that otherwise they take nearly all of the gradient. Rows below the cap, or without a
+    mined negative to leave the rest to, stay as they are. 0 < max_share < 1.
+    """
+    logits = scores_BN.detach() / temperature
+    mass_of = [torch.logsumexp(logits.masked_fill(~own, float("-inf")), dim=1) for own in (generated_BN, mined_BN)]
+    excess_B = (mass_of[0] - mass_of[1]) - math.log(max_share / (1 - max_share))
+    bounded_B = generated_BN.any(dim=1) & mined_BN.any(dim=1)
+    offset_B = torch.where(bounded_B, excess_B.clamp(min=0.0), 0.0) * temperature
+    return scores_BN - torch.where(generated_BN, offset_B[:, None], 0.0)
+
+
 def candidate_scores(queries_BD: Tensor, candidates_BND: Tensor) -> Tensor:
     """Inner products [B, N] of each query with its own candidates."""
     return torch.einsum("bd,bnd->bn", queries_BD, candidates_BND)
@@ -105,22 +123,27 @@ def loss_sums(
     temperature: float,
     entropy_temperature: float,
     in_batch_BP: Tensor | None = None,
+    max_generated_share: float | None = None,
 ) -> LossSums:
     """Both losses, summed over the rows of a batch.
 
     `candidates_BN` points into `passages_PD`; `in_batch_BP` marks the passages of other rows that count as further
     negatives in InfoNCE (None: no others, the paper's setting). The query view has the row's own negatives only.
+    `max_generated_share` caps the generated ones' part of a row's own negatives in InfoNCE (None: the paper's setting).
     """
     candidates_BND = passages_PD[candidates_BN]
     scores, valid = candidate_scores(queries_BD, candidates_BND), valid_BN
+    negatives_BN = valid_BN.clone()
+    negatives_BN[:, 0] = False
+    mined_BN = negatives_BN & ~generated_BN
+    if max_generated_share is not None:
+        scores = cap_generated(scores, mined_BN, generated_BN, temperature, max_generated_share)
     if in_batch_BP is not None:
         scores = torch.cat([scores, queries_BD @ passages_PD.T], dim=1)
         valid = torch.cat([valid, in_batch_BP], dim=1)
-    negatives_BN = valid_BN.clone()
-    negatives_BN[:, 0] = False
     view = query_view(
         negative_scores(queries_BD, candidates_BND, generated_BN),
-        negatives_BN & ~generated_BN,
+        mined_BN,
         generated_BN,
         entropy_temperature,
     )

@@ -17,7 +17,7 @@ from trainer.mining import MineConfig
 TRAIN_OPTIONS = {
     "rows", "out", "model", "revision", "dev", "dev_split", "epochs", "batch_size", "grad_accumulation", "lr",
     "warmup_ratio", "weight_decay", "clip", "temperature", "in_batch", "entropy_weight", "entropy_temperature",
-    "dropout", "max_length", "max_mined", "max_generated", "max_tokens_per_step", "eval_every", "patience", "seed",
+    "max_generated_share", "dropout", "max_length", "max_mined", "max_generated", "max_tokens_per_step", "eval_every", "patience", "seed",
     "checkpoint_every", "keep_checkpoints",
     "device", "restart", "skip_bad_rows",
 }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.losses import candidate_scores, info_nce, loss_sums, negative_scores, query_view
+from trainer.losses import candidate_scores, cap_generated, info_nce, loss_sums, negative_scores, query_view
 
 TEMPERATURE, ENTROPY_TEMPERATURE = 0.05, 0.1
 
@@ -174,3 +174,49 @@ def test_the_two_kinds_of_scores_are_equal_numbers() -> None:
     torch.testing.assert_close(
         candidate_scores(queries, passages[candidates]), negative_scores(queries, passages[candidates], generated)
     )
+
+
+def test_the_cap_holds_the_generated_share_and_keeps_their_order() -> None:
+    scores = torch.tensor([[0.8, 0.3, 0.2, 0.75, 0.7], [0.8, 0.7, 0.6, 0.1, 0.2]], dtype=torch.float64)
+    valid, mined, generated = masks("pmmgg", "pmmgg")
+    capped = cap_generated(scores, mined, generated, TEMPERATURE, 0.3)
+    weights = (capped / TEMPERATURE).masked_fill(~(mined | generated), float("-inf")).softmax(dim=1)
+    # The first row was far above the cap and is brought down to it; the second was below it and is left alone.
+    assert (weights * generated).sum(dim=1)[0].item() == pytest.approx(0.3)
+    torch.testing.assert_close(capped[1], scores[1])
+    torch.testing.assert_close(capped[0, :3], scores[0, :3])
+    assert (capped[0, 3] - capped[0, 4]).item() == pytest.approx(0.05)
+    assert (info_nce(capped, valid, TEMPERATURE) <= info_nce(scores, valid, TEMPERATURE) + 1e-12).all()
+
+
+def test_the_cap_leaves_rows_of_one_source_alone() -> None:
+    scores = torch.randn(3, 4, dtype=torch.float64, generator=torch.manual_seed(3))
+    _, mined, generated = masks("pggg", "pmm-", "p---")
+    torch.testing.assert_close(cap_generated(scores, mined, generated, TEMPERATURE, 0.1), scores)
+
+
+def test_the_cap_is_a_constant_for_the_gradient() -> None:
+    scores = torch.tensor([[0.8, 0.3, 0.75]], dtype=torch.float64, requires_grad=True)
+    valid, mined, generated = masks("pmg")
+    info_nce(cap_generated(scores, mined, generated, TEMPERATURE, 0.2), valid, TEMPERATURE).sum().backward()
+    # The mined one has the share 0.8 of the negatives, so 4 times the capped one's gradient.
+    assert scores.grad is not None
+    assert (scores.grad[0, 1] / scores.grad[0, 2]).item() == pytest.approx(4.0)
+    assert scores.grad.sum().item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_no_cap_is_the_paper_s_loss() -> None:
+    generator = torch.manual_seed(5)
+    queries, passages = (
+        torch.nn.functional.normalize(torch.randn(n, 6, generator=generator, dtype=torch.float64), dim=1)
+        for n in (2, 5)
+    )
+    candidates = torch.tensor([[0, 1, 2], [3, 4, 1]])
+    valid, _, generated = masks("pmg", "pmm")
+    settings = {"temperature": TEMPERATURE, "entropy_temperature": ENTROPY_TEMPERATURE}
+    plain = loss_sums(queries, passages, candidates, valid, generated, **settings)
+    capped = loss_sums(queries, passages, candidates, valid, generated, **settings, max_generated_share=0.01)
+    far = loss_sums(queries, passages, candidates, valid, generated, **settings, max_generated_share=1 - 1e-15)
+    torch.testing.assert_close(far.info_nce, plain.info_nce)
+    torch.testing.assert_close(capped.query_view, plain.query_view)
+    assert capped.info_nce <= plain.info_nce
