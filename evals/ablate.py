@@ -44,7 +44,13 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
     rows = list(read_rows(config.rows))
     naive = None if config.naive_rows is None else list(read_rows(config.naive_rows))
     test = read_source(config.test, config.test_split)
-    arms = build_arms(rows, naive, num_mined=config.num_mined, entropy_weights=config.entropy_weight_list)
+    arms = build_arms(
+        rows,
+        naive,
+        num_mined=config.num_mined,
+        entropy_weights=config.entropy_weight_list,
+        shares=config.share_list,
+    )
     runs: dict[str, list[Scores]] = {}
     start = time.monotonic()
     for arm in arms:
@@ -70,7 +76,7 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
 
 
 def _scores_of(arm: Arm, seed: int, config: AblateConfig, test: RetrievalSet) -> Scores:
-    folder = config.out / "arms" / arm.name.replace(" + ", "+").replace(" ", "-") / f"seed-{seed}"
+    folder = config.out / "arms" / arm.name.replace(" + ", "+").replace(", ", "+").replace(" ", "-") / f"seed-{seed}"
     settings = _train_settings(arm, seed, config)
     # Everything that decides the scores; a folder with another key is stale and is run again.
     key = content_id(

@@ -26,8 +26,18 @@ def entropy_arm(weight: float) -> str:
     return f"{COUNTERFACTUAL} + entropy {weight:g}"
 
 
+def share_arm(share: float) -> str:
+    """The name of the arm whose generated negatives take at most this share of a row's softmax."""
+    return f"{COUNTERFACTUAL}, share {share:g}"
+
+
 def build_arms(
-    rows: Sequence[Row], naive_rows: Sequence[Row] | None, *, num_mined: int, entropy_weights: Sequence[float]
+    rows: Sequence[Row],
+    naive_rows: Sequence[Row] | None,
+    *,
+    num_mined: int,
+    entropy_weights: Sequence[float] = (),
+    shares: Sequence[float] = (),
 ) -> list[Arm]:
     """All arms in the order of the table. Every trained arm has, row by row, the same number of texts.
 
@@ -45,6 +55,14 @@ def build_arms(
     arms += [
         Arm(name=entropy_arm(weight), rows=mixed_arm(rows, num_mined), settings={"entropy_weight": weight})
         for weight in entropy_weights
+    ]
+    arms += [
+        Arm(
+            name=share_arm(share),
+            rows=mixed_arm(rows, num_mined),
+            settings={"entropy_weight": 0.0, "max_generated_share": share},
+        )
+        for share in shares
     ]
     return arms
 

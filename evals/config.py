@@ -195,6 +195,10 @@ class AblateConfig:
     entropy_weights: str = "0.05"
     """Weights of the query-view entropy term, one arm each, separated by commas ("" for no such arm)."""
 
+    shares: str = ""
+    """Caps on the share of the softmax that generated negatives may take (--max-generated-share of `train`), one arm
+    each, separated by commas ("" for no such arm)."""
+
     epochs: int = 3
     """Passes over the rows."""
 
@@ -226,13 +230,22 @@ class AblateConfig:
             raise InputError(f"--num-mined: expected at least 0, got {self.num_mined}")
         if any(not weight > 0 for weight in self.entropy_weight_list):
             raise InputError(f"--entropy-weights: expected numbers above 0, got {self.entropy_weights!r}")
+        if any(not 0 < share < 1 for share in self.share_list):
+            raise InputError(f"--shares: expected shares above 0 and below 1, got {self.shares!r}")
 
     @property
     def entropy_weight_list(self) -> tuple[float, ...]:
         """The weights as numbers. Raises InputError."""
-        try:
-            return tuple(float(word) for word in self.entropy_weights.split(",") if word.strip())
-        except ValueError as error:
-            raise InputError(
-                f"--entropy-weights: expected numbers separated by commas, got {self.entropy_weights!r}"
-            ) from error
+        return _numbers(self.entropy_weights, "--entropy-weights")
+
+    @property
+    def share_list(self) -> tuple[float, ...]:
+        """The shares as numbers. Raises InputError."""
+        return _numbers(self.shares, "--shares")
+
+
+def _numbers(words: str, flag: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in words.split(",") if word.strip())
+    except ValueError as error:
+        raise InputError(f"{flag}: expected numbers separated by commas, got {words!r}") from error
