@@ -16,7 +16,8 @@ from data.demo_set import demo_family_set
 from data.files import write_json
 from data.jsonl import read_rows, write_rows
 from evals.arms import mined_arm, mixed_arm
-from evals.config import DemoConfig
+from evals.config import DemoConfig, ReportConfig
+from evals.report import report
 from evals.retrieval import LABELS, SIBLINGS, evaluate
 from evals.stats import PairedComparison, bootstrap_interval, compare_paired
 from evals.table import text_table
@@ -49,7 +50,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
     with _step(seconds, "mine", "1/5 mine: hard negatives for 120 queries of six organisations"):
         folders = write_demo(DemoDataConfig(out=out / "data"))
-        report = mine(
+        mining = mine(
             MineConfig(
                 data=str(folders["train"]),
                 split="train",
@@ -58,7 +59,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
                 num_negatives=config.num_mined + MAX_GENERATED,
             )
         )
-        log.info("%s", report.summary())
+        log.info("%s", mining.summary())
     with _step(seconds, "synthesize", "2/5 synthesize: requirements, one violation each, blind verification"):
         synthesis = synthesize(
             SynthesizeConfig(
@@ -120,7 +121,10 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     }
     write_json(out / "summary.json", summary)
     against_mined = comparisons[f"{FULL} against {MINED}"]
-    sys.stdout.write(_closing_text(scores, against_mined) + f"\nEverything is in {out}/ (summary.json first).\n")
+    page = report(ReportConfig(run=out, title="CausalNeg demo"))
+    sys.stdout.write(
+        f"{_closing_text(scores, against_mined)}\nEverything is in {out}/; open {page} in a browser to look at it.\n"
+    )
     return summary
 
 

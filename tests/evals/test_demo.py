@@ -30,6 +30,7 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     assert "tells siblings apart: " in shown
 
     assert not stale.exists()
+    assert "<title>" in (out / "report.html").read_text(encoding="utf-8")
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert list(summary["test"]) == ARMS
     assert summary["synthesis"]["funnel"]["accepted"] == 380
