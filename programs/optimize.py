@@ -22,7 +22,6 @@ from data.records import Row, row_content_id
 from data.text import content_id
 from programs.adapters import choose_adapter, make_adapter
 from programs.budget import Budget
-from programs.compiled import save_program
 from programs.feedback import Bands, corpus_style
 from programs.lms import ModelSpec
 from programs.metric import Judge, synthesis_judge, verifier_judge
@@ -30,6 +29,7 @@ from programs.models import Models
 from programs.optimize_config import OptimizeConfig
 from programs.parts import PartResult, compile_part, freeze_verifier
 from programs.profile import load_profile
+from programs.program_files import save_program
 from programs.projection import project
 from programs.retriever import EncoderRetriever, Retriever
 from programs.role_lm import RoleLM

@@ -19,13 +19,13 @@ from data.records import Row
 from data.text import content_id
 from programs.adapters import choose_adapter, make_adapter
 from programs.budget import Budget, BudgetSpentError
-from programs.compiled import load_program
 from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
 from programs.config import SynthesizeConfig
 from programs.lms import ModelSpec
 from programs.models import Models
 from programs.pacing import Limits
 from programs.profile import CorpusProfile, load_profile
+from programs.program_files import load_program
 from programs.role_lm import RoleLM
 from programs.store import RunStore
 from programs.synthesizer import Synthesizer

@@ -9,13 +9,13 @@ import pytest
 
 from data.jsonl import read_rows, write_rows
 from programs.budget import Budget
-from programs.compiled import load_program
 from programs.feedback import Bands
 from programs.lms import loopback_model
 from programs.metric import Judge, Words, synthesis_judge
 from programs.optimize import optimize
 from programs.optimize_config import OptimizeConfig
 from programs.parts import PartResult, compile_part, freeze_verifier
+from programs.program_files import load_program
 from programs.role_lm import RoleLM
 from programs.synthesizer import RowInputs, Synthesizer
 from tests.fakes.closed_loop import ADVICE, ObedientModel, WordsRetriever, closed_loop_rows

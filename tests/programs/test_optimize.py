@@ -11,10 +11,10 @@ from data.errors import InputError
 from data.jsonl import write_rows
 from data.records import Negative
 from programs.__main__ import main
-from programs.compiled import load_program
 from programs.config import SynthesizeConfig
 from programs.optimize import optimize
 from programs.optimize_config import OptimizeConfig
+from programs.program_files import load_program
 from programs.run import synthesize
 from programs.synthesizer import Synthesizer
 from tests.fakes.closed_loop import ObedientModel, WordsRetriever, closed_loop_rows

@@ -11,7 +11,7 @@ import dspy
 import pytest
 
 from data.errors import InputError
-from programs.compiled import load_program, program_state, save_program
+from programs.program_files import load_program, program_state, save_program
 from programs.signatures import RequirementDraft, Way
 from programs.synthesizer import Synthesizer
 
@@ -132,3 +132,16 @@ def test_other_versions_are_said(folder: Path, caplog: pytest.LogCaptureFixture)
 def test_a_program_for_single_violations_does_not_fit_batched_ones(folder: Path) -> None:
     with pytest.raises(InputError, match=r"signatures\.violate.*violations"):
         load_program(folder, Synthesizer(batched=True))
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "programs" / "compiled").iterdir())
+
+
+@pytest.mark.parametrize("shipped", SHIPPED, ids=lambda path: path.name)
+def test_shipped_programs_load(shipped: Path) -> None:
+    program = Synthesizer()
+    assert load_program(shipped, program).startswith(f"{shipped.name}@")
+    assert any(predictor.demos for predictor in program.predictors())
+    manifest = (shipped / "manifest.json").read_text()
+    assert "/tmp" not in manifest
+    assert json.loads(manifest)["parts"]["generator"]["held_out"] is not None

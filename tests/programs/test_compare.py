@@ -1,0 +1,85 @@
+"""The leaderboard: same rows, one run a model, measures with intervals, unusable models with the reason."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from data.records import Negative, Passage, Row
+from programs.compare import compare, leaderboard_table
+from programs.compare_config import CompareConfig
+from programs.leaderboard import Measure, source_leak
+from tests.fakes.closed_loop import WordsRetriever
+from tests.fakes.fake_model import FakeModel
+
+Rows = Callable[[int], Path]
+
+
+def row(number: int, mined: list[str], generated: list[str]) -> Row:
+    return Row(
+        query_id=f"q{number}",
+        query=f"q {number}",
+        positives=(Passage(id="p", text="p"),),
+        negatives=tuple(Negative(text=text, source="mined") for text in mined)
+        + tuple(Negative(text=text, source="generated") for text in generated),
+    )
+
+
+def test_source_leak_is_a_half_for_the_same_words_and_one_for_a_tell_tale() -> None:
+    words = ["apple", "pear", "plum", "fig"]
+    same = [row(n, words, words) for n in range(12)]
+    assert source_leak(same).value == pytest.approx(0.5, abs=0.05)
+    told = [row(n, words, [f"{word} indeed" for word in words]) for n in range(12)]
+    leak = source_leak(told)
+    assert leak.value == pytest.approx(1.0)
+    assert leak.low is not None
+    assert leak.low > 0.9
+    assert source_leak(same[:3]).value is None
+    assert source_leak([row(n, words, []) for n in range(12)]).value is None
+
+
+def test_cells() -> None:
+    assert Measure(value=None).text() == "unknown"
+    assert Measure(value=0.5).text(2) == "0.50"
+    assert Measure(value=0.5, low=0.25, high=0.75).text(2) == "0.50 [0.25, 0.75]"
+
+
+def test_models_are_ranked_and_unusable_ones_named(
+    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel() as good, FakeModel(says_relevant=lambda passage: False) as bad:
+        monkeypatch.setenv("OPENAI_API_KEY", good.token)
+        monkeypatch.setenv("OPENAI_API_BASE", good.api_base)
+        monkeypatch.setenv("HOSTED_VLLM_API_BASE", bad.api_base)
+        monkeypatch.setenv("HOSTED_VLLM_API_KEY", bad.token)
+        config = CompareConfig(
+            rows=made_rows(25), lms="hosted_vllm/bad openai/good", out=tmp_path / "out", adapter="chat", concurrency=4
+        )
+        result = compare(config, WordsRetriever())
+    assert [entry["model"] for entry in result["board"]] == ["openai/good", "hosted_vllm/bad"]
+    measures = result["board"][0]["measures"]
+    assert measures["acceptance_rate"]["value"] == 1.0
+    assert measures["surgical_rate"]["value"] == 1.0
+    assert measures["usd_per_accepted"]["value"] is None
+    assert 0 < measures["infonce_weight"]["low"] <= measures["infonce_weight"]["value"] <= 1
+    tokens = sum(served.prompt_tokens + served.completion_tokens for served in good.log)
+    assert measures["tokens_per_accepted"]["value"] == pytest.approx(tokens / 100)
+    assert "misses" in result["board"][1]["unusable"]
+    table = leaderboard_table(result)
+    assert "| openai/good | 1.000" in table
+    assert "hosted_vllm/bad: not usable: this verifier misses" in table
+    assert (tmp_path / "out" / "leaderboard.md").read_text() == table
+    assert json.loads((tmp_path / "out" / "leaderboard.json").read_text())["board"] == result["board"]
+
+
+def test_a_model_without_a_price_under_a_dollar_budget_is_not_usable(
+    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    config = CompareConfig(rows=made_rows(3), lms="openai/nobody-knows", out=tmp_path / "out", budget_usd=1.0)
+    with pytest.raises(InputError, match="price of openai/nobody-knows is unknown"):
+        compare(config, WordsRetriever())
+    with pytest.raises(InputError, match="each model once"):
+        CompareConfig(rows=tmp_path, lms="a/b a/b")
