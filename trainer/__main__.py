@@ -1,11 +1,15 @@
-"""python -m trainer mine|train --flag value"""
+"""python -m trainer COMMAND --flag value"""
 
 import sys
 
 from data.cli import run_command
+from trainer import bench_mining, bench_trainer
+from trainer.bench_mining import BenchMiningConfig
+from trainer.bench_trainer import BenchTrainerConfig
 from trainer.config import TrainConfig
 from trainer.mining import MineConfig, mine
 from trainer.train import TrainResult, train
+from trainer.world import started_rank
 
 
 def _mine(config: MineConfig) -> None:
@@ -14,7 +18,9 @@ def _mine(config: MineConfig) -> None:
 
 
 def _train(config: TrainConfig) -> None:
-    sys.stdout.write(_closing(train(config)))
+    result = train(config)
+    if started_rank() == 0:
+        sys.stdout.write(_closing(result))
 
 
 def _closing(result: TrainResult) -> str:
@@ -33,5 +39,23 @@ def _closing(result: TrainResult) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _bench_trainer(config: BenchTrainerConfig) -> None:
+    sys.stdout.write(bench_trainer.summary(bench_trainer.bench_trainer(config)))
+
+
+def _bench_mining(config: BenchMiningConfig) -> None:
+    sys.stdout.write(bench_mining.summary(bench_mining.bench_mining(config)))
+
+
 if __name__ == "__main__":
-    sys.exit(run_command("trainer", {"mine": (MineConfig, _mine), "train": (TrainConfig, _train)}))
+    sys.exit(
+        run_command(
+            "trainer",
+            {
+                "mine": (MineConfig, _mine),
+                "train": (TrainConfig, _train),
+                "bench-trainer": (BenchTrainerConfig, _bench_trainer),
+                "bench-mining": (BenchMiningConfig, _bench_mining),
+            },
+        )
+    )

@@ -4,8 +4,8 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,13 +16,19 @@ from data.jsonl import BadRows, write_rows
 from data.records import Negative, Row
 from data.retrieval_set import RetrievalSet
 from data.sources import read_source
-from data.text import same_text_key
+from trainer.approximate import ApproximateIndex
 from trainer.bundled import BUNDLED_MODEL
+from trainer.corpus import Corpus
+from trainer.embedding_cache import cached_embeddings
 from trainer.encoder import Encoder
-from trainer.filters import KEPT, RULES, Floats, Limits, apply_rules
-from trainer.search import Backend, top_k
+from trainer.filters import CODE, KEPT, RULES, Floats, Limits, apply_rules
+from trainer.search import Indices, top_k
+from trainer.world import join_world
 
 log = logging.getLogger(__name__)
+_ROWS_AT_ONCE = 4096
+# Passages up to which exact search is used.
+_EXACT_UP_TO = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +77,12 @@ class MineConfig:
     max_length: int | None = None
     """Longest text in tokens, special tokens included (None: the model's own)."""
 
-    backend: Backend = "torch"
-    """Exact search by blocks in torch (faster here) or in FAISS; both give the same passages."""
+    backend: Literal["auto", "torch", "faiss", "ivf", "hnsw"] = "auto"
+    """Search: exact by blocks in torch or in FAISS (same passages), FAISS' approximate ivf or hnsw, or auto, which is
+    torch up to a million passages and ivf beyond."""
+
+    cache: str | None = None
+    """Folder that keeps embeddings for later runs with the same model, prompts and texts (None: not kept)."""
 
     device: str | None = None
     """Device of the encoder, like cpu or cuda:0 (None: a GPU if there is one)."""
@@ -136,116 +146,122 @@ class MineReport:
 def mine(config: MineConfig) -> MineReport:
     """Rank, filter, sample, write `config.out` and its report. Raises InputError; leaves nothing half-written."""
     bad_rows = BadRows() if config.skip_bad_rows else None
-    source = read_source(config.data, config.split, bad_rows)
+    data = read_source(config.data, config.split, bad_rows)
     if bad_rows is not None and bad_rows.count:
         log.warning("warning: %s", bad_rows.summary())
-    encoder = Encoder.load(config.model, max_length=config.max_length, device=config.device, revision=config.revision)
-    rows = list(source.rows())
-    passages_PD = encoder.encode(list(source.passages.values()), "document", progress=True)
-    queries_QD = encoder.encode([row.query for row in rows], "query", progress=True)
-    mined = mine_rows(rows, source, queries_QD, passages_PD, config)
-    report = _report(mined, source, config, encoder.num_truncated)
-    write_rows(config.out, (row for row, _ in mined))
-    write_json(f"{config.out}.report.json", {"config": asdict(config)} | asdict(report))
+    rows = list(data.rows())
+    with join_world(config.device) as (world, device):
+        encoder = Encoder.load(config.model, max_length=config.max_length, device=device, revision=config.revision)
+        passages_PD = cached_embeddings(encoder, list(data.passages.values()), "document", config.cache, world)
+        queries_QD = cached_embeddings(encoder, [row.query for row in rows], "query", config.cache, world)
+        mined, counts = mine_rows(rows, data, queries_QD, passages_PD, config)
+        report = _report(mined, counts, data, config, encoder.num_truncated)
+        if world.is_main:
+            write_rows(config.out, mined)
+            write_json(f"{config.out}.report.json", {"config": asdict(config)} | asdict(report))
     return report
 
 
 def mine_rows(
-    rows: Sequence[Row], source: RetrievalSet, queries_QD: Floats, passages_PD: Floats, config: MineConfig
-) -> list[tuple[Row, Counter[str]]]:
-    """Each row with its mined negatives in place of any that it had, and the counts of what was dropped by which rule.
+    rows: Sequence[Row], data: RetrievalSet, queries_QD: Floats, passages_PD: Floats, config: MineConfig
+) -> tuple[list[Row], Counter[str]]:
+    """Each row with its mined negatives in place of any that it had, and how many ranked passages were kept or dropped.
 
-    `passages_PD` is in the order of `source.passages`, `queries_QD` in the order of `rows`.
+    `passages_PD` is in the order of `data.passages`, `queries_QD` in the order of `rows`.
     """
-    corpus = _Corpus(source)
-    excluded = [corpus.excluded(row) for row in rows]
-    # Positives and their copies take up places among the best: ask for that many more.
-    asked = config.rank_to + max((len(positives | copies) for positives, copies in excluded), default=0)
-    scores_QK, index_QK = top_k(queries_QD, passages_PD, asked, backend=config.backend)
-    out = []
-    for q, (row, (positives, copies)) in enumerate(zip(rows, excluded, strict=True)):
-        lowest = np.float32((passages_PD[sorted(positives)] @ queries_QD[q]).min())
-        ranked = index_QK[q].tolist()
-        seen = set(copies)
-        same_text = [i in copies or corpus.repeats(i, seen) for i in ranked]
-        codes_K = apply_rules(
-            scores_QK[q : q + 1],
-            np.array([[i in positives for i in ranked]]),
-            np.array([same_text]),
-            np.array([lowest]),
+    corpus = Corpus(data)
+    search = _search(passages_PD, queries_QD, config)
+    mined: list[Row] = []
+    counts: Counter[str] = Counter()
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[start : start + _ROWS_AT_ONCE]
+        queries = queries_QD[start : start + _ROWS_AT_ONCE]
+        positives_QS, taken_QS = corpus.positives(part), corpus.taken_texts(part)
+        # Positives and their copies take up places among the best: ask for that many more.
+        scores_QK, index_QK = search(queries, config.rank_to + corpus.most_copies(part))
+        is_positive_QK = _contains(positives_QS, index_QK)
+        text_QK = corpus.text_of[index_QK]
+        codes_QK = apply_rules(
+            scores_QK,
+            is_positive_QK,
+            _contains(taken_QS, text_QK) | _repeats(text_QK, is_positive_QK),
+            _lowest_scores(queries, passages_PD, positives_QS),
             config.limits,
-        )[0]
-        # Behind the window lies only what was asked for on behalf of other queries.
-        counted = Counter(RULES[code - 1] for code in codes_K.tolist() if code != KEPT)
-        kept = np.flatnonzero(codes_K == KEPT).tolist()
-        counted["kept"] = len(kept)
-        negatives = tuple(
-            Negative(
-                text=corpus.texts[ranked[k]],
-                source="mined",
-                id=corpus.ids[ranked[k]],
-                score=round(float(scores_QK[q, k]), 6),
-            )
-            for k in _choose(kept, row, config)
         )
-        out.append((_with_negatives(row, negatives), counted))
-    return out
+        codes_QK[index_QK < 0] = CODE["rank_window"]  # an approximate index may find fewer than it was asked for
+        for code, count in enumerate(np.bincount(codes_QK.ravel(), minlength=len(RULES) + 1).tolist()):
+            counts["kept" if code == KEPT else RULES[code - 1]] += count
+        for q, row in enumerate(part):
+            chosen = _choose(np.flatnonzero(codes_QK[q] == KEPT), row, config)
+            found = zip(index_QK[q, chosen].tolist(), scores_QK[q, chosen].tolist(), strict=True)
+            negatives = tuple(
+                Negative(text=corpus.texts[i], source="mined", id=corpus.ids[i], score=round(score, 6))
+                for i, score in found
+            )
+            mined.append(replace(row, negatives=negatives))
+    return mined, counts
 
 
-class _Corpus:
-    """Passages by position, and which of them share a text."""
-
-    def __init__(self, source: RetrievalSet):
-        self.ids, self.texts = list(source.passages), list(source.passages.values())
-        self._position = {pid: i for i, pid in enumerate(self.ids)}
-        self._keys = [same_text_key(text) for text in self.texts]
-        self._by_key: dict[str, list[int]] = {}
-        for i, key in enumerate(self._keys):
-            self._by_key.setdefault(key, []).append(i)
-
-    def excluded(self, row: Row) -> tuple[set[int], set[int]]:
-        """Positions of the row's positives, and of other passages with the text of a positive or of the query."""
-        positives = {self._position[passage.id] for passage in row.positives}
-        keys = {self._keys[i] for i in positives} | {same_text_key(row.query)}
-        copies = {i for key in keys for i in self._by_key.get(key, ())} - positives
-        return positives, copies
-
-    def repeats(self, i: int, seen: set[int]) -> bool:
-        """Whether an equal text was ranked before; remembers this one."""
-        twins = self._by_key[self._keys[i]]
-        repeated = len(twins) > 1 and any(twin in seen for twin in twins)
-        seen.add(i)
-        return repeated
+_Search = Callable[[Floats, int], tuple[Floats, Indices]]
 
 
-def _choose(kept: list[int], row: Row, config: MineConfig) -> list[int]:
-    if config.sampling == "top" or len(kept) <= config.num_negatives:
-        return kept[: config.num_negatives]
+def _search(passages_PD: Floats, queries_QD: Floats, config: MineConfig) -> _Search:
+    backend = config.backend
+    if backend == "auto":
+        backend = "torch" if len(passages_PD) <= _EXACT_UP_TO else "ivf"
+    if backend == "torch" or backend == "faiss":
+        return lambda queries, k: top_k(queries, passages_PD, k, backend=backend)
+    index = ApproximateIndex(passages_PD, backend)
+    recall = index.recall(queries_QD, config.rank_to)
+    log.info("approximate search (%s) finds %.1f %% of the exact top %d", backend, 100 * recall, config.rank_to)
+    return index.search
+
+
+def _choose(kept_k: Indices, row: Row, config: MineConfig) -> Indices:
+    if config.sampling == "top" or len(kept_k) <= config.num_negatives:
+        return kept_k[: config.num_negatives]
     rng = random.Random(f"mine {config.seed} {row.query_id}")
-    return sorted(rng.sample(kept, config.num_negatives))
+    return kept_k[sorted(rng.sample(range(len(kept_k)), config.num_negatives))]
 
 
-def _with_negatives(row: Row, negatives: tuple[Negative, ...]) -> Row:
-    return Row(
-        query_id=row.query_id,
-        query=row.query,
-        positives=row.positives,
-        negatives=negatives,
-        requirements=row.requirements,
-    )
+def _contains(sets_QS: Indices, values_QK: Indices) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which values of a query are in the query's set; sets are padded with -1, which no value has."""
+    found_QK = np.zeros(values_QK.shape, dtype=np.bool_)
+    for column in range(sets_QS.shape[1]):
+        found_QK |= values_QK == sets_QS[:, column : column + 1]
+    return found_QK
+
+
+def _repeats(
+    text_QK: Indices, is_positive_QK: np.ndarray[Any, np.dtype[np.bool_]]
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which ranked passages have the text of one that is ranked above them."""
+    order_QK = np.argsort(text_QK, axis=1, kind="stable")
+    sorted_QK = np.take_along_axis(text_QK, order_QK, axis=1)
+    repeats_QK = np.zeros(text_QK.shape, dtype=np.bool_)
+    np.put_along_axis(repeats_QK, order_QK[:, 1:], sorted_QK[:, 1:] == sorted_QK[:, :-1], axis=1)
+    return repeats_QK & ~is_positive_QK
+
+
+def _lowest_scores(queries_QD: Floats, passages_PD: Floats, positives_QS: Indices) -> Floats:
+    lowest_Q = np.full(len(queries_QD), np.inf, dtype=np.float32)
+    for column in range(positives_QS.shape[1]):
+        has = positives_QS[:, column] >= 0
+        scores = np.einsum("qd,qd->q", queries_QD[has], passages_PD[positives_QS[has, column]])
+        lowest_Q[has] = np.minimum(lowest_Q[has], scores)
+    return lowest_Q
 
 
 def _report(
-    mined: list[tuple[Row, Counter[str]]], source: RetrievalSet, config: MineConfig, num_truncated: int
+    mined: list[Row], counts: Counter[str], data: RetrievalSet, config: MineConfig, num_truncated: int
 ) -> MineReport:
-    counts: Counter[str] = sum((counted for _, counted in mined), Counter())
-    sizes = [len(row.negatives) for row, _ in mined]
+    sizes = [len(row.negatives) for row in mined]
     full = sum(size == config.num_negatives for size in sizes)
     empty = sum(size == 0 for size in sizes)
     dropped = {rule: counts[rule] for rule in RULES}
     return MineReport(
         queries=len(mined),
-        corpus=len(source.passages),
+        corpus=len(data.passages),
         queries_full=full,
         queries_short=len(mined) - full - empty,
         queries_empty=empty,

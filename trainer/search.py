@@ -17,6 +17,8 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 # One block of scores: 256 queries x 65,536 passages in float32 are 64 MiB.
 _QUERIES, _PASSAGES = 256, 65536
+# FAISS cuts its own blocks of passages and is faster with many queries at a time.
+_FAISS_QUERIES = 8192
 
 
 def top_k(queries_QD: Floats, passages_PD: Floats, k: int, *, backend: Backend = "torch") -> tuple[Floats, Indices]:
@@ -26,29 +28,32 @@ def top_k(queries_QD: Floats, passages_PD: Floats, k: int, *, backend: Backend =
     size (`faiss` promises this only inside what it returns). k is cut to the number of passages. `passages_PD` may be
     memory-mapped. Raises InputError when widths differ or a vector is not finite.
     """
+    checked_queries(queries_QD, passages_PD)
+    k = min(k, len(passages_PD))
+    if len(queries_QD) == 0 or k <= 0:
+        return np.empty((len(queries_QD), max(k, 0)), np.float32), np.empty((len(queries_QD), max(k, 0)), np.int64)
+    search, size = (_faiss_block, _FAISS_QUERIES) if backend == "faiss" else (_torch_block, _QUERIES)
+    blocks = [search(queries_QD[start : start + size], passages_PD, k) for start in range(0, len(queries_QD), size)]
+    return np.concatenate([scores for scores, _ in blocks]), np.concatenate([index for _, index in blocks])
+
+
+def checked_queries(queries_QD: Floats, passages_PD: Floats) -> None:
+    """Raises InputError when the widths differ or a query is not finite."""
     if queries_QD.shape[1] != passages_PD.shape[1]:
         raise InputError(
             f"query embeddings are {queries_QD.shape[1]} wide and passage embeddings {passages_PD.shape[1]}: "
             "they come from different models"
         )
-    k = min(k, len(passages_PD))
-    if len(queries_QD) == 0 or k <= 0:
-        return np.empty((len(queries_QD), max(k, 0)), np.float32), np.empty((len(queries_QD), max(k, 0)), np.int64)
     if not np.isfinite(queries_QD).all():
         raise InputError("an embedding holds NaN or infinity: the model is broken")
-    search = _faiss_block if backend == "faiss" else _torch_block
-    blocks = [
-        search(queries_QD[start : start + _QUERIES], passages_PD, k) for start in range(0, len(queries_QD), _QUERIES)
-    ]
-    return np.concatenate([scores for scores, _ in blocks]), np.concatenate([index for _, index in blocks])
 
 
 def _torch_block(queries_QD: Floats, passages_PD: Floats, k: int) -> tuple[Floats, Indices]:
-    queries = torch.from_numpy(np.ascontiguousarray(queries_QD))
+    queries = _tensor(queries_QD)
     best_scores: Tensor | None = None
     best_index = torch.empty(0, dtype=torch.long)
     for start in range(0, len(passages_PD), _PASSAGES):
-        passages = torch.from_numpy(np.ascontiguousarray(passages_PD[start : start + _PASSAGES]))
+        passages = _tensor(passages_PD[start : start + _PASSAGES])
         scores_QK, index_QK = _stable_top_k(queries @ passages.T, k)
         index_QK = index_QK + start
         if best_scores is not None:
@@ -60,6 +65,11 @@ def _torch_block(queries_QD: Floats, passages_PD: Floats, k: int) -> tuple[Float
     if not torch.isfinite(best_scores).all():
         raise InputError("an embedding holds NaN or infinity: the model is broken")
     return best_scores.numpy(), best_index.numpy()
+
+
+def _tensor(values: Floats) -> Tensor:
+    # Blocks of a memory-mapped file are read-only, which torch does not have.
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
 
 def _stable_top_k(scores_QP: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -85,6 +85,11 @@ class World:
 ALONE = World()
 
 
+def started_rank() -> int:
+    """This process's rank as torchrun set it, 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
 @contextmanager
 def join_world(device: str | None) -> Iterator[tuple[World, str | None]]:
     """Join the processes that torchrun started, if it did; yields this process's World and its device.

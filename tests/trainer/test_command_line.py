@@ -15,16 +15,25 @@ from trainer.mining import MineConfig
 
 # A new option is a decision: add it here on purpose.
 TRAIN_OPTIONS = {
-    "rows", "out", "model", "revision", "dev", "dev_split", "epochs", "batch_size", "grad_accumulation", "lr",
-    "warmup_ratio", "weight_decay", "clip", "temperature", "in_batch", "entropy_weight", "entropy_temperature",
-    "max_generated_share", "dropout", "max_length", "max_mined", "max_generated", "max_tokens_per_step", "eval_every", "patience", "seed",
-    "checkpoint_every", "keep_checkpoints",
-    "device", "restart", "skip_bad_rows",
-}  # fmt: skip
+    *("rows", "out", "model", "revision", "dev", "dev_split", "epochs", "batch_size", "grad_accumulation", "lr"),
+    *("warmup_ratio", "weight_decay", "clip", "temperature", "in_batch", "entropy_weight", "entropy_temperature"),
+    *(
+        "dropout",
+        "max_length",
+        "max_mined",
+        "max_generated",
+        "max_generated_share",
+        "max_tokens_per_step",
+        "eval_every",
+        "patience",
+    ),
+    *("checkpoint_every", "keep_checkpoints", "seed", "device", "restart", "skip_bad_rows"),
+}
 MINE_OPTIONS = {
-    "data", "split", "out", "model", "revision", "num_negatives", "rank_from", "rank_to", "max_score",
-    "absolute_margin", "relative_margin", "sampling", "seed", "max_length", "backend", "device", "skip_bad_rows",
-}  # fmt: skip
+    *("data", "split", "out", "model", "revision", "num_negatives", "rank_from", "rank_to", "max_score"),
+    *("absolute_margin", "relative_margin", "sampling", "seed", "max_length", "backend", "cache", "device"),
+    "skip_bad_rows",
+}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

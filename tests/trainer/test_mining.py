@@ -11,6 +11,9 @@ from data.beir import write_beir
 from data.errors import InputError
 from data.jsonl import read_rows
 from data.retrieval_set import RetrievalSet
+from trainer.approximate import ApproximateIndex
+from trainer.embedding_cache import cached_embeddings, embeddings_key
+from trainer.encoder import Encoder
 from trainer.mining import MineConfig, mine, mine_rows
 
 
@@ -27,7 +30,7 @@ def mined(source: RetrievalSet, scores: list[float], **values: object) -> tuple[
     """Ids of the mined negatives when passage i scores scores[i]."""
     config = MineConfig(**({"data": "-", "out": "o.jsonl", "relative_margin": None} | values))  # type: ignore[arg-type]
     passages = np.array([[score, 1.0] for score in scores], np.float32)
-    ((row, counts),) = mine_rows(list(source.rows()), source, np.array([[1.0, 0.0]], np.float32), passages, config)
+    (row,), counts = mine_rows(list(source.rows()), source, np.array([[1.0, 0.0]], np.float32), passages, config)
     return [negative.id or "" for negative in row.negatives], counts
 
 
@@ -124,6 +127,53 @@ def test_report_names_the_setting_to_change(tiny_bert: Path, tmp_path: Path) -> 
     assert report.queries_empty == 4 and report.taken == 0
     assert "--absolute-margin (now 1.9)" in report.advice
     assert "4 with none" in report.summary()
+
+
+def test_a_place_that_an_approximate_index_left_empty_is_no_passage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_empty(queries, k):  # type: ignore[no-untyped-def]
+        return np.array([[0.9, 0.5, -np.inf]], np.float32), np.array([[0, 2, -1]])
+
+    monkeypatch.setattr("trainer.mining._search", lambda *_: half_empty)
+    ids, counts = mined(retrieval_set(TEXTS, [0]), [0.9, 0.1, 0.5, 0.1, 0.1, 0.1])
+    assert ids == ["p2"] and counts["kept"] == 1 and counts["rank_window"] == 1
+
+
+@pytest.mark.parametrize("backend", ["ivf", "hnsw"])
+def test_approximate_backends_find_nearly_what_exact_search_finds(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(30, 16))
+    passages = (centres[rng.integers(30, size=3000)] + 0.3 * rng.normal(size=(3000, 16))).astype(np.float32)
+    queries = (passages[:200] + 0.1 * rng.normal(size=(200, 16))).astype(np.float32)
+    index = ApproximateIndex(passages, backend)  # type: ignore[arg-type]
+    assert index.recall(queries, 20) > 0.9
+    scores, found = index.search(queries, 5)
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ passages.T, found, 1), rtol=1e-4)
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_embeddings_are_cached_by_everything_that_decides_them(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder.load(str(tiny_bert), device="cpu")
+    first = cached_embeddings(encoder, TEXTS, "document", tmp_path)
+    assert isinstance(first, np.memmap) and not first.flags.writeable
+    np.testing.assert_array_equal(first, encoder.encode(TEXTS, "document"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "encode", None)
+        np.testing.assert_array_equal(cached_embeddings(encoder, TEXTS, "document", tmp_path), first)
+    prompted = Encoder.load(str(tiny_bert), device="cpu", document_prompt="the ")
+    keys = {
+        embeddings_key(encoder, TEXTS, "document"),
+        embeddings_key(encoder, TEXTS, "query"),
+        embeddings_key(encoder, TEXTS[::-1], "document"),
+        embeddings_key(encoder, ["".join(TEXTS)], "document"),
+        embeddings_key(prompted, TEXTS, "document"),
+    }
+    assert len(keys) == 5
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(InputError, match="delete"):
+        cached_embeddings(encoder, TEXTS, "document", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""The benches compare like with like: equal losses, equal selections, and figures that can be read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from trainer.bench_losses import bench_losses
+from trainer.bench_mining import BenchMiningConfig, bench_mining, summary
+from trainer.bench_process import run_child
+from trainer.bench_trainer import BenchTrainerConfig, examples
+
+
+def test_the_loop_over_samples_computes_the_same_losses() -> None:
+    for figures in bench_losses(rounds=1, seed=1).values():
+        assert figures["difference"] < 1e-11
+        assert figures["speed"]["median"] > 0
+
+
+def test_mining_bench_finds_equal_selections(tmp_path: Path) -> None:
+    config = BenchMiningConfig(passages=1500, queries=60, width=24, rounds=1, out=str(tmp_path / "b.json"))
+    figures = bench_mining(config)
+    assert figures["equal_selections"] == 1.0
+    assert json.loads((tmp_path / "b.json").read_text()) == figures
+    assert "against peer" in summary(figures)
+
+
+def test_texts_of_the_trainer_bench_have_the_lengths_asked_for() -> None:
+    config = BenchTrainerConfig(min_tokens=5, max_tokens=9)
+    made = examples(config, 3, ["word"])
+    assert made == examples(config, 3, ["word"])
+    texts = [text for example in made for text in (example.query, *example.passages)]
+    assert len(texts) == 3 * 20 and {len(text.split()) + 2 for text in texts} == {5, 6, 7, 8, 9}
+
+
+def test_a_child_that_needs_too_much_memory_is_reported() -> None:
+    job = {"variant": "ours", "rows": 1, "dropout": 0.0, "round": 0}
+    assert run_child("trainer.bench_trainer", job, 0.05) != "" and isinstance(
+        run_child("trainer.bench_trainer", job, 0.05), str
+    )
+
+
+def test_bad_settings_name_their_flag() -> None:
+    with pytest.raises(InputError, match="--rounds"):
+        BenchTrainerConfig(rounds=0)
+    with pytest.raises(InputError, match="--passages"):
+        BenchMiningConfig(passages=10, queries=20)
