@@ -4,11 +4,16 @@ A verdict "does not answer the query" on a known positive is a miss. The miss ra
 interval. The verifier is unusable when even the lower end of that interval is above the highest tolerated miss rate:
 that is, when chance does not explain how many positives it missed. A few canaries can therefore condemn a verifier that
 is far off (2 misses of 2), while a good one is never condemned by a single miss among many.
+
+It is unusable as well when it does not tell the two apart: when, with ten canaries or more and at least one miss, it
+calls known positives irrelevant as often as the candidates. Such verdicts are chance or habit, whatever their number.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+# With fewer canaries the two shares are too rough to be compared.
+_COMPARED_CANARIES = 10
 _Z_95 = 1.959963984540054
 
 
@@ -50,7 +55,14 @@ class Calibration:
     @property
     def unusable(self) -> bool:
         """Whether the canaries show that this verifier's verdicts must not be used."""
-        return self.canaries > 0 and self.miss_interval[0] > self.max_miss_rate
+        return self.canaries > 0 and (self.miss_interval[0] > self.max_miss_rate or self.undiscerning)
+
+    @property
+    def undiscerning(self) -> bool:
+        """Whether it calls known positives irrelevant at least as often as candidates."""
+        if self.canaries < _COMPARED_CANARIES or not self.missed or not self.judged:
+            return False
+        return self.missed * self.judged >= (self.judged - self.called_relevant) * self.canaries
 
     @property
     def false_negative_bound(self) -> float:
@@ -77,6 +89,8 @@ class Calibration:
             f"this verifier misses {self.missed} of {self.canaries} known positives "
             f"(95% interval {low:.1%} to {high:.1%})"
         )
+        if self.undiscerning:
+            found += f" and calls no larger share of the {self.judged} candidates irrelevant"
         if self.unusable:
             return f"{found}; its verdicts are not usable"
         if self.accepted == 0:

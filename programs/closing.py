@@ -65,5 +65,7 @@ def optimization_table(summary: dict[str, Any]) -> str:
         f"({replayed} more answered from the store), {summary['seconds_this_run']:.1f} seconds"
     )
     if summary["ended_early"]:
-        lines.append(f"ended early: {summary['ended_early']}; a larger budget on the same command goes on")
+        lines.append(
+            f"ended early: {summary['ended_early']}; the same command (with a larger budget) goes on from here"
+        )
     return "\n".join([*lines, f"written: {summary['program_folder']}", ""])

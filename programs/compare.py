@@ -4,6 +4,7 @@ import logging
 import re
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
@@ -14,6 +15,7 @@ from programs.compare_config import CompareConfig
 from programs.config import SynthesizeConfig
 from programs.feedback import Bands, corpus_style
 from programs.leaderboard import Measure, measures
+from programs.local_server import PREFIX
 from programs.outcome import synthesis_of_row
 from programs.retriever import EncoderRetriever, Retriever
 from programs.row_feedback import row_feedback
@@ -47,7 +49,7 @@ def compare(config: CompareConfig, retriever: Retriever | None = None) -> dict[s
     board = []
     for name in names:
         log.info("%s", name)
-        board.append({"model": name} | _entry(config, name, rows, retriever))
+        board.append({"model": shown(name)} | _entry(config, name, rows, retriever))
     if all(entry["unusable"] for entry in board):
         raise InputError("; ".join(f"{entry['model']}: {entry['unusable']}" for entry in board), field="lms")
     board.sort(key=lambda entry: -_worth(entry))
@@ -63,8 +65,13 @@ def compare(config: CompareConfig, retriever: Retriever | None = None) -> dict[s
     return result
 
 
+def shown(name: str) -> str:
+    """A model's name on the board: of a local one the file, not the place where it lies."""
+    return f"{PREFIX}{Path(name).name}" if name.startswith(PREFIX) else name
+
+
 def _entry(config: CompareConfig, name: str, rows: list[Row], retriever: Retriever) -> dict[str, Any]:
-    folder = config.out / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    folder = config.out / re.sub(r"[^A-Za-z0-9._-]+", "-", shown(name))
     try:
         summary = synthesize(
             SynthesizeConfig(

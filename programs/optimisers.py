@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dspy
@@ -12,7 +12,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from data.errors import InputError
 from programs.budget import Budget
-from programs.faults import CallError
+from programs.faults import CallError, redact
 from programs.metric import Judge, bool_metric, float_metric, gepa_metric
 from programs.optimize_config import OptimizeConfig
 
@@ -39,7 +39,7 @@ def compile_program(
     """
     logging.getLogger("dspy").setLevel(logging.WARNING)
     # The optimisers print to stdout, which is for results.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _short_errors(budget):
         if config.optimizer == "gepa":
             assert reflector is not None
             return _gepa(program, judge, train, dev, reflector, budget, config)
@@ -47,6 +47,26 @@ def compile_program(
         if config.optimizer == "mipro":
             return _mipro(program, judge, train, dev, reflector, threshold, config)
         return _bootstrap(program, judge, train, threshold, config)
+
+
+@contextlib.contextmanager
+def _short_errors(budget: Budget) -> Iterator[None]:
+    """DSPy logs the whole example of every failed run: cut that short, and leave out what the budget refuses."""
+
+    def shorten(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        refusal = budget.refusal
+        if refusal is not None and refusal in text:
+            return False
+        record.msg, record.args = redact(text[-300:]), ()
+        return True
+
+    logger = logging.getLogger("dspy.utils.parallelizer")
+    logger.addFilter(shorten)
+    try:
+        yield
+    finally:
+        logger.removeFilter(shorten)
 
 
 def _gepa(

@@ -56,6 +56,20 @@ def test_when_a_verifier_is_unusable(missed: int, canaries: int, unusable: bool)
         assert f"misses {missed} of {canaries} known positives" in found.sentence()
 
 
+@pytest.mark.parametrize(
+    ("missed", "canaries", "relevant", "judged", "unusable"),
+    # The second is what a real model of 135 million parameters did.
+    [(2, 12, 10, 40, False), (2, 12, 37, 41, True), (0, 12, 41, 41, False), (1, 9, 40, 40, False),
+     (1, 10, 36, 40, True), (1, 10, 35, 40, False), (1, 10, 0, 0, False)],
+)  # fmt: skip
+def test_a_verifier_that_does_not_tell_them_apart_is_unusable(
+    missed: int, canaries: int, relevant: int, judged: int, unusable: bool
+) -> None:
+    found = calibration(missed, canaries, relevant=relevant, judged=judged)
+    assert found.unusable is found.undiscerning is unusable
+    assert ("no larger share" in found.sentence()) is unusable
+
+
 @given(counts, st.integers(0, 100))
 def test_the_bound_grows_with_misses_and_with_relevant_candidates(case: tuple[int, int], relevant: int) -> None:
     missed, canaries = case
