@@ -18,6 +18,7 @@ from programs.store import RunStore
 
 # A grammar that counts to more than about this many characters becomes slow.
 _LONGEST_STRING = 1000
+_KEPT_MESSAGES = 64
 _PROBE = {
     "relevance": "A passage is relevant when it states what was asked.",
     "query": "how long do opened oats keep",
@@ -27,7 +28,36 @@ _PROBE = {
 LAYOUTS: tuple[AdapterName, ...] = tuple(name for name in get_args(AdapterName) if name != "auto")
 
 
-class SchemaAdapter(dspy.JSONAdapter):  # type: ignore[misc]
+class _Remembering:
+    """Keeps the system messages of the last signatures: building one takes longer than all else in a prompt."""
+
+    _kept: dict[Any, str]
+
+    def format_system_message(self, signature: Any) -> str:
+        """The part of the prompt that is the same for every call of a signature."""
+        kept = self.__dict__.setdefault("_kept", {})
+        if signature not in kept:
+            if len(kept) >= _KEPT_MESSAGES:
+                kept.clear()
+            kept[signature] = super().format_system_message(signature)  # type: ignore[misc]
+        return str(kept[signature])
+
+
+class ChatLayout(_Remembering, dspy.ChatAdapter):  # type: ignore[misc]
+    """DSPy's marked sections, without its silent second try in JSON."""
+
+    def __init__(self) -> None:
+        super().__init__(use_json_adapter_fallback=False)
+
+
+class XMLLayout(_Remembering, dspy.XMLAdapter):  # type: ignore[misc]
+    """DSPy's XML tags, without its silent second try in JSON."""
+
+    def __init__(self) -> None:
+        super().__init__(use_json_adapter_fallback=False)
+
+
+class SchemaAdapter(_Remembering, dspy.JSONAdapter):  # type: ignore[misc]
     """DSPy's JSON layout with the schema fitted to the model.
 
     Where the model is decoded under the schema (`bounded`), every string and list gets a bound, or a small model runs
@@ -75,8 +105,8 @@ def make_adapter(name: AdapterName, spec: ModelSpec) -> dspy.Adapter:
     if name == "json":
         return SchemaAdapter(bounded=spec.bounded)
     if name == "xml":
-        return dspy.XMLAdapter(use_json_adapter_fallback=False)
-    return dspy.ChatAdapter(use_json_adapter_fallback=False)
+        return XMLLayout()
+    return ChatLayout()
 
 
 def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterName:
