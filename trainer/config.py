@@ -6,7 +6,9 @@ from typing import Literal
 
 from data.errors import InputError
 from trainer.bundled import BUNDLED_MODEL
+from trainer.tracking import Tracking
 
+Precision = Literal["float32", "bfloat16"]
 InBatch = Literal["none", "in-batch", "cross-device"]
 
 
@@ -57,8 +59,7 @@ class TrainConfig:
     """InfoNCE temperature, in units of similarity."""
 
     in_batch: InBatch = "none"
-    """Negatives beyond the row's own: none (the paper's setting), the batch's passages on the same process (in-batch),
-    or those on all processes (cross-device)."""
+    """Further negatives: none (the paper's), other rows' passages on this process (in-batch) or all (cross-device)."""
 
     max_generated_share: float | None = None
     """Largest share, above 0 and below 1, of the softmax over a row's own negatives that its generated ones may take in
@@ -97,6 +98,21 @@ class TrainConfig:
     patience: int = 0
     """Evaluations without a better dev nDCG@10 after which training stops (0: never)."""
 
+    precision: Precision = "float32"
+    """Precision of the encoder's matrix products; weights and losses stay float32. bfloat16 pays on recent GPUs."""
+
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again going backward: less memory, about a third more time."""
+
+    lora_rank: int = 0
+    """Train low-rank updates of this rank instead of all weights; merged when saved (0: all weights; extra `lora`)."""
+
+    matryoshka: tuple[int, ...] = ()
+    """Widths, besides the full one, at which the first so many numbers of an embedding are trained to work alone."""
+
+    tracking: Tracking = "none"
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb or trackio, each to be installed by you."""
+
     seed: int = 0
     """Seed of row order, negative samples, choice of positive and dropout."""
 
@@ -112,13 +128,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "grad_accumulation", "max_tokens_per_step", "keep_checkpoints"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_mined", "max_generated", "eval_every", "checkpoint_every", "patience"):
+        for name in ("max_mined", "max_generated", "eval_every", "checkpoint_every", "patience", "lora_rank"):
             self._check(name, getattr(self, name) >= 0, "at least 0")
         for name in ("lr", "temperature", "entropy_temperature"):
             self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
         for name in ("weight_decay", "clip", "entropy_weight"):
             self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0")
         self._check("warmup_ratio", 0 <= self.warmup_ratio <= 1, "a share from 0 to 1")
+        self._check("matryoshka", all(width >= 1 for width in self.matryoshka), "widths of at least 1")
         share = self.max_generated_share
         self._check("max_generated_share", share is None or 0 < share < 1, "a share above 0 and below 1")
         self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "a probability from 0 to below 1")

@@ -36,7 +36,8 @@ def dropout(values: Tensor, probability: float) -> Tensor:
     """Zero each element with `probability` and scale the rest, as torch.nn.functional.dropout does in training."""
     if values.device.type != "cpu":
         return nn.functional.dropout(values, probability)
-    return _Masked.apply(values, keep_mask(values.shape, probability))  # type: ignore[no-untyped-call, no-any-return]
+    mask = keep_mask(values.shape, probability).to(values.dtype)
+    return _Masked.apply(values, mask)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class FastDropout(nn.Dropout):

@@ -3,6 +3,7 @@
 Axes: B texts, T tokens of the longest text, W width of the transformer, D width of the embedding.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -46,6 +47,7 @@ class Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.settings = settings
         self.num_truncated = 0
+        self.autocast: torch.dtype | None = None
         self.packed = use_packed_attention(transformer)
         use_fast_dropout(transformer)
 
@@ -156,16 +158,21 @@ class Encoder(nn.Module):
         place: dict[tuple[int, ...], int] = {}
         place_B = [place.setdefault(tuple(ids), len(place)) for ids in tokens]
         distinct = list(place)
-        if self.packed:
-            packing = pack(distinct, self.device)
-            pooled_BW, order = pool(hidden_states(self.transformer, packing), packing, self.pooling), packing.order
-        else:
-            chunks = token_chunks(distinct, self._tokens_at_once)
-            pooled_BW = torch.cat([self._forward_padded([distinct[i] for i in chunk]) for chunk in chunks])
-            order = [i for chunk in chunks for i in chunk]
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            pooled_BW, order = self._forward_packed(distinct) if self.packed else self._forward_chunks(distinct)
+        pooled_BW = pooled_BW.to(self.dtype)
         where_B = torch.tensor(order).argsort()[place_B].to(self.device)
         pooled_BW = pooled_BW[where_B]
         return nn.functional.normalize(pooled_BW, dim=-1) if self.normalize else pooled_BW
+
+    def _forward_packed(self, tokens: Sequence[Tokens]) -> tuple[Tensor, list[int]]:
+        packing = pack(tokens, self.device)
+        return pool(hidden_states(self.transformer, packing), packing, self.pooling), packing.order
+
+    def _forward_chunks(self, tokens: Sequence[Tokens]) -> tuple[Tensor, list[int]]:
+        chunks = token_chunks(tokens, self._tokens_at_once)
+        pooled_BW = torch.cat([self._forward_padded([tokens[i] for i in chunk]) for chunk in chunks])
+        return pooled_BW, [i for chunk in chunks for i in chunk]
 
     def _forward_padded(self, tokens: Sequence[Tokens]) -> Tensor:
         lengths_B = torch.tensor([len(ids) for ids in tokens], device=self.device)
@@ -222,6 +229,22 @@ class Encoder(nn.Module):
             elif isinstance(getattr(module, "attention_dropout", None), float):
                 module.attention_dropout = probability  # type: ignore[assignment]
 
+    def checkpoint_gradients(self) -> None:
+        """Keep only each layer's input for the backward pass and compute the rest again."""
+        self.transformer.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+
+    def add_lora(self, rank: int) -> None:
+        """Freeze the weights and train low-rank updates of every linear layer; `save` merges them in.
+
+        Raises InputError without peft.
+        """
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise InputError("--lora-rank: needs peft (pip install 'causalneg[lora]')") from error
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        self.transformer = get_peft_model(self.transformer, config)
+
     def fingerprint(self) -> str:
         """A key over everything that decides an embedding: weights, pooling, normalisation, prompts, length."""
         digest = hashlib.blake2b(digest_size=16)
@@ -246,7 +269,10 @@ class Encoder(nn.Module):
         except OSError as error:
             raise InputError(f"cannot write: {error.strerror}", file=folder) from error
         try:
-            self.transformer.save_pretrained(new)  # type: ignore[operator]
+            transformer: Any = self.transformer
+            if hasattr(transformer, "merge_and_unload"):
+                transformer = copy.deepcopy(transformer).merge_and_unload()
+            transformer.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
             write_settings(new, self.settings, self.dimension)
             umask = os.umask(0)

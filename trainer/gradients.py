@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.batches import Batch, Example, make_batch
 from trainer.config import TrainConfig
@@ -22,7 +22,7 @@ from trainer.world import ALONE, World
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one optimiser step measured; means over its rows (NaN where no row has a generated negative)."""
+    """What one optimiser step measured, at full width: means over rows (NaN where none has a generated negative)."""
 
     loss: float
     info_nce: float
@@ -91,6 +91,14 @@ class _Step:
         embedding_gradients(self.encoder, ids, self.config.max_tokens_per_step, gradient_of_mine)
 
     def _loss(self, embeddings_BD: Tensor, batch: Batch, counted: bool = True) -> Tensor:
+        """The batch's part of the step's loss: the mean over the full width and the Matryoshka widths."""
+        loss = self._loss_at_width(embeddings_BD, batch, counted)
+        for width in self.config.matryoshka:
+            narrow_BD = nn.functional.normalize(embeddings_BD[:, :width], dim=-1)
+            loss = loss + self._loss_at_width(narrow_BD, batch, counted=False)
+        return loss / (1 + len(self.config.matryoshka))
+
+    def _loss_at_width(self, embeddings_BD: Tensor, batch: Batch, counted: bool) -> Tensor:
         device = embeddings_BD.device
         sums = loss_sums(
             embeddings_BD[: len(batch.queries)],

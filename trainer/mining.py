@@ -78,8 +78,7 @@ class MineConfig:
     """Longest text in tokens, special tokens included (None: the model's own)."""
 
     backend: Literal["auto", "torch", "faiss", "ivf", "hnsw"] = "auto"
-    """Search: exact by blocks in torch or in FAISS (same passages), FAISS' approximate ivf or hnsw, or auto, which is
-    torch up to a million passages and ivf beyond."""
+    """Exact search by torch or faiss, approximate by ivf or hnsw; auto is torch up to a million passages, then ivf."""
 
     cache: str | None = None
     """Folder that keeps embeddings for later runs with the same model, prompts and texts (None: not kept)."""

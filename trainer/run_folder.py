@@ -10,6 +10,7 @@ from typing import Any
 from data.errors import InputError
 from data.files import atomic_writer, read_json_object, write_json
 from trainer.config import TrainConfig
+from trainer.tracking import NoTracker, Tracker, make_tracker
 
 # Settings that may differ between a run and its resumption.
 _FREE = frozenset({"out", "device", "restart", "keep_checkpoints"})
@@ -24,13 +25,17 @@ class RunFolder:
         self._summary, self._config, self._metrics = (
             self.path / name for name in ("summary.json", "config.json", "metrics.jsonl")
         )
-        self._settings = asdict(config)
+        # As JSON gives them back: lists for tuples.
+        self._settings = json.loads(json.dumps(asdict(config)))
+        self._tracking = config.tracking
+        self._tracker: Tracker = NoTracker()
 
     def open(self, restart: bool) -> None:
-        """Begin, or check that what is there may be gone on with.
+        """Begin, or check that what is there may be gone on with; only the main process calls this.
 
         Raises InputError when the folder holds a run with other settings, or something that is no run.
         """
+        self._tracker = make_tracker(self._tracking, self.path, self._settings)
         if restart:
             for path in (self._summary, self._config, self._metrics):
                 path.unlink(missing_ok=True)
@@ -66,6 +71,7 @@ class RunFolder:
         }
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(kept) + "\n")
+        self._tracker.log(kept.pop("step"), kept)
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines of steps that will be run again, and a half-written last line."""
@@ -80,5 +86,6 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished; the best weights are in model/ now."""
         write_json(self._summary, summary)
+        self._tracker.close()
         for file in self.checkpoints.glob("best-*.safetensors"):
             file.unlink()

@@ -78,8 +78,7 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
     if leaked:
         log.warning("warning: %s; the dev score will look better than it is", leaked.summary())
     encoder = Encoder.load(config.model, max_length=config.max_length, device=device, revision=config.revision)
-    if config.dropout is not None:
-        encoder.set_dropout(config.dropout)
+    _prepare(encoder, config)
     world.copy_from_main(encoder.state_dict().values())
     optimizer = _optimizer(encoder, config)
     steps_per_epoch = math.ceil(math.ceil(len(examples) / config.batch_size) / config.grad_accumulation)
@@ -213,6 +212,24 @@ def _check_negatives(examples: Examples, config: TrainConfig) -> None:
         log.warning("warning: %d of %d rows have no negatives of their own", num_without, len(examples))
     if examples.num_duplicates:
         log.info("%d negatives repeat a positive or another negative and are left out", examples.num_duplicates)
+
+
+def _prepare(encoder: Encoder, config: TrainConfig) -> None:
+    if config.dropout is not None:
+        encoder.set_dropout(config.dropout)
+    if config.precision == "bfloat16":
+        encoder.autocast = torch.bfloat16
+    if config.lora_rank:
+        torch.manual_seed(config.seed)  # the updates begin at random
+        encoder.add_lora(config.lora_rank)
+    if config.gradient_checkpointing:
+        encoder.checkpoint_gradients()
+    if any(width >= encoder.dimension for width in config.matryoshka):
+        raise InputError(
+            f"--matryoshka: expected widths below the model's {encoder.dimension}, not {config.matryoshka}"
+        )
+    if config.matryoshka and not encoder.normalize:
+        raise InputError("--matryoshka: needs a model that normalises its embeddings")
 
 
 def _optimizer(encoder: Encoder, config: TrainConfig) -> torch.optim.Optimizer:

@@ -47,7 +47,8 @@ def test_training_lowers_the_loss_and_writes_the_run_folder(config: TrainConfig)
         "summary.json",
     }
     assert json.loads((out / "summary.json").read_text()) == dataclasses.asdict(result)
-    assert TrainConfig(**json.loads((out / "config.json").read_text())) == config
+    saved = json.loads((out / "config.json").read_text())
+    assert TrainConfig(**saved | {"matryoshka": tuple(saved["matryoshka"])}) == config
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == list(range(19))
     scores = {line["step"]: line["dev_ndcg_at_10"] for line in metrics if "dev_ndcg_at_10" in line}

@@ -1,0 +1,127 @@
+"""Options that change how a step is computed: precision, recomputing, low rank, Matryoshka widths, tracking."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import InputError
+from data.jsonl import write_rows
+from tests.trainer.conftest import TEXTS
+from tests.trainer.tiny_data import training_rows
+from trainer.batches import Examples
+from trainer.config import TrainConfig
+from trainer.encoder import Encoder
+from trainer.gradients import StepReport, accumulate_gradients
+from trainer.train import train
+
+
+@pytest.fixture
+def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
+    write_rows(tmp_path / "rows.jsonl", training_rows())
+    return TrainConfig(
+        rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), epochs=6, batch_size=4,
+        lr=5e-3, dropout=0.0, device="cpu",
+    )  # fmt: skip
+
+
+def one_step(encoder: Encoder, config: TrainConfig, dropout: float = 0.0) -> tuple[dict[str, torch.Tensor], StepReport]:
+    encoder.set_dropout(dropout)
+    report = accumulate_gradients(encoder.train(), list(Examples(training_rows(), config).epoch(0))[:1], config)
+    return {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}, report
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputing_layers_gives_the_same_gradient(config: TrainConfig, dropout: float) -> None:
+    gradients = []
+    for recompute in (False, True):
+        encoder = Encoder.load(config.model, device="cpu").double()
+        if recompute:
+            encoder.checkpoint_gradients()
+        torch.manual_seed(0)
+        gradients.append(one_step(encoder, config, dropout)[0])
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-10, atol=1e-13)
+
+
+def test_bfloat16_is_near_float32_and_leaves_the_weights_float32(config: TrainConfig) -> None:
+    exact, _ = one_step(Encoder.load(config.model, device="cpu"), config)
+    encoder = Encoder.load(config.model, device="cpu")
+    encoder.autocast = torch.bfloat16
+    rough, _ = one_step(encoder, config)
+    flat = [torch.cat([g.flatten() for g in gradients.values()]) for gradients in (exact, rough)]
+    assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.95
+    assert not torch.equal(*flat)
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32} == {g.dtype for g in rough.values()}
+    result = train(dataclasses.replace(config, precision="bfloat16"))
+    assert result.last_loss < 0.7 * result.first_loss
+
+
+def test_low_rank_training_moves_the_saved_model_and_merges_what_it_learnt(config: TrainConfig) -> None:
+    result = train(dataclasses.replace(config, lora_rank=4, checkpoint_every=5, lr=2e-2))
+    assert result.last_loss < 0.8 * result.first_loss
+    before, after = Encoder.load(config.model, device="cpu"), Encoder.load(result.model, device="cpu")
+    assert before.transformer.state_dict().keys() == after.transformer.state_dict().keys()
+    assert np.abs(before.encode(TEXTS, "query") - after.encode(TEXTS, "query")).max() > 1e-3
+    words = "embeddings.word_embeddings.weight"
+    assert torch.equal(before.transformer.get_parameter(words), after.transformer.get_parameter(words))
+
+
+def test_merged_updates_give_the_vectors_of_the_unmerged_model(tiny_bert: Path, tmp_path: Path) -> None:
+    encoder = Encoder.load(str(tiny_bert), device="cpu")
+    encoder.add_lora(3)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+    encoder.save(tmp_path / "m")
+    merged = Encoder.load(str(tmp_path / "m"), device="cpu")
+    np.testing.assert_allclose(merged.encode(TEXTS, "query"), encoder.encode(TEXTS, "query"), atol=1e-5)
+
+
+def test_matryoshka_loss_is_the_mean_over_widths(config: TrainConfig) -> None:
+    class Narrow(Encoder):
+        """The same encoder, whose embeddings end after eight numbers."""
+
+        def forward(self, tokens):  # type: ignore[no-untyped-def, override]
+            return torch.nn.functional.normalize(super().forward(tokens)[:, :8], dim=-1)
+
+    def load(kind: type[Encoder]) -> Encoder:
+        return kind.load(config.model, device="cpu").double()
+
+    full, full_report = one_step(load(Encoder), config)
+    narrow, _ = one_step(load(Narrow), config)
+    both, report = one_step(load(Encoder), dataclasses.replace(config, matryoshka=(8,)))
+    assert report.info_nce == pytest.approx(full_report.info_nce)
+    for name, gradient in both.items():
+        torch.testing.assert_close(gradient, (full[name] + narrow[name]) / 2, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("widths", [(32,), (8, 64)])
+def test_matryoshka_widths_lie_below_the_model(config: TrainConfig, widths: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="--matryoshka: expected widths below the model's 32"):
+        train(dataclasses.replace(config, matryoshka=widths))
+    with pytest.raises(InputError, match="--matryoshka"):
+        dataclasses.replace(config, matryoshka=(0,))
+
+
+def test_tracker_gets_every_step(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple] = []
+    fake = SimpleNamespace(
+        init=lambda **values: calls.append(("init", values["config"]["lr"])),
+        log=lambda values, step: calls.append((step, "loss" in values, "step" in values)),
+        finish=lambda: calls.append(("finish",)),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    train(dataclasses.replace(config, epochs=1, tracking="wandb"))
+    assert calls == [("init", 5e-3), (0, False, False), *((step, True, False) for step in (1, 2, 3)), ("finish",)]
+
+
+def test_a_tracker_that_is_not_installed_is_one_line(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(InputError, match="pip install trackio"):
+        train(dataclasses.replace(config, tracking="trackio"))
