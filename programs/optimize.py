@@ -81,7 +81,7 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         program = Synthesizer(negatives_per_row=config.negatives_per_row, repairs=0)
         key = content_id(json.dumps([_plain_config(config), [row_content_id(row) for row in rows]], sort_keys=True))
         store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))
-        for usage in store.usage().values():
+        for usage in store.usage(whole_folder=True).values():
             budget.add_spent(tokens=usage.prompt_tokens + usage.completion_tokens, usd=usage.cost_usd)
         write_json(config.out / "config.json", _plain_config(config))
         lms = {
@@ -116,6 +116,7 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
             "split": split.describe(),
             "retriever": retriever.name,
             "optimizer": config.optimizer,
+            "adapters": layouts,
             "parts": {result.name: result.as_dict() for result in results},
             "projected": projection.as_dict(),
             "budget": {"usd": config.budget_usd, "tokens": config.budget_tokens},
@@ -237,7 +238,7 @@ def manifest(
         "split": summary["split"],
         "seed": config.seed,
         "profile": config.profile,
-        "adapter": config.adapter,
+        "adapters": summary["adapters"],
         "budget": summary["budget"],
         "spent": summary["spent"],
         "ended_early": summary["ended_early"],
