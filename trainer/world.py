@@ -1,5 +1,6 @@
 """The processes of one run: one by itself, or several under torchrun (gloo on CPUs, NCCL on GPUs)."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,7 +109,10 @@ def join_world(device: str | None) -> Iterator[tuple[World, str | None]]:
         device = f"cuda:{local_rank}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_gpu else "gloo")
+    if dist.get_rank() > 0:
+        logging.disable(logging.WARNING)  # process 0 says it once for all
     try:
         yield World(rank=dist.get_rank(), size=size), device or "cpu"
     finally:
+        logging.disable(logging.NOTSET)
         dist.destroy_process_group()
