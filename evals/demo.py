@@ -93,6 +93,8 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
                     epochs=config.epochs,
                     lr=config.lr,
                     in_batch="in-batch",
+                    # A whole step fits, so that gradient caching needs no second forward pass.
+                    max_tokens_per_step=16_384,
                     max_generated=MAX_GENERATED,
                     dropout=0.0,
                     seed=config.seed,
