@@ -28,6 +28,7 @@ TRAIN_OPTIONS = {
         "patience",
     ),
     *("checkpoint_every", "keep_checkpoints", "seed", "device", "restart", "skip_bad_rows"),
+    *("precision", "gradient_checkpointing", "lora_rank", "matryoshka", "tracking"),
 }
 MINE_OPTIONS = {
     *("data", "split", "out", "model", "revision", "num_negatives", "rank_from", "rank_to", "max_score"),
