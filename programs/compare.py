@@ -45,6 +45,11 @@ def compare(config: CompareConfig, retriever: Retriever | None = None) -> dict[s
     """
     names = config.lms.split()
     rows = list(islice(read_rows(config.rows), config.max_rows))
+    if any(row.of_source("generated") for row in rows):
+        # They would be counted as every model's own.
+        raise InputError(
+            "already hold generated negatives: compare on rows as `just mine` writes them", file=config.rows
+        )
     retriever = retriever or EncoderRetriever(Encoder.load(config.retriever))
     board = []
     for name in names:
