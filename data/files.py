@@ -29,14 +29,19 @@ def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files private to their owner; results are ordinary files.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).chmod(0o666 & ~current_umask())
         Path(temporary).replace(path)
     except OSError as error:
         raise InputError(f"cannot write: {error.strerror}", file=path) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def current_umask() -> int:
+    """The permission bits that this process takes from new files; the system tells them only by setting them."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import dspy
 
+from data.cli import config_dict
 from data.errors import InputError
 from data.files import write_json
 from data.jsonl import read_rows
@@ -79,11 +79,11 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         specs = resolve_specs(stack, config, budget)
         retriever = retriever or EncoderRetriever(Encoder.load(config.retriever))
         program = Synthesizer(negatives_per_row=config.negatives_per_row, repairs=0)
-        key = content_id(json.dumps([_plain_config(config), [row_content_id(row) for row in rows]], sort_keys=True))
+        key = content_id(json.dumps([config_dict(config), [row_content_id(row) for row in rows]], sort_keys=True))
         store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))
         for usage in store.usage(whole_folder=True).values():
             budget.add_spent(tokens=usage.prompt_tokens + usage.completion_tokens, usd=usage.cost_usd)
-        write_json(config.out / "config.json", _plain_config(config))
+        write_json(config.out / "config.json", config_dict(config))
         lms = {
             role: RoleLM(role, spec, config.retries, None, store, config.seed, budget) for role, spec in specs.items()
         }
@@ -287,7 +287,3 @@ def _parts_of(split: Split) -> dict[str, tuple[Row, ...]]:
 
 def _demo_gold() -> dict[str, Row]:
     return {row_content_id(row): row for row in demo_gold_rows()}
-
-
-def _plain_config(config: OptimizeConfig) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}

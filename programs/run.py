@@ -7,11 +7,12 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from data.cli import config_dict
 from data.errors import InputError
 from data.files import open_text, write_json
 from data.jsonl import read_rows
@@ -80,7 +81,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
             verifier_adapter=make_adapter(layouts["verifier"], lms["verifier"].spec),
         )
         store.program = key = work_key(program, profile, specs, layouts, config)
-        write_json(config.out / "config.json", {k: _plain(v) for k, v in asdict(config).items()})
+        write_json(config.out / "config.json", config_dict(config))
         work = SynthesisWork(program, profile, config, store, limits.all())
         try:
             live = asyncio.run(work.run(read_input(config), total))
@@ -193,7 +194,3 @@ def work_key(
         config.seed,
     ]
     return content_id(json.dumps([predictors, roles, options, profile.relevance, profile.style], sort_keys=True))
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value

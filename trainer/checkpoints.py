@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.errors import InputError
-from data.files import read_json_object, write_json
+from data.files import current_umask, read_json_object, write_json
 
 log = logging.getLogger(__name__)
 _FILES = ("model.safetensors", "optimizer.safetensors")
@@ -116,9 +116,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
             checksum = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # safetensors makes files private to their owner
+        temporary.chmod(0o666 & ~current_umask())  # safetensors makes files private to their owner
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write: {error}", file=path) from error

@@ -7,7 +7,6 @@ import copy
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from data.errors import InputError
+from data.files import current_umask
 from trainer.dropout import use_fast_dropout
 from trainer.folder_format import POOLINGS, EncoderSettings, override, read_settings, transformer_folder, write_settings
 from trainer.model_files import find_model_folder
@@ -275,8 +275,7 @@ class Encoder(nn.Module):
             transformer.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
             write_settings(new, self.settings, self.dimension)
-            umask = os.umask(0)
-            os.umask(umask)
+            umask = current_umask()
             new.chmod(0o777 & ~umask)
             for file in new.rglob("*.safetensors"):
                 file.chmod(0o666 & ~umask)  # safetensors makes them private to their owner
