@@ -68,7 +68,7 @@ def _leakage(config: LeakageConfig) -> None:
         sys.stdout.write(bad_rows.summary() + "\n")
 
 
-FormatName = Literal["rows", "flag-embedding", "swift", "tevatron", "st-tuples", "st-labelled"]
+FormatName = Literal["rows", "flag-embedding", "swift", "tevatron", "st-tuples", "st-origins", "st-labelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +84,15 @@ class ConvertConfig:
 
     source: FormatName = "rows"
     """Format of the input: rows (ours), flag-embedding (query, pos, neg), swift (MS-Swift messages), tevatron,
-    st-tuples (sentence-transformers: anchor, positive, negative_1 ...) or st-labelled (query, docs, labels)."""
+    st-tuples (sentence-transformers: anchor, positive, negative_1 ...), st-origins (the same with a label that says
+    which negatives are generated) or st-labelled (query, docs, labels)."""
 
     to: FormatName = "rows"
     """Format to write."""
 
     num_negatives: int | None = None
-    """For st-tuples the negatives of a line, for swift its mined ones; rows with fewer are dropped and counted (None:
-    the smallest number that any row has, so that none is dropped)."""
+    """For st-tuples and st-origins the negatives of a line, for swift its mined ones; rows with fewer are dropped and
+    counted (None: the smallest number that any row has, so that none is dropped)."""
 
     skip_bad_rows: bool = False
     """Count and report bad rows instead of stopping at the first one."""

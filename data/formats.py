@@ -5,10 +5,10 @@ goes into a sidecar (data/provenance.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from data.records import FieldReader, Negative, Passage, Row, row_from_dict, row_to_dict
+from data.records import FieldReader, Negative, Passage, Row, Source, row_from_dict, row_to_dict
 from data.text import content_id, passage_text
 
 Line = Mapping[str, Any]
@@ -187,6 +187,21 @@ def _tuples_from_lines(lines: Sequence[FieldReader]) -> Row:
     )
 
 
+# The same with `label`: for each negative 1 if a language model wrote it, else 0. Losses that take no labels ignore it.
+def _origins_to_lines(row: Row, negatives: Sequence[Negative]) -> list[dict[str, Any]]:
+    label = [int(negative.source == "generated") for negative in negatives]
+    return [line | {"label": label} for line in _tuples_to_lines(row, negatives)]
+
+
+def _origins_from_lines(lines: Sequence[FieldReader]) -> Row:
+    row, label = _tuples_from_lines(lines), lines[0].value.get("label")
+    if not isinstance(label, list) or len(label) != len(row.negatives) or not all(flag in (0, 1) for flag in label):
+        lines[0].fail("label", f"expected 0 or 1 for each of the {len(row.negatives)} negatives")
+    sources: list[Source] = ["generated" if flag else "mined" for flag in label]
+    negatives = zip(row.negatives, sources, strict=True)
+    return replace(row, negatives=tuple(replace(negative, source=source) for negative, source in negatives))
+
+
 # sentence-transformers, labelled lists: documents with 1 for a positive and 0 for a negative.
 def _labelled_to_lines(row: Row, negatives: Sequence[Negative]) -> list[dict[str, Any]]:
     return [
@@ -251,6 +266,15 @@ FORMATS: dict[str, Format] = {
             carries="texts",
             to_lines=_tuples_to_lines,
             from_lines=_tuples_from_lines,
+            choose=_generated_first,
+            fixed_negatives=True,
+            same_row=_same_but("positive"),
+        ),
+        Format(
+            name="st-origins",
+            carries="texts and which negatives are generated",
+            to_lines=_origins_to_lines,
+            from_lines=_origins_from_lines,
             choose=_generated_first,
             fixed_negatives=True,
             same_row=_same_but("positive"),

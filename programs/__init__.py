@@ -1,8 +1,23 @@
 """Programs: the prompts as DSPy modules, the language models they run on, and the synthesis run."""
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 # Read by the two libraries while they are imported: without the first, litellm fetches its price list from the network;
 # with the second, nothing is ever written to the home folder (answers are kept in the run folder's own store).
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ.setdefault("DSPY_CACHEDIR", os.devnull)
+
+if TYPE_CHECKING:
+    from programs.row_program import RowInputs
+    from programs.synthesizer import Synthesizer
+
+__all__ = ["RowInputs", "Synthesizer"]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: dspy takes seconds to import, which --help should not.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("programs.synthesizer"), name)

@@ -83,13 +83,14 @@ def test_the_lines_are_what_each_trainer_reads(tmp_path: Path) -> None:
     assert lines("st-tuples", 2)[1] == {
         "anchor": "which plan", "positive": "second", "negative_1": "g1", "negative_2": "m1"
     }  # fmt: skip
+    assert lines("st-origins", 2)[1]["label"] == [1, 0]
     assert lines("st-labelled") == [
         {"query": "which plan", "docs": ["Title\nfirst", "second", "g1", "m1", "m2"], "labels": [1, 1, 0, 0, 0]}
     ]
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_without_a_sidecar_texts_come_back_and_every_negative_is_mined(name: str, tmp_path: Path) -> None:
+def test_without_a_sidecar_texts_come_back_and_negatives_of_unknown_origin_are_mined(name: str, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     other = replace(ROW, query_id="q2", query="another")
     write_format(path, name, [ROW, other], 2)
@@ -98,7 +99,9 @@ def test_without_a_sidecar_texts_come_back_and_every_negative_is_mined(name: str
     assert (first.query, second.query) == ("which plan", "another")
     assert [p.text for p in first.positives] == ["Title\nfirst", "second"]
     assert {n.text for n in first.negatives} >= {"g1", "m1"}
-    assert all(n.source == "mined" and n.generator is None for n in first.negatives)
+    assert all(n.generator is None for n in first.negatives)
+    generated = [n.text for n in first.of_source("generated")]
+    assert generated == (["g1"] if name == "st-origins" else [])
 
 
 def test_titles_of_tevatron_are_joined(tmp_path: Path) -> None:
@@ -128,6 +131,9 @@ def test_titles_of_tevatron_are_joined(tmp_path: Path) -> None:
         ),
         ("st-tuples", {"anchor": "q"}, "positive"),
         ("st-tuples", {"anchor": "q", "positive": "p", "negative_1": ""}, "negative_1"),
+        ("st-origins", {"anchor": "q", "positive": "p", "negative_1": "n"}, "label"),
+        ("st-origins", {"anchor": "q", "positive": "p", "negative_1": "n", "label": [1, 0]}, "label"),
+        ("st-origins", {"anchor": "q", "positive": "p", "negative_1": "n", "label": [2]}, "label"),
         ("st-labelled", {"query": "q", "docs": ["a"], "labels": [1, 0]}, "labels"),
         ("st-labelled", {"query": "q", "docs": ["a"], "labels": [0]}, "docs"),
     ],

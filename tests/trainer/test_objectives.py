@@ -1,0 +1,156 @@
+"""The modules say what the pure functions say, and sentence-transformers' trainer takes the loss as it is."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import trainer
+from data.convert import write_format
+from data.records import Negative, Passage, Row
+from trainer.losses import candidate_scores, info_nce, loss_sums
+from trainer.objectives import CounterfactualLoss, InfoNCE, QueryViewEntropy
+
+GENERATED = torch.tensor([[False, False, True, True], [False, False, False, False], [False, True, False, False]])
+VALID = torch.tensor([[True, True, True, True], [True, True, False, False], [True, True, True, False]])
+
+
+@pytest.fixture
+def embeddings() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    # Small, so that no softmax is so sharp that a gradient rounds to zero.
+    queries = 0.3 * torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    candidates = 0.3 * torch.randn(3, 4, 6, generator=generator, dtype=torch.float64)
+    return queries.requires_grad_(), candidates.requires_grad_()
+
+
+def test_the_modules_are_the_functions(embeddings: tuple[Tensor, Tensor]) -> None:
+    queries, candidates = embeddings
+    sums = loss_sums(
+        queries, candidates.flatten(0, 1), torch.arange(12).view(3, 4), VALID, GENERATED,
+        temperature=0.05, entropy_temperature=0.1,
+    )  # fmt: skip
+    torch.testing.assert_close(InfoNCE()(queries, candidates, VALID), sums.info_nce / 3)
+    torch.testing.assert_close(QueryViewEntropy()(queries, candidates, GENERATED, VALID), sums.query_view / 2)
+    assert repr(QueryViewEntropy(0.2)) == "QueryViewEntropy(temperature=0.2)"
+
+
+def test_the_entropy_term_moves_generated_candidates_alone(embeddings: tuple[Tensor, Tensor]) -> None:
+    queries, candidates = embeddings
+    QueryViewEntropy()(queries, candidates, GENERATED, VALID).backward()
+    assert queries.grad is None
+    assert candidates.grad is not None
+    moved = candidates.grad.abs().sum(dim=-1) > 0
+    # A row's only generated negative has no entropy to gain but still a mass to lose.
+    assert moved.equal(GENERATED)
+
+
+def test_without_generated_negatives_the_term_is_zero_and_differentiable(embeddings: tuple[Tensor, Tensor]) -> None:
+    queries, candidates = embeddings
+    loss = QueryViewEntropy()(queries, candidates, torch.zeros_like(GENERATED))
+    assert loss == 0
+    (loss + InfoNCE()(queries, candidates)).backward()
+    assert candidates.grad is not None and candidates.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda q, c: InfoNCE(0.0), "temperature"),
+        (lambda q, c: QueryViewEntropy(math.nan), "temperature"),
+        (lambda q, c: InfoNCE()(q, c[:2]), r"queries \[B, D\]"),
+        (lambda q, c: InfoNCE()(q, c, VALID.long()), "masks of True and False"),
+        (lambda q, c: InfoNCE()(q, c, ~VALID), "column 0"),
+        (lambda q, c: QueryViewEntropy()(q, c, VALID), "column 0"),
+        (lambda q, c: QueryViewEntropy()(q, c, GENERATED, ~GENERATED), "must be valid"),
+        (lambda q, c: CounterfactualLoss(torch.nn.Identity(), max_generated_share=1.0), "max_generated_share"),
+        (lambda q, c: CounterfactualLoss(torch.nn.Identity(), entropy_weight=-1), "entropy_weight"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, words: str, embeddings: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ValueError, match=words):
+        call(*embeddings)
+
+
+class Lookup(torch.nn.Module):
+    """Stands for a SentenceTransformer: features are the embeddings."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": features["x"]}
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_the_loss_for_tuples(in_batch: bool, embeddings: tuple[Tensor, Tensor]) -> None:
+    queries, candidates = (torch.nn.functional.normalize(e.detach(), dim=-1) for e in embeddings)
+    features = [{"x": x} for x in (queries, *candidates.unbind(dim=1))]
+    labels = GENERATED[:, 1:].long()
+    loss = CounterfactualLoss(Lookup(), in_batch=in_batch)(features, labels)
+    scores = candidate_scores(queries, candidates)
+    if in_batch:
+        others = torch.stack([torch.cat([candidates[j] for j in range(3) if j != i]) for i in range(3)])
+        scores = torch.cat([scores, candidate_scores(queries, others)], dim=1)
+    expected = info_nce(scores, torch.ones_like(scores, dtype=torch.bool), 0.05).mean()
+    torch.testing.assert_close(loss["info_nce"], expected)
+    torch.testing.assert_close(loss["query_view"], 0.05 * QueryViewEntropy()(queries, candidates, GENERATED))
+    plain = CounterfactualLoss(Lookup(), in_batch=in_batch)(features)
+    torch.testing.assert_close(plain["info_nce"], expected)
+    assert plain["query_view"] == 0
+    with pytest.raises(ValueError, match="one label a negative"):
+        CounterfactualLoss(Lookup())(features, labels[:, :1])
+    with pytest.raises(ValueError, match="anchor, positive"):
+        CounterfactualLoss(Lookup())(features[:1])
+
+
+def test_the_exports_are_there_and_import_nothing_heavy() -> None:
+    assert trainer.InfoNCE is InfoNCE and trainer.Encoder.__module__ == "trainer.encoder"
+    with pytest.raises(AttributeError, match="Nothing"):
+        trainer.Nothing  # noqa: B018
+    code = (
+        "import sys, trainer, programs; heavy = {'torch', 'transformers', 'dspy', 'litellm'} & set(sys.modules); "
+        "assert not heavy, heavy; assert 'PASSIVE' == __import__('os').environ['OMP_WAIT_POLICY']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.slow
+def test_sentence_transformers_trains_with_the_loss(tiny_bert: Path, tmp_path: Path) -> None:
+    import datasets
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+    from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
+
+    rows = [
+        Row(
+            query_id=f"q{i}",
+            query=f"how long can we restore deleted files {i}",
+            positives=(Passage(id=f"p{i}", text=f"{i} days"),),
+            negatives=tuple(
+                Negative(text=f"{word} {i}", source=source)
+                for word, source in (("refund", "mined"), ("invoice", "generated"), ("card", "generated"))
+            ),
+        )
+        for i in range(4)
+    ]
+    write_format(tmp_path / "tuples.jsonl", "st-origins", rows, 3)
+    table = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "tuples.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, report_to=[],
+            save_strategy="no", use_cpu=True, learning_rate=0.01, logging_steps=1,
+        ),
+        train_dataset=table,
+        loss=CounterfactualLoss(model),
+    )  # fmt: skip
+    run.train()
+    assert any(not value.equal(before[name]) for name, value in model.state_dict().items())
+    # That trainer logs both terms; the entropy of two is at most log 2.
+    (first, *_) = run.state.log_history
+    assert -0.05 * math.log(2) <= first["query_view"] < 0 and first["info_nce"] > 0

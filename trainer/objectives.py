@@ -1,0 +1,202 @@
+"""The losses as modules, for other people's training loops: embeddings in, one number out.
+
+Axes: B queries (rows), N candidates of a row (column 0 is the positive, the others its negatives), D width. Rows with
+fewer candidates are padded with anything at all and a `valid_BN` that is False there.
+Source: Zhang et al., "When Hard Negatives Hurt", KDD 2026, arXiv 2606.01304; the maths is in trainer/losses.py.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.losses import candidate_scores, info_nce, loss_sums, negative_scores, query_view
+
+
+class InfoNCE(nn.Module):
+    """-log softmax(similarity / temperature) of the positive among a row's own candidates, averaged over rows.
+
+    Args:
+        temperature: in units of similarity, above 0 (the paper's: 0.05).
+
+    Similarity is the inner product, so normalise the embeddings first if it is to be the cosine. Raises ValueError for
+    a temperature or shapes that do not fit.
+
+    >>> queries_BD = torch.zeros(2, 8)
+    >>> candidates_BND = torch.zeros(2, 5, 8)
+    >>> loss = InfoNCE()(queries_BD, candidates_BND)
+    >>> print(f"{loss:.4f}")  # nothing to choose by: log 5
+    1.6094
+    """
+
+    def __init__(self, temperature: float = 0.05):
+        super().__init__()
+        self.temperature = _checked_temperature(temperature)
+
+    def forward(self, queries_BD: Tensor, candidates_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+        """The mean over rows, a scalar. `valid_BN`: which candidates are there (None: all)."""
+        valid_BN = _checked_masks(queries_BD, candidates_BND, valid_BN)[0]
+        return info_nce(candidate_scores(queries_BD, candidates_BND), valid_BN, self.temperature).mean()
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}"
+
+
+class QueryViewEntropy(nn.Module):
+    """Keeps generated negatives from giving themselves away to the query: -entropy + (mass - expected mass)^2.
+
+    The query's view of its negatives is softmax(similarity / temperature) over them. Within the generated ones it
+    should be even (high entropy); together they should get the share that their number warrants. Averaged over the rows
+    that have a generated negative; 0 when none has. Gradient reaches the embeddings of generated candidates alone.
+
+    Args:
+        temperature: in units of similarity, above 0 (the paper's: 0.1).
+
+    Add it to InfoNCE with the paper's weight of 0.05. Raises ValueError for a temperature or shapes that do not fit.
+
+    >>> queries_BD, candidates_BND = torch.zeros(1, 8), torch.zeros(1, 5, 8)
+    >>> generated_BN = torch.tensor([[False, False, False, True, True]])
+    >>> loss = QueryViewEntropy()(queries_BD, candidates_BND, generated_BN)
+    >>> print(f"{loss:.4f}")  # even already: -log 2, the least that two can have
+    -0.6931
+    """
+
+    def __init__(self, temperature: float = 0.1):
+        super().__init__()
+        self.temperature = _checked_temperature(temperature)
+
+    def forward(
+        self, queries_BD: Tensor, candidates_BND: Tensor, generated_BN: Tensor, valid_BN: Tensor | None = None
+    ) -> Tensor:
+        """A scalar. `generated_BN`: which candidates a language model wrote; never column 0."""
+        valid_BN, generated_BN = _checked_masks(queries_BD, candidates_BND, valid_BN, generated_BN)
+        scores_BN = negative_scores(queries_BD, candidates_BND, generated_BN)
+        loss_R = query_view(scores_BN, _mined(valid_BN, generated_BN), generated_BN, self.temperature).loss
+        return loss_R.sum() / max(len(loss_R), 1)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}"
+
+
+class CounterfactualLoss(nn.Module):
+    """InfoNCE and query-view entropy for the trainer of sentence-transformers, over n-tuples.
+
+    The columns of the data set are anchor, positive, negative_1 ... negative_n, and `label`: for each negative 1 if a
+    language model wrote it, else 0 (`just convert to=st-origins` writes such lines). Gives a dict with the two terms,
+    which that trainer logs and adds up.
+
+    Args:
+        model: the SentenceTransformer that is trained.
+        temperature: of InfoNCE, in units of cosine similarity.
+        entropy_weight: weight of the query-view term (0: InfoNCE alone).
+        entropy_temperature: of the query's view, in units of cosine similarity.
+        in_batch: whether the other rows' passages are negatives too. Texts that occur in two rows then count as each
+            other's negatives: train with batch_sampler="no_duplicates".
+        max_generated_share: the largest share, above 0 and below 1, of a row's own softmax that its generated negatives
+            may take (None: no cap, the paper's setting).
+
+    Raises ValueError for a data set without positives, or whose labels do not fit its negatives.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        temperature: float = 0.05,
+        entropy_weight: float = 0.05,
+        entropy_temperature: float = 0.1,
+        in_batch: bool = False,
+        max_generated_share: float | None = None,
+    ):
+        super().__init__()
+        if max_generated_share is not None and not 0 < max_generated_share < 1:
+            raise ValueError(f"max_generated_share: expected a share above 0 and below 1, got {max_generated_share}")
+        if not (math.isfinite(entropy_weight) and entropy_weight >= 0):
+            raise ValueError(f"entropy_weight: expected a number of at least 0, got {entropy_weight}")
+        self.model = model
+        self.temperature = _checked_temperature(temperature)
+        self.entropy_weight = entropy_weight
+        self.entropy_temperature = _checked_temperature(entropy_temperature)
+        self.in_batch, self.max_generated_share = in_batch, max_generated_share
+
+    def forward(
+        self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """{"info_nce": scalar, "query_view": scalar}; without labels every negative counts as mined."""
+        columns = [
+            nn.functional.normalize(self.model(features)["sentence_embedding"], dim=-1)
+            for features in sentence_features
+        ]
+        if len(columns) < 2:
+            raise ValueError(f"expected the columns anchor, positive and any negatives, got {len(columns)} column")
+        queries_BD, candidates_BND = columns[0], torch.stack(columns[1:], dim=1)
+        generated_BN = _generated_of(labels, candidates_BND)
+        num_rows, num_candidates = generated_BN.shape
+        own_BN = torch.arange(num_rows * num_candidates, device=queries_BD.device).view(num_rows, num_candidates)
+        row_P = own_BN.new_tensor(range(num_rows)).repeat_interleave(num_candidates)
+        sums = loss_sums(
+            queries_BD,
+            candidates_BND.flatten(0, 1),
+            own_BN,
+            torch.ones_like(generated_BN),
+            generated_BN,
+            temperature=self.temperature,
+            entropy_temperature=self.entropy_temperature,
+            in_batch_BP=row_P[None, :] != own_BN[:, :1] // num_candidates if self.in_batch else None,
+            max_generated_share=self.max_generated_share,
+        )
+        return {
+            "info_nce": sums.info_nce / sums.num_rows,
+            "query_view": self.entropy_weight * sums.query_view / max(sums.num_generated_rows, 1),
+        }
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The settings, as sentence-transformers writes them into its model card."""
+        names = ("temperature", "entropy_weight", "entropy_temperature", "in_batch", "max_generated_share")
+        return {name: getattr(self, name) for name in names}
+
+
+def _checked_temperature(temperature: float) -> float:
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+    return temperature
+
+
+def _checked_masks(queries_BD: Tensor, candidates_BND: Tensor, *masks: Tensor | None) -> list[Tensor]:
+    """The masks, all True where None. Raises ValueError when shapes or types do not fit."""
+    if queries_BD.ndim != 2 or candidates_BND.ndim != 3 or candidates_BND.shape[::2] != queries_BD.shape:
+        raise ValueError(
+            f"expected queries [B, D] and candidates [B, N, D], got {list(queries_BD.shape)} and "
+            f"{list(candidates_BND.shape)}"
+        )
+    shape = candidates_BND.shape[:2]
+    found = [torch.ones(shape, dtype=torch.bool, device=queries_BD.device) if m is None else m for m in masks]
+    for mask in found:
+        if mask.dtype != torch.bool or mask.shape != shape:
+            raise ValueError(f"expected masks of True and False, {list(shape)}, got {mask.dtype} {list(mask.shape)}")
+    if not found[0][:, 0].all() or (len(found) > 1 and (found[1][:, 0].any() or (found[1] & ~found[0]).any())):
+        raise ValueError("column 0 is the positive: valid, not generated; and what is generated must be valid")
+    return found
+
+
+def _mined(valid_BN: Tensor, generated_BN: Tensor) -> Tensor:
+    mined_BN = valid_BN & ~generated_BN
+    mined_BN[:, 0] = False
+    return mined_BN
+
+
+def _generated_of(labels: Tensor | None, candidates_BND: Tensor) -> Tensor:
+    """Which candidates are generated, from one label (1 or 0) for each negative."""
+    num_rows, num_candidates = candidates_BND.shape[:2]
+    generated_BN = torch.zeros(num_rows, num_candidates, dtype=torch.bool, device=candidates_BND.device)
+    if labels is None:
+        return generated_BN
+    if labels.shape != (num_rows, num_candidates - 1):
+        raise ValueError(
+            f"expected one label a negative, [{num_rows}, {num_candidates - 1}], got {list(labels.shape)}: "
+            "1 where a language model wrote it, else 0"
+        )
+    generated_BN[:, 1:] = labels.to(candidates_BND.device) == 1
+    return generated_BN
