@@ -39,6 +39,10 @@ synthesize *flags: setup
 train *flags: setup
     @{{ python }} -m trainer train "$@"
 
+# measures into a trained model's card, and onto the hub: just publish model=runs/model/model hub=ORG/NAME
+publish *flags: setup
+    @{{ python }} -m trainer publish "$@"
+
 # score an encoder on a BEIR folder: just eval model=runs/model/model data=DIR
 eval *flags: setup
     @{{ python }} -m evals eval "$@"

@@ -8,6 +8,7 @@ from trainer.bench_mining import BenchMiningConfig
 from trainer.bench_trainer import BenchTrainerConfig
 from trainer.config import TrainConfig
 from trainer.mining import MineConfig, mine
+from trainer.publish import PublishConfig, run_publish
 from trainer.train import TrainResult, train
 from trainer.world import started_rank
 
@@ -54,6 +55,7 @@ if __name__ == "__main__":
             {
                 "mine": (MineConfig, _mine),
                 "train": (TrainConfig, _train),
+                "publish": (PublishConfig, run_publish),
                 "bench-trainer": (BenchTrainerConfig, _bench_trainer),
                 "bench-mining": (BenchMiningConfig, _bench_mining),
             },

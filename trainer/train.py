@@ -22,6 +22,7 @@ from data.records import Row
 from data.retrieval_set import RetrievalSet
 from data.sources import read_source
 from trainer.batches import Example, Examples
+from trainer.card import write_model_card
 from trainer.checkpoints import Checkpoints, RunState
 from trainer.config import TrainConfig
 from trainer.dev import ndcg_at_10, rank
@@ -172,6 +173,7 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
     )
     if world.is_main:
         encoder.save(folder.model)
+        write_model_card(folder.model, config, result, rows)
         folder.finish(asdict(result))
     world.wait()
     return result

@@ -1,0 +1,65 @@
+"""The Hugging Face hub: a folder onto it, and the exact revision of a data set on it. The token is HF_TOKEN alone."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from data.errors import InputError
+
+RepoKind = Literal["model", "dataset"]
+_FIELD = "hub"
+
+
+def push_folder(folder: Path, repo: str, kind: RepoKind, *, private: bool, message: str) -> str:
+    """Upload a folder as one commit to ORG/NAME, which is made if it is not there; returns its address.
+
+    Files whose name starts with a dot stay here. Raises InputError without HF_TOKEN, for a bad name, and for whatever
+    the hub refuses.
+    """
+    token = os.environ.get("HF_TOKEN")
+    if not token:
+        raise InputError("needs a token that may write, in the environment variable HF_TOKEN", field=_FIELD)
+    if not (folder / "README.md").is_file():
+        raise InputError("has no README.md: it is no folder that this project wrote", file=folder)
+    api = _api(token)
+    try:
+        address = api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo,
+            repo_type=kind,
+            folder_path=folder,
+            commit_message=message,
+            ignore_patterns=[".*", "*/.*"],
+        )
+    except Exception as error:  # the client raises many unrelated types
+        raise InputError(f"the hub refused {repo}: {_reason(error, token)}", field=_FIELD) from error
+    return str(address)
+
+
+def pinned_revision(name: str, revision: str | None) -> str | None:
+    """The commit that a data set's revision (None: its main branch) stands for now; as given when off line.
+
+    Raises InputError when the hub does not know it or cannot be reached.
+    """
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    token = os.environ.get("HF_TOKEN")
+    try:
+        return str(_api(token).dataset_info(name, revision=revision).sha)
+    except OfflineModeIsEnabled:
+        return revision
+    except Exception as error:  # the client raises many unrelated types
+        raise InputError(f"the hub has no such data set: {_reason(error, token)}", file=f"hub:{name}") from error
+
+
+def _api(token: str | None) -> Any:
+    from huggingface_hub import HfApi
+
+    # Given here, since the client reads its own default while it is imported.
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token or False)
+
+
+def _reason(error: Exception, token: str | None) -> str:
+    text = str(error).strip() or type(error).__name__
+    text = " ".join(text.replace(token, "[secret]").split()) if token else " ".join(text.split())
+    return text[:300]
