@@ -79,7 +79,7 @@ def _query(
             "scores": {},
             "fate": candidate.fate,
             "disruption": candidate.disruption,
-            "requirement": candidate.requirement.statement,
+            "requirement": candidate.requirement.statement if candidate.requirement else "",
         }
         | _marks(positive, candidate.text)
         | _verdict(candidate.verdict)

@@ -13,7 +13,7 @@ from dspy.utils.exceptions import AdapterParseError
 from programs.faults import CallError
 from programs.role_lm import answered_by
 
-Predictor = Literal["extract", "violate", "verify"]
+Predictor = Literal["extract", "violate", "verify", "write"]
 # A retry of an answer that could not be read must be able to differ from it.
 _RETRY_TEMPERATURE = 0.3
 # The output list of the call in this context whose length is known beforehand, for decoding under a schema.

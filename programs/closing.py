@@ -9,7 +9,7 @@ def synthesis_table(summary: dict[str, Any]) -> str:
     failed = sum(funnel["rows_failed"].values())
     lines = [
         ("rows", f"{funnel['rows']}", "" if not failed else f"{failed} failed: {_counts(funnel['rows_failed'])}"),
-        ("violations planned", f"{funnel['violations_planned']}", f"of {funnel['requirements']} requirements"),
+        ("negatives planned", f"{funnel['violations_planned']}", _planned_note(funnel)),
         *((f"  lost: {name.replace('_', ' ')}", f"{count}", "") for name, count in funnel["lost"].items() if count),
         ("accepted", f"{funnel['accepted']}", _accepted_note(funnel)),
     ]
@@ -26,6 +26,10 @@ def synthesis_table(summary: dict[str, Any]) -> str:
     return f"{table}\n{summary['verifier']['in_words']}\nwritten: {summary['rows_file']}\n"
 
 
+def _planned_note(funnel: dict[str, Any]) -> str:
+    return f"from {funnel['requirements']} requirements" if funnel["requirements"] else ""
+
+
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
 
@@ -33,6 +37,8 @@ def _counts(counts: dict[str, int]) -> str:
 def _accepted_note(funnel: dict[str, Any]) -> str:
     if not funnel["accepted"]:
         return ""
+    if not funnel["requirements"]:
+        return f"{funnel['acceptance_rate']:.1%} of the planned; nothing was verified"
     return (
         f"{funnel['acceptance_rate']:.1%} of the planned; {funnel['accepted_surgical']} keep every other requirement, "
         f"{funnel['accepted_after_repair']} after a second draft"

@@ -7,6 +7,7 @@ from typing import Literal
 from data.errors import InputError
 
 AdapterName = Literal["auto", "chat", "json", "xml"]
+Method = Literal["counterfactual", "naive"]
 
 
 def require(condition: bool, flag: str, expected: str, got: object) -> None:
@@ -30,6 +31,9 @@ class SynthesizeConfig:
 
     out: Path = Path("runs/synthesize")
     """Run folder: rows.jsonl, store.sqlite, config.json, summary.json. The same command goes on where it ended."""
+
+    method: Method = "counterfactual"
+    """counterfactual: extract, violate, verify. naive: the baseline of `ablate`, one plain prompt and no verifier."""
 
     lm: str = "recorded:demo"
     """Generator: any litellm model string (openai/gpt-4.1-mini, ollama_chat/qwen3:8b, hosted_vllm/NAME), with its key
@@ -118,6 +122,10 @@ class SynthesizeConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.lm.strip()), "lm", "a model string", self.lm)
+        if self.method == "naive":
+            recorded = self.lm == "recorded:demo"
+            require(not recorded, "lm", "a model with --method naive, which recorded:demo has no answers for", self.lm)
+            require(self.program is None, "program", "none with --method naive, which is never compiled", self.program)
         require(self.negatives_per_row >= 1, "negatives-per-row", "at least 1", self.negatives_per_row)
         require(self.repairs >= 0, "repairs", "0 or more", self.repairs)
         require(self.max_rows is None or self.max_rows >= 1, "max-rows", "at least 1", self.max_rows)

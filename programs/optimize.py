@@ -33,10 +33,11 @@ from programs.program_files import save_program
 from programs.projection import project
 from programs.retriever import EncoderRetriever, Retriever
 from programs.role_lm import RoleLM
+from programs.row_program import RowInputs
 from programs.run import mined_style
 from programs.splits import Split, split_rows
 from programs.store import RunStore
-from programs.synthesizer import RowInputs, Synthesizer
+from programs.synthesizer import Synthesizer
 from programs.verifier import Verifier, demo_gold_rows, labelled_passages, verifier_example
 from trainer.encoder import Encoder
 

@@ -21,9 +21,12 @@ FATES: tuple[str, ...] = get_args(Fate)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One planned violation and its fate; `verdict` is the last draft's, `generator` the model that wrote it."""
+    """One planned violation and its fate; `verdict` is the last draft's, `generator` the model that wrote it.
 
-    requirement: Requirement
+    `requirement` is None for the naive baseline, which plans nothing.
+    """
+
+    requirement: Requirement | None
     disruption: str
     direction: str
     fate: Fate
@@ -36,9 +39,10 @@ class Candidate:
     @property
     def others_kept(self) -> tuple[int, int]:
         """How many of the other requirements still hold, of how many."""
-        if self.verdict is None:
+        if self.verdict is None or self.requirement is None:
             return 0, 0
-        others = [kept for number, kept in enumerate(self.verdict.satisfied, start=1) if number != self.requirement.id]
+        target = self.requirement.id
+        others = [kept for number, kept in enumerate(self.verdict.satisfied, start=1) if number != target]
         return sum(others), len(others)
 
 
@@ -71,7 +75,7 @@ def negative_of(candidate: Candidate, *, program: str) -> Negative:
         text=candidate.text,
         source="generated",
         requirement=candidate.requirement,
-        disruption=candidate.disruption,
+        disruption=candidate.disruption or None,
         verdict=candidate.verdict,
         generator=candidate.generator or None,
         program=program,
@@ -107,7 +111,7 @@ def synthesis_from_dict(value: Mapping[str, Any]) -> Synthesis:
         Candidate(
             **{
                 **candidate,
-                "requirement": Requirement(**candidate["requirement"]),
+                "requirement": Requirement(**candidate["requirement"]) if candidate["requirement"] else None,
                 "verdict": _verdict(candidate["verdict"]),
             }
         )

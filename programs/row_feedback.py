@@ -114,7 +114,7 @@ def _unwritten(candidate: Candidate) -> Assessed:
 
 
 def _broken(candidate: Candidate) -> bool:
-    assert candidate.verdict is not None
+    assert candidate.verdict is not None and candidate.requirement is not None
     return not candidate.verdict.satisfied[candidate.requirement.id - 1]
 
 
@@ -124,6 +124,7 @@ def _siblings(candidate: Candidate, candidates: Sequence[Candidate], vectors: di
 
 
 def _title(candidate: Candidate) -> str:
+    assert candidate.requirement is not None
     return f"{candidate.disruption} of {candidate.requirement.statement!r} ({candidate.direction})"
 
 

@@ -19,6 +19,7 @@ from data.jsonl import read_rows
 from data.records import Row
 from data.text import content_id
 from programs.adapters import choose_adapter, make_adapter
+from programs.baselines import NAIVE, NaiveWriter
 from programs.budget import Budget, BudgetSpentError
 from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
 from programs.config import SynthesizeConfig
@@ -28,6 +29,7 @@ from programs.pacing import Limits
 from programs.profile import CorpusProfile, load_profile
 from programs.program_files import load_program
 from programs.role_lm import RoleLM
+from programs.row_program import RowProgram
 from programs.store import RunStore
 from programs.synthesizer import Synthesizer
 from programs.worker import SynthesisWork
@@ -54,13 +56,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
             stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env
         )
         specs = resolve_roles(resolver, config)
-        program = Synthesizer(
-            negatives_per_row=config.negatives_per_row,
-            repairs=config.repairs,
-            malformed_retries=config.malformed_retries,
-            batched=config.batched,
-        )
-        name = UNCOMPILED if config.program is None else load_program(config.program, program)
+        program, name = build_program(config)
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         for role, models in specs.items():
             for spec in models:
@@ -101,6 +97,21 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         named = ProgramName(name=name, key=key, layouts=layouts)
         lowest = min(int(limit.lowest) for limit in limits.all())
         return conclude(config, read_input(config), store, named, seconds, lowest_limit=lowest)
+
+
+def build_program(config: SynthesizeConfig) -> tuple[RowProgram, str]:
+    """The program without its models, and how records name it."""
+    if config.method == "naive":
+        return NaiveWriter(
+            negatives_per_row=config.negatives_per_row, malformed_retries=config.malformed_retries
+        ), NAIVE
+    program = Synthesizer(
+        negatives_per_row=config.negatives_per_row,
+        repairs=config.repairs,
+        malformed_retries=config.malformed_retries,
+        batched=config.batched,
+    )
+    return program, UNCOMPILED if config.program is None else load_program(config.program, program)
 
 
 def resolve_roles(resolver: Models, config: SynthesizeConfig) -> dict[str, list[ModelSpec]]:
@@ -171,7 +182,7 @@ def mined_style(rows: Iterator[Row], *, count: int, seed: int) -> tuple[str, ...
 
 
 def work_key(
-    program: Synthesizer,
+    program: RowProgram,
     profile: CorpusProfile,
     specs: Mapping[str, Sequence[ModelSpec]],
     layouts: Mapping[str, str],

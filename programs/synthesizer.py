@@ -1,20 +1,17 @@
-"""From one row to verified negatives: extract requirements, violate one at a time, verify each result blind.
-
-The row's logic is written once, as a generator that yields batches of predictor calls; `forward` answers them one by
-one (for DSPy's optimisers), `aforward` all at once (for the run).
-"""
+"""From one row to verified negatives: extract requirements, violate one at a time, verify each result blind."""
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import dspy
 
 from data.records import Requirement, Verdict
 from data.text import clean_text, same_text_key
-from programs.asking import AskingModule, Predictor, Step, author
+from programs.asking import Predictor, Step, author
 from programs.faults import CallError
 from programs.outcome import Candidate, Fate, Synthesis
+from programs.row_program import RowInputs, RowProgram, Steps, plain_adapter
 from programs.signatures import (
     MAX_PASSAGE_CHARS,
     MAX_REMARK_CHARS,
@@ -29,21 +26,6 @@ from programs.signatures import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowInputs:
-    """What the program sees of a row: corpus profile, query, known positive, and the texts it must not repeat."""
-
-    query: str
-    passage: str
-    relevance: str
-    style: tuple[str, ...] = ()
-    known_texts: tuple[str, ...] = ()
-    canary: bool = False
-
-
-Steps = Generator[list[Step], list["dspy.Prediction | CallError"], Synthesis]
-
-
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A passage as a model wrote it."""
@@ -53,7 +35,7 @@ class Draft:
     author: str
 
 
-class Synthesizer(AskingModule):
+class Synthesizer(RowProgram):
     """The program: sub-predictors `extract` and `violate` (role generator) and `verify` (role verifier).
 
     Args:
@@ -87,37 +69,15 @@ class Synthesizer(AskingModule):
         verifier_adapter: dspy.Adapter | None = None,
     ) -> "Synthesizer":
         """Set the models of the two roles and the adapters that they understand best; returns self."""
+        generator_adapter = generator_adapter or plain_adapter()
         self.extract.lm = self.violate.lm = generator
         self.verify.lm = verifier
-        generator_adapter = generator_adapter or dspy.ChatAdapter(use_json_adapter_fallback=False)
         self.adapters = {
             "extract": generator_adapter,
             "violate": generator_adapter,
-            "verify": verifier_adapter or dspy.ChatAdapter(use_json_adapter_fallback=False),
+            "verify": verifier_adapter or plain_adapter(),
         }
         return self
-
-    def forward(self, inputs: RowInputs) -> dspy.Prediction:
-        """Synthesise one row, one call after another; the prediction holds a `synthesis`."""
-        faults: Counter[str] = Counter()
-        steps = self._steps(inputs, faults)
-        try:
-            batch = next(steps)
-            while True:
-                batch = steps.send([self.ask(step, faults) for step in batch])
-        except StopIteration as stop:
-            return dspy.Prediction(synthesis=replace(stop.value, faults=faults))
-
-    async def aforward(self, inputs: RowInputs) -> dspy.Prediction:
-        """Synthesise one row; calls that do not wait for each other run at the same time."""
-        faults: Counter[str] = Counter()
-        steps = self._steps(inputs, faults)
-        try:
-            batch = next(steps)
-            while True:
-                batch = steps.send(await self.ask_together(batch, faults))
-        except StopIteration as stop:
-            return dspy.Prediction(synthesis=replace(stop.value, faults=faults))
 
     def requirements_of(self, inputs: RowInputs) -> tuple[Requirement, ...]:
         """The requirements alone; none when the extraction fails."""
@@ -231,6 +191,7 @@ def judged(candidate: Candidate, verdict: Verdict | None) -> Candidate:
     """The acceptance rule: the passage does not answer the query, and the target requirement does not hold."""
     if verdict is None:
         return candidate
+    assert candidate.requirement is not None  # every violation is planned for one
     fate: Fate = "accepted"
     if verdict.answers_query:
         fate = "answers_query"

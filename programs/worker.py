@@ -14,8 +14,8 @@ from programs.config import SynthesizeConfig
 from programs.funnel import Funnel
 from programs.pacing import CallLimit
 from programs.profile import CorpusProfile
+from programs.row_program import RowInputs, RowProgram
 from programs.store import RunStore, current_row
-from programs.synthesizer import RowInputs, Synthesizer
 
 # Calls in flight at Ctrl-C may still settle for this long; with the clean-up it stays under two seconds.
 _SETTLE_S = 1.5
@@ -33,7 +33,7 @@ class SynthesisWork:
 
     def __init__(
         self,
-        program: Synthesizer,
+        program: RowProgram,
         profile: CorpusProfile,
         config: SynthesizeConfig,
         store: RunStore,

@@ -33,10 +33,19 @@ Fault = Literal[
     "401",
     "404",
     "quota",
+    "stall",
+    "cut_body",
 ]
-Kind = Literal["extract", "violate", "verify"]
+Kind = Literal["extract", "violate", "verify", "write"]
 # What the fake writes of the target requirement into a negative, and looks for when it verifies.
 _BROKEN = "breaks requirement"
+
+
+# What may happen to a call to a public provider on a bad day; the run must survive any mixture of these.
+MIXED_FAULTS: tuple[Fault, ...] = (
+    "429", "429_retry_after", "500", "503", "stall", "drop", "malformed", "truncated", "cut_body", "not_json", "empty",
+    "wrong_schema", "huge",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,8 @@ class Served:
 class FakeModel(LoopbackServer):
     """`fault(n)` names the misbehaviour of the n-th request (0-based), None answers properly.
 
-    `speaks` is the one layout (chat, json, xml) that it answers sensibly in; None for any.
+    `speaks` is the one layout (chat, json, xml) that it answers sensibly in; None for any. A "stall" is an answer that
+    comes after `stall_s`, when nobody waits for it any more.
     """
 
     def __init__(
@@ -66,8 +76,10 @@ class FakeModel(LoopbackServer):
         max_at_once: int | None = None,
         speaks: str | None = None,
         short_batches: bool = False,
+        stall_s: float = 30.0,
     ):
         super().__init__()
+        self._stall_s = stall_s
         self._fault, self._delay_s, self._says_relevant = fault, delay_s, says_relevant
         self._max_at_once, self._speaks, self._short_batches = max_at_once, speaks, short_batches
         self._lock = threading.Lock()
@@ -85,6 +97,11 @@ class FakeModel(LoopbackServer):
         with self._lock:
             return [served for served in self.log if served.fault is None]
 
+    def keep(self, served: Served) -> None:
+        """Add one request to the log."""
+        with self._lock:
+            self.log.append(served)
+
     async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -95,7 +112,10 @@ class FakeModel(LoopbackServer):
                 fault = "429"
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
-            return self._reply(request, body, fault)
+            response = self._reply(request, body, fault)
+            if fault == "stall":
+                await asyncio.sleep(self._stall_s)
+            return response
         finally:
             self.at_once -= 1
 
@@ -104,6 +124,8 @@ class FakeModel(LoopbackServer):
         inputs, layout = read_inputs(text)
         writes = "target" in inputs or "violations" in inputs
         kind: Kind = "violate" if writes else "verify" if "requirements" in inputs else "extract"
+        if "count" in inputs:
+            kind = "write"
         answer = render_answer(self._outputs(kind, inputs), layout)
         if self._speaks not in (None, layout):
             fault = "wrong_schema"
@@ -119,28 +141,25 @@ class FakeModel(LoopbackServer):
             answer = "x" * 10_000_000
         billed = fault in (None, "malformed", "truncated", "empty", "wrong_schema", "huge")
         usage = estimated_usage(body, answer) if billed else {"prompt_tokens": 0, "completion_tokens": 0}
-        with self._lock:
-            self.log.append(
-                Served(
-                    kind,
-                    content_id(text),
-                    inputs.get("query", ""),
-                    fault,
-                    usage["prompt_tokens"],
-                    usage["completion_tokens"],
-                )
-            )
+        query = inputs.get("query", "")
+        self.keep(Served(kind, content_id(text), query, fault, usage["prompt_tokens"], usage["completion_tokens"]))
         if fault == "drop":
             assert request.transport is not None
             request.transport.abort()
         if fault == "not_json":
             return web.Response(text="<html>upstream hiccup</html>", content_type="text/html")
+        if fault == "cut_body":
+            return web.Response(text='{"id": "chatcmpl-1", "choices": [{"index": 0, "mess', content_type="application/json")
         if not billed:
             return _error(fault)
         return completion_response(body, answer, finish_reason="length" if fault == "truncated" else "stop")
 
     def _outputs(self, kind: Kind, inputs: dict[str, str]) -> dict[str, Any]:
         query, passage = inputs.get("query", ""), inputs.get("passage", "")
+        if kind == "write":
+            # The last one is the positive again, as careless models do.
+            drafts = [f"Naive passage {number} near {query}" for number in range(1, int(inputs["count"]))]
+            return {"negatives": [*drafts, passage]}
         if kind == "extract":
             return {"information_need": query, "requirements": list(_requirements(query, passage))}
         if "violations" in inputs:
@@ -174,6 +193,6 @@ def _requirements(query: str, passage: str) -> Iterable[dict[str, Any]]:
 
 def _error(fault: Fault | None) -> web.StreamResponse:
     headers = {"Retry-After": "0.2"} if fault == "429_retry_after" else None
-    status = {"429_retry_after": 429, "quota": 429}.get(str(fault)) or int(str(fault)) if fault != "drop" else 500
+    status = {"429_retry_after": 429, "quota": 429}.get(str(fault)) or int(str(fault)) if fault not in ("drop", "stall") else 500
     code = {"401": "invalid_api_key", "404": "model_not_found", "quota": "insufficient_quota"}.get(str(fault), "fault")
     return error_response(status, f"fake fault {fault}", code, headers)

@@ -17,7 +17,8 @@ from programs.optimize_config import OptimizeConfig
 from programs.parts import PartResult, compile_part, freeze_verifier
 from programs.program_files import load_program
 from programs.role_lm import RoleLM
-from programs.synthesizer import RowInputs, Synthesizer
+from programs.row_program import RowInputs
+from programs.synthesizer import Synthesizer
 from tests.fakes.closed_loop import ADVICE, ObedientModel, WordsRetriever, closed_loop_rows
 
 

@@ -11,8 +11,9 @@ from data.records import Requirement, Verdict
 from programs.lms import loopback_model
 from programs.outcome import Candidate
 from programs.role_lm import RoleLM
+from programs.row_program import RowInputs
 from programs.signatures import RequirementDraft, Way
-from programs.synthesizer import RowInputs, Synthesizer, judged, number_requirements, plan_violations
+from programs.synthesizer import Synthesizer, judged, number_requirements, plan_violations
 from tests.fakes.fake_model import FakeModel
 
 

@@ -1,0 +1,60 @@
+"""The naive baseline: one plain prompt through the same store, budget and retries; nothing is verified."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from data.jsonl import read_rows
+from programs.closing import synthesis_table
+from programs.config import SynthesizeConfig
+from programs.run import synthesize
+from tests.fakes.fake_model import FakeModel
+
+Rows = Callable[[int], Path]
+
+
+def config(rows: Path, server: FakeModel, out: Path, **settings: object) -> SynthesizeConfig:
+    base = {"rows": rows, "out": out, "method": "naive", "lm": "openai/fake", "api_base": server.api_base}
+    return SynthesizeConfig(**base | settings)  # type: ignore[arg-type]
+
+
+def test_one_call_a_row_and_copies_are_dropped(
+    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        summary = synthesize(config(made_rows(5), server, tmp_path / "out", negatives_per_row=3, adapter="chat"))
+        again = synthesize(config(made_rows(5), server, tmp_path / "out", negatives_per_row=3, adapter="chat"))
+    assert Counter(served.kind for served in server.log) == {"write": 5}
+    assert summary["funnel"]["accepted"] == again["funnel"]["accepted"] == 10
+    assert summary["funnel"]["lost"]["copies_a_passage"] == 5
+    assert summary["program"]["name"] == "naive"
+    assert "nothing was verified" in synthesis_table(summary)
+    assert "not calibrated" in summary["verifier"]["in_words"]
+    for row in read_rows(Path(summary["rows_file"])):
+        generated = row.of_source("generated")
+        assert [negative.text for negative in generated] == [f"Naive passage {n} near {row.query}" for n in (1, 2)]
+        assert {(negative.generator, negative.verdict, negative.program) for negative in generated} == {
+            ("openai/fake", None, "naive")
+        }
+
+
+def test_an_answer_with_too_few_is_asked_for_again_and_then_lost(
+    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel(fault=lambda number: "wrong_schema") as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        summary = synthesize(config(made_rows(2), server, tmp_path / "out", adapter="chat"))
+    assert summary["funnel"]["rows_failed"] == {"write_malformed": 2}
+    assert len(server.log) == 2 * 3
+
+
+def test_what_a_naive_run_cannot_have(made_rows: Rows, tmp_path: Path) -> None:
+    rows = made_rows(1)
+    with pytest.raises(InputError, match="expected a model with --method naive"):
+        SynthesizeConfig(rows=rows, method="naive")
+    with pytest.raises(InputError, match="expected none with --method naive"):
+        SynthesizeConfig(rows=rows, method="naive", lm="openai/fake", program=tmp_path)
