@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
+import docstring_parser
 import tyro
 
 from data.errors import InputError
@@ -39,6 +40,8 @@ def run_command(
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpcore", "LiteLLM", "datasets", "sentence_transformers", "faiss.loader"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for config_type, _ in commands.values():
+        _join_help_lines(config_type)
     try:
         config = tyro.extras.subcommand_cli_from_dict(
             {name: config_type for name, (config_type, _) in commands.items()},
@@ -53,6 +56,15 @@ def run_command(
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     return 0
+
+
+def _join_help_lines(config_type: type) -> None:
+    # tyro keeps the line breaks of a field's docstring that needs several lines; its reader wraps them anew anyway.
+    for field in docstring_parser.parse_from_object(config_type).params:
+        if "\n" in (field.description or ""):
+            words = " ".join((field.description or "").split())
+            kind = get_type_hints(config_type, include_extras=True)[field.arg_name]
+            config_type.__annotations__[field.arg_name] = Annotated[kind, tyro.conf.arg(help=words)]
 
 
 def config_dict(config: Any) -> dict[str, Any]:

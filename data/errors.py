@@ -26,3 +26,9 @@ class InputError(Exception):
             ]
         )
         super().__init__(" ".join(f"{where}{what}".split()))
+
+
+def require(right: bool, flag: str, expected: str, got: object) -> None:
+    """Raise InputError that names a config's flag (`max_length` or `max-length`) unless `right` holds."""
+    if not right:
+        raise InputError(f"--{flag.replace('_', '-')}: expected {expected}, got {got}")

@@ -38,6 +38,15 @@ class EvalConfig:
     max_length: int | None = None
     """Longest text in tokens, special tokens included (None: the model's own)."""
 
+    dimensions: int | None = None
+    """Numbers that embeddings are cut to, in both models, as truncate_dim does (None: each model's own)."""
+
+    query_prompt: str | None = None
+    """Instruction in front of every query of both models (None: each model's own)."""
+
+    document_prompt: str | None = None
+    """Instruction in front of every passage of both models (None: each model's own)."""
+
     skip_bad_rows: bool = False
     """Count and report bad rows instead of stopping at the first one."""
 

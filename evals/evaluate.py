@@ -44,7 +44,11 @@ def run_eval(config: EvalConfig) -> None:
 
 
 def _measure(model: str, retrieval_set: RetrievalSet, config: EvalConfig) -> RetrievalScores:
-    return evaluate(Encoder.load(model, max_length=config.max_length), retrieval_set, progress=True)
+    encoder = Encoder.load(
+        model, max_length=config.max_length, dimensions=config.dimensions,
+        query_prompt=config.query_prompt, document_prompt=config.document_prompt,
+    )  # fmt: skip
+    return evaluate(encoder, retrieval_set, progress=True)
 
 
 def _named(name: str | None, scores: RetrievalScores | None) -> dict[str, RetrievalScores]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from data.errors import InputError
+from data.errors import require
 from trainer.bundled import BUNDLED_MODEL
 from trainer.tracking import Tracking
 
@@ -62,8 +62,7 @@ class TrainConfig:
     """Further negatives: none (the paper's), other rows' passages on this process (in-batch) or all (cross-device)."""
 
     max_generated_share: float | None = None
-    """Largest share, above 0 and below 1, of the softmax over a row's own negatives that its generated ones may take in
-    InfoNCE; beyond it they are weighted down (None: no cap, the paper's setting)."""
+    """Largest share of the softmax over a row's negatives that generated ones may take (None: no cap, as the paper)."""
 
     entropy_weight: float = 0.05
     """Weight of the query-view entropy loss (0: off, the loss is InfoNCE alone)."""
@@ -76,6 +75,15 @@ class TrainConfig:
 
     max_length: int | None = None
     """Longest text in tokens, special tokens included (None: the model's own)."""
+
+    dimensions: int | None = None
+    """Numbers that an embedding is cut to, as sentence-transformers' truncate_dim does (None: the model's own)."""
+
+    query_prompt: str | None = None
+    """Instruction in front of every query (None: the model's own, which may be none)."""
+
+    document_prompt: str | None = None
+    """Instruction in front of every passage (None: the model's own, which may be none)."""
 
     max_mined: int = 15
     """Mined negatives per row and epoch; where a row has more, a seeded sample (0: none)."""
@@ -135,6 +143,7 @@ class TrainConfig:
         for name in ("weight_decay", "clip", "entropy_weight"):
             self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0")
         self._check("warmup_ratio", 0 <= self.warmup_ratio <= 1, "a share from 0 to 1")
+        self._check("dimensions", self.dimensions is None or self.dimensions >= 1, "at least 1")
         self._check("matryoshka", all(width >= 1 for width in self.matryoshka), "widths of at least 1")
         share = self.max_generated_share
         self._check("max_generated_share", share is None or 0 < share < 1, "a share above 0 and below 1")
@@ -142,5 +151,4 @@ class TrainConfig:
         self._check("patience", not self.patience or self.dev is not None, "--dev to be given with it")
 
     def _check(self, name: str, right: bool, expected: str) -> None:
-        if not right:
-            raise InputError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
+        require(right, name, expected, getattr(self, name))

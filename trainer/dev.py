@@ -1,10 +1,13 @@
 """Rank a retrieval set with an encoder and score the ranking: what training stops on and what evals/ builds on."""
 
+from collections.abc import Sequence
+
 import ir_measures
+import numpy as np
 
 from data.retrieval_set import RetrievalSet
 from trainer.encoder import Encoder
-from trainer.search import top_k
+from trainer.search import Floats, top_k
 from trainer.world import ALONE, World
 
 Run = dict[str, dict[str, float]]
@@ -18,9 +21,38 @@ def rank(
 
     Several processes share the encoding; each gets the whole run.
     """
-    passage_ids, query_ids = list(retrieval_set.passages), list(retrieval_set.queries)
+    return _rank(retrieval_set, *_embeddings(encoder, retrieval_set, progress, world), k)
+
+
+def dev_scores(
+    encoder: Encoder, retrieval_set: RetrievalSet | None, widths: Sequence[int] = (), world: World = ALONE
+) -> dict[str, float]:
+    """nDCG@10 of the embeddings as `dev_ndcg_at_10`, and of their first w numbers as `dev_ndcg_at_10_at_w`.
+
+    Nothing without a retrieval set.
+    """
+    if retrieval_set is None:
+        return {}
+    queries_QD, passages_PD = _embeddings(encoder, retrieval_set, False, world)
+    scores = {"dev_ndcg_at_10": ndcg_at_10(_rank(retrieval_set, queries_QD, passages_PD, 10), retrieval_set.qrels)}
+    for width in widths:
+        run = _rank(retrieval_set, _narrow(queries_QD, width), _narrow(passages_PD, width), 10)
+        scores[f"dev_ndcg_at_10_at_{width}"] = ndcg_at_10(run, retrieval_set.qrels)
+    return scores
+
+
+def _embeddings(encoder: Encoder, retrieval_set: RetrievalSet, progress: bool, world: World) -> tuple[Floats, Floats]:
     passages_PD = world.encode(encoder, list(retrieval_set.passages.values()), "document", progress=progress)
-    queries_QD = world.encode(encoder, list(retrieval_set.queries.values()), "query", progress=progress)
+    return world.encode(encoder, list(retrieval_set.queries.values()), "query", progress=progress), passages_PD
+
+
+def _narrow(embeddings_BD: Floats, width: int) -> Floats:
+    first_BD = embeddings_BD[:, :width]
+    return np.ascontiguousarray(first_BD / np.linalg.norm(first_BD, axis=1, keepdims=True).clip(min=1e-12))
+
+
+def _rank(retrieval_set: RetrievalSet, queries_QD: Floats, passages_PD: Floats, k: int) -> Run:
+    passage_ids, query_ids = list(retrieval_set.passages), list(retrieval_set.queries)
     scores_QK, index_QK = top_k(queries_QD, passages_PD, k)
     return {
         query_id: {passage_ids[i]: float(score) for i, score in zip(index_K, scores_K, strict=True)}

@@ -16,14 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from data.errors import InputError
 from data.files import current_umask
 from trainer.dropout import use_fast_dropout
 from trainer.folder_format import POOLINGS, EncoderSettings, override, read_settings, transformer_folder, write_settings
-from trainer.model_files import find_model_folder
+from trainer.model_files import find_model_folder, load_transformer, longest_input
 from trainer.packed import hidden_states, pack, pool, use_packed_attention
 from trainer.progress import progress_bar
 from trainer.tokens import Tokens, token_chunks
@@ -63,9 +62,11 @@ class Encoder(nn.Module):
         normalize: bool | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
+        dimensions: int | None = None,
     ) -> "Encoder":
         """Load `bundled:all-MiniLM-L6-v2`, a local folder, or a hub name; arguments not None override its files.
 
+        With `dimensions` embeddings end after so many numbers (and are normalised again, where the model normalises).
         A folder in sentence-transformers format says pooling, normalisation, prompts and length itself; a plain
         transformers folder gets mean pooling and normalisation, which is logged. Weights are float32, read from
         safetensors alone; code in the folder is never run. Raises InputError.
@@ -85,13 +86,17 @@ class Encoder(nn.Module):
             query_prompt=query_prompt,
             document_prompt=document_prompt,
             max_length=max_length,
+            dimensions=dimensions,
         )
-        transformer, tokenizer = _load_transformer(transformer_folder(folder), spec)
-        longest = _longest_input(transformer.config, tokenizer)
+        transformer, tokenizer = load_transformer(transformer_folder(folder), spec)
+        longest = longest_input(transformer.config, tokenizer)
         if settings.max_length is not None and not 3 <= settings.max_length <= longest:
             raise InputError(
                 f"expected 3 to {longest} tokens for {spec}, got {settings.max_length}", field="max_length"
             )
+        width = int(transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        if settings.dimensions is not None and not 1 <= settings.dimensions <= width:
+            raise InputError(f"expected 1 to {width} for {spec}, got {settings.dimensions}", field="dimensions")
         settings = replace(settings, max_length=settings.max_length or longest)
         encoder = cls(name=spec, transformer=transformer, tokenizer=tokenizer, settings=settings)
         return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
@@ -119,8 +124,14 @@ class Encoder(nn.Module):
         return self.settings.max_length
 
     @property
-    def dimension(self) -> int:
+    def width(self) -> int:
+        """Numbers in the transformer's output, before embeddings are cut to `dimension`."""
         return int(self.transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in an embedding."""
+        return self.settings.dimensions or self.width
 
     @property
     def device(self) -> torch.device:
@@ -162,8 +173,8 @@ class Encoder(nn.Module):
             pooled_BW, order = self._forward_packed(distinct) if self.packed else self._forward_chunks(distinct)
         pooled_BW = pooled_BW.to(self.dtype)
         where_B = torch.tensor(order).argsort()[place_B].to(self.device)
-        pooled_BW = pooled_BW[where_B]
-        return nn.functional.normalize(pooled_BW, dim=-1) if self.normalize else pooled_BW
+        embeddings_BD = pooled_BW[where_B, : self.dimension]
+        return nn.functional.normalize(embeddings_BD, dim=-1) if self.normalize else embeddings_BD
 
     def _forward_packed(self, tokens: Sequence[Tokens]) -> tuple[Tensor, list[int]]:
         packing = pack(tokens, self.device)
@@ -274,7 +285,7 @@ class Encoder(nn.Module):
                 transformer = copy.deepcopy(transformer).merge_and_unload()
             transformer.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
-            write_settings(new, self.settings, self.dimension)
+            write_settings(new, self.settings, self.width)
             umask = current_umask()
             new.chmod(0o777 & ~umask)
             for file in new.rglob("*.safetensors"):
@@ -292,33 +303,3 @@ def _swap(new: Path, folder: Path) -> None:
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _load_transformer(folder: Path, spec: str) -> tuple[nn.Module, Any]:
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        transformer = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"cannot load the model {spec}: {reason}") from error
-    if getattr(transformer.config, "is_encoder_decoder", False):
-        raise InputError(f"cannot use {spec}: encoder-decoder models have no single sequence of outputs to pool")
-    for name, parameter in transformer.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise InputError(f"cannot use {spec}: its weight {name} holds NaN or infinity")
-    transformer.config.use_cache = False
-    return transformer, tokenizer
-
-
-def _longest_input(config: Any, tokenizer: Any) -> int:
-    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= (config.pad_token_id or 0) + 1  # these count positions from behind the padding index
-    # Tokenizers that do not know their limit say 1e30.
-    return int(min(positions, tokenizer.model_max_length))

@@ -26,7 +26,10 @@ _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSettings:
-    """What surrounds the transformer: pooling, normalisation, prompts, longest input in tokens (None: not said)."""
+    """What surrounds the transformer: pooling, normalisation, prompts, longest input in tokens (None: not said).
+
+    `dimensions` is where embeddings end (None: nowhere), which sentence-transformers calls `truncate_dim`.
+    """
 
     pooling: Pooling = "mean"
     normalize: bool = True
@@ -34,6 +37,7 @@ class EncoderSettings:
     document_prompt: str = ""
     max_length: int | None = None
     lower_case: bool = False
+    dimensions: int | None = None
 
 
 def read_settings(folder: Path) -> EncoderSettings | None:
@@ -50,7 +54,9 @@ def read_settings(folder: Path) -> EncoderSettings | None:
             f"has the modules {', '.join(kinds)}; expected Transformer, Pooling and optionally Normalize",
             file=folder / "modules.json",
         )
-    prompts = _read_prompts(folder)
+    config = _optional_json(folder / "config_sentence_transformers.json")
+    # A default prompt is left alone, as encode_query and encode_document do: they use the role's prompt or none.
+    prompts = dict(config.get("prompts") or {})
     transformer = _optional_json(folder / str(modules[0].get("path", "")) / "sentence_bert_config.json")
     return EncoderSettings(
         pooling=_read_pooling(folder / str(modules[1].get("path", "1_Pooling")) / "config.json"),
@@ -59,6 +65,7 @@ def read_settings(folder: Path) -> EncoderSettings | None:
         document_prompt=next((prompts[name] for name in _DOCUMENT_PROMPTS if prompts.get(name)), ""),
         max_length=transformer.get("max_seq_length"),
         lower_case=bool(transformer.get("do_lower_case", False)),
+        dimensions=config.get("truncate_dim"),
     )
 
 
@@ -68,8 +75,11 @@ def transformer_folder(folder: Path) -> Path:
     return folder / str(_read_modules(path)[0].get("path", "")) if path.is_file() else folder
 
 
-def write_settings(folder: Path, settings: EncoderSettings, dimension: int) -> None:
-    """Write the files that make a saved transformer a sentence-transformers folder (readable by versions 2 to 6)."""
+def write_settings(folder: Path, settings: EncoderSettings, width: int) -> None:
+    """Write the files that make a saved transformer a sentence-transformers folder (readable by versions 2 to 6).
+
+    `width` is the transformer's. `truncate_dim` is left out where nothing is cut.
+    """
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] * settings.normalize)
     write_json(
         folder / "modules.json",
@@ -80,7 +90,7 @@ def write_settings(folder: Path, settings: EncoderSettings, dimension: int) -> N
     )
     flags = {flag: mode == settings.pooling for flag, mode in _LEGACY_FLAGS.items()}
     write_json(
-        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": dimension} | flags | {"include_prompt": True}
+        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width} | flags | {"include_prompt": True}
     )
     if settings.normalize:
         (folder / "2_Normalize").mkdir(exist_ok=True)
@@ -94,7 +104,8 @@ def write_settings(folder: Path, settings: EncoderSettings, dimension: int) -> N
             "prompts": {"query": settings.query_prompt, "document": settings.document_prompt},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine" if settings.normalize else "dot",
-        },
+        }
+        | ({} if settings.dimensions is None else {"truncate_dim": settings.dimensions}),
     )
 
 
@@ -127,11 +138,6 @@ def _read_pooling(path: Path) -> Pooling:
             "leaves the prompt out of the pooling (include_prompt false), which is not supported", file=path
         )
     return cast(Pooling, modes[0])
-
-
-def _read_prompts(folder: Path) -> dict[str, str]:
-    # A default prompt is left alone, as encode_query and encode_document do: they use the role's prompt or none.
-    return dict(_optional_json(folder / "config_sentence_transformers.json").get("prompts") or {})
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.errors import InputError
+from data.errors import require
 from data.files import write_json
 from data.jsonl import BadRows, write_rows
 from data.records import Negative, Row
@@ -77,6 +77,15 @@ class MineConfig:
     max_length: int | None = None
     """Longest text in tokens, special tokens included (None: the model's own)."""
 
+    dimensions: int | None = None
+    """Numbers that an embedding is cut to, as sentence-transformers' truncate_dim does (None: the model's own)."""
+
+    query_prompt: str | None = None
+    """Instruction in front of every query (None: the model's own, which may be none)."""
+
+    document_prompt: str | None = None
+    """Instruction in front of every passage (None: the model's own, which may be none)."""
+
     backend: Literal["auto", "torch", "faiss", "ivf", "hnsw"] = "auto"
     """Exact search by torch or faiss, approximate by ivf or hnsw; auto is torch up to a million passages, then ivf."""
 
@@ -91,6 +100,7 @@ class MineConfig:
 
     def __post_init__(self) -> None:
         self._check("num_negatives", self.num_negatives >= 1, "at least 1")
+        self._check("dimensions", self.dimensions is None or self.dimensions >= 1, "at least 1")
         self._check("rank_from", self.rank_from >= 1, "at least 1")
         self._check("rank_to", self.rank_to >= self.rank_from, f"at least --rank-from ({self.rank_from})")
         for name in ("absolute_margin", "relative_margin"):
@@ -100,8 +110,7 @@ class MineConfig:
         self._check("out", self.out.endswith(".jsonl"), "a file name that ends in .jsonl")
 
     def _check(self, name: str, right: bool, expected: str) -> None:
-        if not right:
-            raise InputError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
+        require(right, name, expected, getattr(self, name))
 
     @property
     def limits(self) -> Limits:
@@ -150,7 +159,10 @@ def mine(config: MineConfig) -> MineReport:
         log.warning("warning: %s", bad_rows.summary())
     rows = list(data.rows())
     with join_world(config.device) as (world, device):
-        encoder = Encoder.load(config.model, max_length=config.max_length, device=device, revision=config.revision)
+        encoder = Encoder.load(
+            config.model, revision=config.revision, max_length=config.max_length, dimensions=config.dimensions,
+            query_prompt=config.query_prompt, document_prompt=config.document_prompt, device=device,
+        )  # fmt: skip
         passages_PD = cached_embeddings(encoder, list(data.passages.values()), "document", config.cache, world)
         queries_QD = cached_embeddings(encoder, [row.query for row in rows], "query", config.cache, world)
         mined, counts = mine_rows(rows, data, queries_QD, passages_PD, config)

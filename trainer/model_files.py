@@ -1,7 +1,12 @@
-"""From the word for a model to a checked local folder: bundled, local, or downloaded from the Hugging Face hub."""
+"""From the word for a model to its checked folder (bundled, local, or from the Hugging Face hub) and what it holds."""
 
 import re
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
 
 from data.errors import InputError
 from trainer.bundled import BUNDLED_MODEL, bundled_folder
@@ -45,3 +50,35 @@ def _download(name: str, revision: str | None) -> Path:
         raise InputError(
             f"unknown model {name!r}: no such local folder, and the hub could not give it ({reason})"
         ) from error
+
+
+def load_transformer(folder: Path, spec: str) -> tuple[nn.Module, Any]:
+    """The float32 transformer and its tokenizer; `spec` is the user's word for it. Raises InputError."""
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        transformer = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"cannot load the model {spec}: {reason}") from error
+    if getattr(transformer.config, "is_encoder_decoder", False):
+        raise InputError(f"cannot use {spec}: encoder-decoder models have no single sequence of outputs to pool")
+    for name, parameter in transformer.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(f"cannot use {spec}: its weight {name} holds NaN or infinity")
+    transformer.config.use_cache = False
+    return transformer, tokenizer
+
+
+def longest_input(config: Any, tokenizer: Any) -> int:
+    """The longest text in tokens, special tokens included, that a model and its tokenizer take."""
+    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        positions -= (config.pad_token_id or 0) + 1  # these count positions from behind the padding index
+    # Tokenizers that do not know their limit say 1e30.
+    return int(min(positions, tokenizer.model_max_length))

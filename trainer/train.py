@@ -4,7 +4,6 @@ Nothing random is carried from step to step: order, samples and dropout follow f
 is why a run that was killed goes on from its last checkpoint to the same weights, bit for bit.
 """
 
-import hashlib
 import itertools
 import logging
 import math
@@ -16,18 +15,14 @@ from pathlib import Path
 import torch
 
 from data.errors import InputError
-from data.jsonl import BadRows, read_rows
 from data.leakage import find_leakage
-from data.records import Row
-from data.retrieval_set import RetrievalSet
-from data.sources import read_source
 from trainer.batches import Example, Examples
 from trainer.card import write_model_card
 from trainer.checkpoints import Checkpoints, RunState
 from trainer.config import TrainConfig
-from trainer.dev import ndcg_at_10, rank
-from trainer.encoder import Encoder
+from trainer.dev import dev_scores
 from trainer.gradients import StepReport, accumulate_gradients
+from trainer.prepare import check_negatives, data_key, load_encoder, make_optimizer, read_data
 from trainer.progress import progress_bar
 from trainer.run_folder import RunFolder
 from trainer.world import World, join_world
@@ -72,16 +67,15 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
     start = time.monotonic()
     if config.batch_size % world.size:
         raise InputError(f"--batch-size: expected a multiple of {world.size} processes, got {config.batch_size}")
-    rows, dev = _read_data(config)
+    rows, dev = read_data(config)
     examples = Examples(rows, config)
-    _check_negatives(examples, config)
+    check_negatives(examples, config)
     leaked = find_leakage(rows, dev) if dev is not None else None
     if leaked:
         log.warning("warning: %s; the dev score will look better than it is", leaked.summary())
-    encoder = Encoder.load(config.model, max_length=config.max_length, device=device, revision=config.revision)
-    _prepare(encoder, config)
+    encoder = load_encoder(config, device)
     world.copy_from_main(encoder.state_dict().values())
-    optimizer = _optimizer(encoder, config)
+    optimizer = make_optimizer(encoder, config)
     steps_per_epoch = math.ceil(math.ceil(len(examples) / config.batch_size) / config.grad_accumulation)
     total_steps = config.epochs * steps_per_epoch
     eval_every, checkpoint_every = config.eval_every or steps_per_epoch, config.checkpoint_every or steps_per_epoch
@@ -93,16 +87,18 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
     if (finished := folder.summary()) is not None:
         log.info("%s already holds this run, finished; --restart trains anew", config.out)
         return TrainResult(**finished)
-    data_key = _data_key(rows)
-    state = checkpoints.resume(encoder.transformer, optimizer, data_key)
+    key = data_key(rows)
+    state = checkpoints.resume(encoder.transformer, optimizer, key)
+    if world.is_main:
+        folder.forget_metrics_after(state.step if state else -1)
     if state is None:
-        state = RunState(data_key=data_key, dev_before=_evaluate(encoder, dev, world))
+        scores = dev_scores(encoder, dev, config.matryoshka, world)
+        state = RunState(data_key=key, dev_before=scores.get("dev_ndcg_at_10"))
+        if world.is_main:
+            folder.log_metrics(step=0, **scores)
     else:
         log.info("resuming after step %d of %d", state.step, total_steps)
-    if world.is_main:
-        folder.forget_metrics_after(state.step if state.step else -1)
-        if state.step == 0:
-            folder.log_metrics(step=0, dev_ndcg_at_10=state.dev_before)
+        encoder.num_truncated = state.num_truncated
     _announce(examples, config, total_steps, world)
 
     before = state.seconds
@@ -131,12 +127,13 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
             bar.set_postfix_str(_note(report, seconds))
             bar.update()
             done = step == total_steps
-            score = _evaluate(encoder, dev, world) if step % eval_every == 0 or done else None
+            scores = dev_scores(encoder, dev, config.matryoshka, world) if step % eval_every == 0 or done else {}
+            score = scores.get("dev_ndcg_at_10")
             state.num_truncated = encoder.num_truncated
             state.seconds = before + time.monotonic() - start
             if world.is_main:
                 folder.log_metrics(step=step, lr=optimizer.param_groups[0]["lr"], grad_norm=norm, **asdict(report),
-                                   seconds=round(seconds, 3), dev_ndcg_at_10=score)  # fmt: skip
+                                   seconds=round(seconds, 3), **scores)  # fmt: skip
             if score is not None and score > state.best_score:
                 state.best_score, state.best_step = score, step
                 if world.is_main:
@@ -187,62 +184,6 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
     return config.lr * (total_steps - step + 1) / (total_steps - warmup)
 
 
-def _read_data(config: TrainConfig) -> tuple[list[Row], RetrievalSet | None]:
-    bad_rows = BadRows() if config.skip_bad_rows else None
-    rows = list(read_rows(config.rows, bad_rows))
-    if bad_rows is not None and bad_rows.count:
-        log.warning("warning: %s", bad_rows.summary())
-    if not rows:
-        raise InputError("holds no rows", file=config.rows)
-    return rows, None if config.dev is None else read_source(config.dev, config.dev_split)
-
-
-def _data_key(rows: list[Row]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for row in rows:
-        digest.update(repr((row.query, row.positives, [(n.source, n.text) for n in row.negatives])).encode())
-    return digest.hexdigest()
-
-
-def _check_negatives(examples: Examples, config: TrainConfig) -> None:
-    num_without = examples.num_rows_without_negatives
-    if num_without == len(examples) and config.in_batch == "none":
-        raise InputError(
-            "has no negatives in any row: mine or synthesize some, or train with --in-batch in-batch", file=config.rows
-        )
-    if num_without:
-        log.warning("warning: %d of %d rows have no negatives of their own", num_without, len(examples))
-    if examples.num_duplicates:
-        log.info("%d negatives repeat a positive or another negative and are left out", examples.num_duplicates)
-
-
-def _prepare(encoder: Encoder, config: TrainConfig) -> None:
-    if config.dropout is not None:
-        encoder.set_dropout(config.dropout)
-    if config.precision == "bfloat16":
-        encoder.autocast = torch.bfloat16
-    if config.lora_rank:
-        torch.manual_seed(config.seed)  # the updates begin at random
-        encoder.add_lora(config.lora_rank)
-    if config.gradient_checkpointing:
-        encoder.checkpoint_gradients()
-    if any(width >= encoder.dimension for width in config.matryoshka):
-        raise InputError(
-            f"--matryoshka: expected widths below the model's {encoder.dimension}, not {config.matryoshka}"
-        )
-    if config.matryoshka and not encoder.normalize:
-        raise InputError("--matryoshka: needs a model that normalises its embeddings")
-
-
-def _optimizer(encoder: Encoder, config: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr)
-
-
 def _announce(examples: Examples, config: TrainConfig, total_steps: int, world: World) -> None:
     num_mined, num_generated = examples.num_negatives
     rows_per_step = min(config.batch_size * config.grad_accumulation, len(examples))
@@ -262,10 +203,6 @@ def _steps(examples: Examples, config: TrainConfig) -> Iterator[list[list[Exampl
         batches = examples.epoch(epoch)
         while step := list(itertools.islice(batches, config.grad_accumulation)):
             yield step
-
-
-def _evaluate(encoder: Encoder, dev: RetrievalSet | None, world: World) -> float | None:
-    return None if dev is None else ndcg_at_10(rank(encoder, dev, k=10, world=world), dev.qrels)
 
 
 def _note(report: StepReport, seconds: float) -> str:

@@ -34,7 +34,8 @@ class FellConfig:
     """Fell a tree."""
 
     kind: str = "oak"
-    """Kind of tree."""
+    """Kind of tree, of those that stand
+    in the garden."""
 
 
 def run(argv: list[str]) -> tuple[int, list[object]]:
@@ -52,6 +53,16 @@ def run(argv: list[str]) -> tuple[int, list[object]]:
 )
 def test_flags_and_assignments_are_the_same(argv: list[str]) -> None:
     assert run(argv) == (0, [PlantConfig(kind="a=b c", height=2, evergreen=True)])
+
+
+def test_help_wraps_a_docstring_of_several_lines_anew(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        run(["fell", "--help"])
+    assert "Kind of tree, of those that stand in the garden." in capsys.readouterr().out
+    assert run(["fell", "kind=elm"]) == (0, [FellConfig(kind="elm")])
 
 
 def test_the_command_chooses_the_function() -> None:

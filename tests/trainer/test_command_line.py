@@ -29,11 +29,12 @@ TRAIN_OPTIONS = {
     ),
     *("checkpoint_every", "keep_checkpoints", "seed", "device", "restart", "skip_bad_rows"),
     *("precision", "gradient_checkpointing", "lora_rank", "matryoshka", "tracking"),
+    *("dimensions", "query_prompt", "document_prompt"),
 }
 MINE_OPTIONS = {
     *("data", "split", "out", "model", "revision", "num_negatives", "rank_from", "rank_to", "max_score"),
     *("absolute_margin", "relative_margin", "sampling", "seed", "max_length", "backend", "cache", "device"),
-    "skip_bad_rows",
+    *("skip_bad_rows", "dimensions", "query_prompt", "document_prompt"),
 }
 
 

@@ -103,7 +103,7 @@ def test_matryoshka_loss_is_the_mean_over_widths(config: TrainConfig) -> None:
 
 @pytest.mark.parametrize("widths", [(32,), (8, 64)])
 def test_matryoshka_widths_lie_below_the_model(config: TrainConfig, widths: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="--matryoshka: expected widths below the model's 32"):
+    with pytest.raises(InputError, match="--matryoshka: expected widths below the embeddings' 32"):
         train(dataclasses.replace(config, matryoshka=widths))
     with pytest.raises(InputError, match="--matryoshka"):
         dataclasses.replace(config, matryoshka=(0,))

@@ -156,7 +156,7 @@ def test_without_dev_the_last_weights_are_saved(config: TrainConfig) -> None:
 
 def test_early_stopping_counts_evaluations_without_gain(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.1, 0.5, 0.6, 0.6, 0.55, 0.9])
-    monkeypatch.setattr(train_module, "_evaluate", lambda encoder, dev, world: next(scores))
+    monkeypatch.setattr(train_module, "dev_scores", lambda *_: {"dev_ndcg_at_10": next(scores)})
     result = train(dataclasses.replace(config, eval_every=1, patience=2))
     assert (result.steps, result.best_step, result.dev_after) == (4, 2, 0.6)
 

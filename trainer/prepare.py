@@ -1,0 +1,84 @@
+"""What a run needs before its first step: data, encoder and optimiser, each checked against the configuration."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from data.errors import InputError
+from data.jsonl import BadRows, read_rows
+from data.records import Row
+from data.retrieval_set import RetrievalSet
+from data.sources import read_source
+from trainer.batches import Examples
+from trainer.config import TrainConfig
+from trainer.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+
+def read_data(config: TrainConfig) -> tuple[list[Row], RetrievalSet | None]:
+    """The training rows, at least one, and the dev data if there is any."""
+    bad_rows = BadRows() if config.skip_bad_rows else None
+    rows = list(read_rows(config.rows, bad_rows))
+    if bad_rows is not None and bad_rows.count:
+        log.warning("warning: %s", bad_rows.summary())
+    if not rows:
+        raise InputError("holds no rows", file=config.rows)
+    return rows, None if config.dev is None else read_source(config.dev, config.dev_split)
+
+
+def data_key(rows: Sequence[Row]) -> str:
+    """A key over everything of the rows that training uses: a checkpoint of other rows is not gone on with."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        digest.update(repr((row.query, row.positives, [(n.source, n.text) for n in row.negatives])).encode())
+    return digest.hexdigest()
+
+
+def check_negatives(examples: Examples, config: TrainConfig) -> None:
+    """Refuse rows that have nothing to learn from; say what was left out."""
+    num_without = examples.num_rows_without_negatives
+    if num_without == len(examples) and config.in_batch == "none":
+        raise InputError(
+            "has no negatives in any row: mine or synthesize some, or train with --in-batch in-batch", file=config.rows
+        )
+    if num_without:
+        log.warning("warning: %d of %d rows have no negatives of their own", num_without, len(examples))
+    if examples.num_duplicates:
+        log.info("%d negatives repeat a positive or another negative and are left out", examples.num_duplicates)
+
+
+def load_encoder(config: TrainConfig, device: str | None) -> Encoder:
+    """The encoder to train, with every option of the run that concerns it."""
+    encoder = Encoder.load(
+        config.model, revision=config.revision, max_length=config.max_length, dimensions=config.dimensions,
+        query_prompt=config.query_prompt, document_prompt=config.document_prompt, device=device,
+    )  # fmt: skip
+    if config.dropout is not None:
+        encoder.set_dropout(config.dropout)
+    if config.precision == "bfloat16":
+        encoder.autocast = torch.bfloat16
+    if config.lora_rank:
+        torch.manual_seed(config.seed)  # the updates begin at random
+        encoder.add_lora(config.lora_rank)
+    if config.gradient_checkpointing:
+        encoder.checkpoint_gradients()
+    if any(width >= encoder.dimension for width in config.matryoshka):
+        raise InputError(
+            f"--matryoshka: expected widths below the embeddings' {encoder.dimension}, not {config.matryoshka}"
+        )
+    if config.matryoshka and not encoder.normalize:
+        raise InputError("--matryoshka: needs a model that normalises its embeddings")
+    return encoder
+
+
+def make_optimizer(encoder: Encoder, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over what is trained; decay on matrices only."""
+    parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr)
