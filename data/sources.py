@@ -1,23 +1,37 @@
-"""One word for where raw data lies: a BEIR folder, a JSONL file of pairs, or a Hugging Face data set."""
+"""One word for where raw data lies: a BEIR folder, a file of pairs, or a Hugging Face data set."""
 
+import logging
 from pathlib import Path
 
 from data.beir import read_beir
 from data.demo_set import demo_split
 from data.errors import InputError
+from data.hub import pinned_revision
 from data.jsonl import BadRows
+from data.mteb_task import read_mteb
 from data.pairs import read_hf_dataset, read_pairs
 from data.retrieval_set import RetrievalSet
 
+log = logging.getLogger(__name__)
+
 
 def read_source(spec: str, split: str, bad_rows: BadRows | None = None) -> RetrievalSet:
-    """Read `spec`: a BEIR folder, FILE.jsonl with pairs, a local data set folder, `hub:ORG/NAME[@REVISION]`, or
-    `bundled:demo`, the demo data (splits train, seen, dev, test). Raises InputError."""
+    """Read `spec`: a BEIR folder, a .jsonl or .parquet file of pairs, a local data set folder (Parquet, JSON, CSV or
+    what `save_to_disk` wrote), `hub:ORG/NAME[@REVISION]`, `mteb:TASK[/SUBSET]` (extra `mteb`), or `bundled:demo`, the
+    demo data (splits train, seen, dev, test).
+
+    A hub set is read at one commit, which is logged, so that a later run can name it. Raises InputError.
+    """
     if spec == "bundled:demo":
         return demo_split(split)
+    if spec.startswith("mteb:"):
+        return read_mteb(spec.removeprefix("mteb:"), split)
     if spec.startswith("hub:"):
         name, _, revision = spec.removeprefix("hub:").partition("@")
-        return read_hf_dataset(name, split, revision or None, bad_rows)
+        pinned = pinned_revision(name, revision or None)
+        if pinned is not None and pinned != revision:
+            log.info("%s is at %s now: hub:%s@%s reads the same again", spec, pinned, name, pinned)
+        return read_hf_dataset(name, split, pinned, bad_rows)
     path = Path(spec)
     if path.is_dir():
         beir = (path / "corpus.jsonl").exists() or (path / "qrels").exists()
@@ -25,7 +39,7 @@ def read_source(spec: str, split: str, bad_rows: BadRows | None = None) -> Retri
     if path.is_file():
         return read_pairs(path, bad_rows)
     raise InputError(
-        "does not exist; expected a BEIR folder, a .jsonl file of pairs, a data set folder, hub:ORG/NAME or "
-        "bundled:demo",
+        "does not exist; expected a BEIR folder, a .jsonl or .parquet file of pairs, a data set folder, hub:ORG/NAME, "
+        "mteb:TASK or bundled:demo",
         file=spec,
     )

@@ -15,7 +15,7 @@ class EvalConfig:
     """Encoder: model folder, hub name, or bundled:all-MiniLM-L6-v2."""
 
     data: str
-    """Judged queries: BEIR folder, .jsonl file of pairs, data set folder or hub:ORG/NAME."""
+    """Judged queries: BEIR folder, .jsonl file of pairs, data set folder, hub:ORG/NAME or mteb:TASK."""
 
     split: str = "test"
     """Split of the data."""
@@ -175,7 +175,7 @@ class AblateConfig:
     as a row has generated ones, so that the mined-only arm has equal texts."""
 
     dev: str
-    """Judged queries that each run stops on: BEIR folder, .jsonl file of pairs, data set folder or hub:ORG/NAME."""
+    """Judged queries that each run stops on: whatever `eval` reads as data."""
 
     test: str
     """Judged queries that the table is about."""

@@ -1,0 +1,94 @@
+"""MTEB's own loader reads a task from a folder; our measures equal MTEB's on it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.demo_set import demo_family_set
+from data.errors import InputError
+from data.mteb_task import retrieval_set_of
+from data.retrieval_set import RetrievalSet
+from data.sources import read_source
+from evals.retrieval import evaluate
+from trainer.encoder import Encoder
+
+mteb = pytest.importorskip("mteb")
+
+_CARD = """---
+configs:
+- config_name: corpus
+  data_files: [{split: test, path: corpus.jsonl}]
+- config_name: queries
+  data_files: [{split: test, path: queries.jsonl}]
+- config_name: default
+  data_files: [{split: test, path: qrels.jsonl}]
+---
+"""
+
+
+def write_task_folder(folder: Path, retrieval_set: RetrievalSet) -> None:
+    def write(name: str, lines: list[dict[str, Any]]) -> None:
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+    folder.mkdir()
+    (folder / "README.md").write_text(_CARD, encoding="utf-8")
+    titled = {pid: text.partition("\n") for pid, text in retrieval_set.passages.items()}
+    write("corpus.jsonl", [{"_id": pid, "title": title, "text": text} for pid, (title, _, text) in titled.items()])
+    write("queries.jsonl", [{"_id": qid, "text": text} for qid, text in retrieval_set.queries.items()])
+    lines = [(qid, pid, grade) for qid, graded in retrieval_set.qrels.items() for pid, grade in graded.items()]
+    write("qrels.jsonl", [{"query-id": q, "corpus-id": p, "score": grade} for q, p, grade in lines])
+
+
+def make_task(folder: Path, **changes: Any) -> Any:
+    from mteb.abstasks import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    class LocalTask(AbsTaskRetrieval):  # type: ignore[misc]
+        metadata = TaskMetadata(
+            name="LocalFamilies", description="Demo families.", type="Retrieval", category="t2t",
+            main_score="ndcg_at_10", eval_langs=["eng-Latn"],
+            dataset={"path": str(folder), "revision": "1.0.0", **changes},
+        )  # fmt: skip
+
+    return LocalTask()
+
+
+def test_the_same_figures_as_mteb(tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    dev = demo_family_set("dev")
+    write_task_folder(tmp_path / "task", dev)
+    ours = retrieval_set_of(make_task(tmp_path / "task"), "", "test")
+    assert ours.queries == dev.queries and ours.qrels == dev.qrels
+    assert ours.passages == {pid: text.replace("\n", " ", 1).strip() for pid, text in dev.passages.items()}
+
+    folder = tmp_path / "model"
+    Encoder.load(str(tiny_bert)).save(folder)
+    theirs = mteb.evaluate(
+        SentenceTransformer(str(folder), device="cpu"), make_task(tmp_path / "task"), cache=None,
+        show_progress_bar=False,
+    ).task_results[0].scores["test"][0]  # fmt: skip
+    means = evaluate(Encoder.load(str(folder)), ours).means()
+    assert means["ndcg@10"] == pytest.approx(theirs["ndcg_at_10"], abs=1e-5)
+    assert means["map"] == pytest.approx(theirs["map_at_1000"], abs=1e-5)
+    assert means["recall@10"] == pytest.approx(theirs["recall_at_10"], abs=1e-5)
+
+
+def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    write_task_folder(tmp_path / "task", demo_family_set("dev"))
+    with pytest.raises(InputError, match=r"mteb:SciFakt: MTEB has no task of this name; did you mean SciFact\?"):
+        read_source("mteb:SciFakt", "test")
+    with pytest.raises(InputError, match="mteb:STS12: is a STS task; only retrieval tasks"):
+        read_source("mteb:STS12", "test")
+    with pytest.raises(InputError, match="has no split 'dev', but test"):
+        retrieval_set_of(make_task(tmp_path / "task"), "", "dev")
+    with pytest.raises(InputError, match="name one of its subsets"):
+        retrieval_set_of(make_task(tmp_path / "task"), "fr", "test")
+    with pytest.raises(InputError, match="comes as code"):
+        retrieval_set_of(make_task(tmp_path / "task", trust_remote_code=True), "", "test")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        retrieval_set_of(make_task(tmp_path / "elsewhere"), "", "test")
