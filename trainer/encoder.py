@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -208,11 +208,18 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self, texts: Sequence[str], role: Role, *, max_tokens_per_batch: int | None = None, progress: bool = False
+        self,
+        texts: Sequence[str],
+        role: Role,
+        *,
+        max_tokens_per_batch: int | None = None,
+        progress: bool = False,
+        count: Callable[[int], object] | None = None,
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Embeddings float32 [B, D] without gradient and without dropout, in chunks of texts of like length.
 
-        `max_tokens_per_batch` bounds one pass (None: chosen for the device). Order is kept.
+        `max_tokens_per_batch` bounds one pass (None: chosen for the device). Order is kept. `progress` shows a bar;
+        `count` instead gets the number of texts of every pass.
         """
         max_tokens = max_tokens_per_batch or self._tokens_at_once
         out_BD = np.empty((len(texts), self.dimension), dtype=np.float32)
@@ -227,7 +234,7 @@ class Encoder(nn.Module):
                     tokens = self.tokenize([texts[i] for i in part], role)
                     for chunk in token_chunks(tokens, max_tokens, padded=not self.packed):
                         out_BD[[part[i] for i in chunk]] = self([tokens[i] for i in chunk]).float().cpu().numpy()
-                        bar.update(len(chunk))
+                        (count or bar.update)(len(chunk))
         finally:
             self.train(was_training)
         return out_BD

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -64,9 +64,18 @@ class World:
         # Row i came from process i % size as its row i // size.
         return torch.stack(parts, dim=1).flatten(0, 1)[:count]
 
-    def encode(self, encoder: Encoder, texts: Sequence[str], role: Role, *, progress: bool = False) -> Floats:
+    def encode(
+        self,
+        encoder: Encoder,
+        texts: Sequence[str],
+        role: Role,
+        *,
+        progress: bool = False,
+        count: Callable[[int], object] | None = None,
+    ) -> Floats:
         """`encoder.encode` with the texts shared out; every process gets all embeddings, float32 [B, D]."""
-        mine = encoder.encode([texts[i] for i in self.share(len(texts))], role, progress=progress and self.is_main)
+        share = [texts[i] for i in self.share(len(texts))]
+        mine = encoder.encode(share, role, progress=progress and self.is_main, count=count)
         if self.size == 1:
             return mine
         gathered = self.gather(torch.from_numpy(mine).to(encoder.device), len(texts)).cpu().numpy()

@@ -12,8 +12,6 @@ from data.errors import InputError
 from data.jsonl import read_rows
 from data.retrieval_set import RetrievalSet
 from trainer.approximate import ApproximateIndex
-from trainer.embedding_cache import cached_embeddings, embeddings_key
-from trainer.encoder import Encoder
 from trainer.mining import MineConfig, mine, mine_rows
 
 
@@ -149,31 +147,6 @@ def test_approximate_backends_find_nearly_what_exact_search_finds(backend: str) 
     scores, found = index.search(queries, 5)
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ passages.T, found, 1), rtol=1e-4)
     assert (np.diff(scores, axis=1) <= 0).all()
-
-
-def test_embeddings_are_cached_by_everything_that_decides_them(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
-    first = cached_embeddings(encoder, TEXTS, "document", tmp_path)
-    assert isinstance(first, np.memmap) and not first.flags.writeable
-    np.testing.assert_array_equal(first, encoder.encode(TEXTS, "document"))
-    with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "encode", None)
-        np.testing.assert_array_equal(cached_embeddings(encoder, TEXTS, "document", tmp_path), first)
-    prompted = Encoder.load(str(tiny_bert), device="cpu", document_prompt="the ")
-    keys = {
-        embeddings_key(encoder, TEXTS, "document"),
-        embeddings_key(encoder, TEXTS, "query"),
-        embeddings_key(encoder, TEXTS[::-1], "document"),
-        embeddings_key(encoder, ["".join(TEXTS)], "document"),
-        embeddings_key(prompted, TEXTS, "document"),
-    }
-    assert len(keys) == 5
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(InputError, match="delete"):
-        cached_embeddings(encoder, TEXTS, "document", tmp_path)
 
 
 @pytest.mark.parametrize(
