@@ -67,6 +67,14 @@ optimize *flags: setup
 convert *flags: setup
     @{{ python }} -m data convert "$@"
 
+# draft a corpus profile for you to edit: just profile data=DIR lm=MODEL out=my_corpus.toml
+profile *flags: setup
+    @{{ python }} -m programs profile "$@"
+
+# a synthesised set as a Hugging Face data set: just dataset run=runs/x out=runs/x/dataset licence=cc0-1.0
+dataset *flags: setup
+    @{{ python }} -m programs dataset "$@"
+
 # rank generator models on the same rows: just compare rows=rows.jsonl lms="A B C" verifier_lm=V
 compare *flags: setup
     @{{ python }} -m programs compare "$@"

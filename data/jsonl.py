@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
 from data.files import atomic_writer, open_text
+from data.parquet import count_parquet_objects, read_parquet_objects
 from data.records import Row, row_from_dict, row_to_dict
 
 
@@ -60,17 +62,32 @@ def _no_constant(name: str) -> None:
 
 
 def read_rows(path: str | Path, bad_rows: BadRows | None = None) -> Iterator[Row]:
-    """Stream the training rows of a canonical JSONL file.
+    """Stream the training rows of a canonical file: JSONL, or Parquet where the name ends in .parquet.
 
     Raises InputError (file, line, field) at the first bad row, or counts it in `bad_rows` and goes on.
     """
-    for line, value in read_objects(path, bad_rows):
+    path = Path(path)
+    values = read_parquet_objects(path) if path.suffix == ".parquet" else read_objects(path, bad_rows)
+    for line, value in values:
         try:
             yield row_from_dict(value, file=str(path), line=line)
         except InputError as error:
             if bad_rows is None:
                 raise
             bad_rows.add(error)
+
+
+def count_rows(path: str | Path, at_most: int | None = None) -> int:
+    """How many rows a canonical file holds (its non-blank lines; they are not checked), counted up to `at_most`."""
+    path = Path(path)
+    if path.suffix == ".parquet":
+        count = count_parquet_objects(path)
+        return count if at_most is None else min(count, at_most)
+    with open_text(path) as file:
+        try:
+            return sum(1 for _ in islice((line for line in file if line.strip()), at_most))
+        except UnicodeDecodeError as error:
+            raise InputError(f"not UTF-8 text ({error.reason})", file=path) from error
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> int:

@@ -1,4 +1,4 @@
-"""Pairs of a query and its positive(s): JSONL files, and Hugging Face data sets from the hub or a local folder."""
+"""Pairs of a query and its positive(s): JSONL and Parquet files, and Hugging Face data sets, hub or local."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from data.errors import InputError
 from data.jsonl import BadRows, read_objects
+from data.parquet import read_parquet_objects
 from data.records import FieldReader
 from data.retrieval_set import RetrievalSet
 from data.text import content_id, same_text_key
@@ -16,11 +17,14 @@ POSITIVE_FIELDS = ("positive", "positives", "pos", "passage", "document", "answe
 
 
 def read_pairs(path: str | Path, bad_rows: BadRows | None = None) -> RetrievalSet:
-    """Read JSONL lines that hold a query and one positive or a list of positives (text, or {"title", "text"}).
+    """Read the lines of a .jsonl file, or the rows of a .parquet file: a query and one positive or a list of positives
+    (text, or {"title", "text"}).
 
     The corpus is the set of positives; equal texts become one passage, equal queries one query.
     """
-    return _from_records(read_objects(path, bad_rows), str(path), bad_rows)
+    path = Path(path)
+    records = read_parquet_objects(path) if path.suffix == ".parquet" else read_objects(path, bad_rows)
+    return _from_records(records, str(path), bad_rows)
 
 
 def read_hf_dataset(

@@ -77,6 +77,17 @@ def read_parquet_objects(path: Path) -> Iterator[tuple[int, Any]]:
         raise InputError(f"cannot read as Parquet: {error}", file=path) from error
 
 
+def count_parquet_objects(path: Path) -> int:
+    """How many rows a Parquet file says it has. Raises InputError when it cannot be read."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return int(parquet.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read as Parquet: {error}", file=path) from error
+
+
 def _without_null(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_null(item) for key, item in value.items() if item is not None}

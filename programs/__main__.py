@@ -7,7 +7,9 @@ from typing import Any
 from data.cli import run_command
 from programs.compare_config import CompareConfig
 from programs.config import SynthesizeConfig
+from programs.dataset import DatasetConfig, run_dataset
 from programs.optimize_config import OptimizeConfig
+from programs.profile_config import ProfileConfig
 
 
 def _synthesize(config: SynthesizeConfig) -> None:
@@ -32,10 +34,18 @@ def _compare(config: CompareConfig) -> None:
     sys.stdout.write(f"{leaderboard_table(result)}\nwritten: {result['file']}\n")
 
 
+def _profile(config: ProfileConfig) -> None:
+    from programs.profile_draft import run_profile
+
+    run_profile(config)
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "synthesize": (SynthesizeConfig, _synthesize),
     "optimize": (OptimizeConfig, _optimize),
     "compare": (CompareConfig, _compare),
+    "dataset": (DatasetConfig, run_dataset),
+    "profile": (ProfileConfig, _profile),
 }
 
 

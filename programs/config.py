@@ -61,7 +61,8 @@ class SynthesizeConfig:
     """Folder of a compiled program, as `optimize` writes them; None uses the prompts as they stand in the code."""
 
     profile: str = "generic"
-    """Corpus profile (what counts as relevant, how passages read): generic, help_centre, or a .toml file's path."""
+    """Corpus profile (what counts as relevant, how passages read): one that ships (generic, encyclopaedic_qa,
+    multi_hop_qa, web_search, scientific_claims, help_centre) or a .toml file, as `profile` drafts one."""
 
     adapter: AdapterName = "auto"
     """Layout of prompts and answers: chat (marked sections), json (with a schema where the server takes one), xml; auto

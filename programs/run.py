@@ -5,17 +5,16 @@ import json
 import logging
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from data.cli import config_dict
 from data.errors import InputError
-from data.files import open_text, write_json
-from data.jsonl import read_rows
+from data.files import write_json
+from data.jsonl import count_rows, read_rows
 from data.records import Row
 from data.text import content_id
 from programs.adapters import choose_adapter, make_adapter
@@ -47,7 +46,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     Raises InputError for anything a user can mend, KeyboardInterrupt after Ctrl-C; both leave a store to go on from.
     """
     started = time.monotonic()
-    total = count_rows(config)
+    total = count_input(config)
     profile = load_profile(config.profile)
     if not profile.style:
         profile = replace(profile, style=mined_style(read_input(config), count=config.style_passages, seed=config.seed))
@@ -158,20 +157,12 @@ def read_input(config: SynthesizeConfig) -> Iterator[Row]:
     return islice(read_rows(config.rows), config.max_rows)
 
 
-def count_rows(config: SynthesizeConfig) -> int:
+def count_input(config: SynthesizeConfig) -> int:
     """How many rows the run has, for the progress bar. Raises InputError when there are none."""
-    with open_text(config.rows) as file:
-        count = sum(1 for line in islice(_lines(file, config.rows), config.max_rows) if line.strip())
+    count = count_rows(config.rows, config.max_rows)
     if count == 0:
         raise InputError("holds no rows", file=config.rows)
     return count
-
-
-def _lines(file: Iterable[str], path: Path) -> Iterator[str]:
-    try:
-        yield from file
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text ({error.reason})", file=path) from error
 
 
 def mined_style(rows: Iterator[Row], *, count: int, seed: int) -> tuple[str, ...]:

@@ -1,18 +1,21 @@
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.beir import read_beir, write_beir
+from data.convert import write_format
 from data.demo_set import demo_family_set, demo_items, demo_train_set
 from data.errors import InputError
-from data.jsonl import BadRows
+from data.jsonl import BadRows, count_rows, read_rows, write_objects, write_rows
 from data.leakage import find_leakage
 from data.pairs import read_hf_dataset, read_pairs
 from data.retrieval_set import RetrievalSet
 from data.sources import read_source
 from data.text import same_text_key
+from tests.fakes.fake_hub import TOKEN, FakeHub
 
 
 @pytest.fixture
@@ -134,6 +137,45 @@ def test_local_hugging_face_data_sets_are_read(tmp_path: Path) -> None:
         read_hf_dataset(str(tmp_path / "dict"), "dev")
     with pytest.raises(InputError, match="cannot load this data set"):
         read_hf_dataset(str(tmp_path / "parquet"), "dev")
+
+
+def test_a_parquet_file_of_pairs_is_read_like_its_jsonl(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    lines = [{"query": "q1", "positives": [{"title": "T", "text": "a"}]}, {"query": "q2", "positives": [{"text": "b"}]}]
+    write_objects(tmp_path / "pairs.jsonl", lines)
+    parquet.write_table(pa.Table.from_pylist(lines), tmp_path / "pairs.parquet")
+    assert read_source(str(tmp_path / "pairs.parquet"), "train") == read_source(str(tmp_path / "pairs.jsonl"), "train")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="cannot read as Parquet"):
+        read_source(str(tmp_path / "bad.parquet"), "train")
+
+
+def test_rows_are_read_from_parquet_too(tmp_path: Path) -> None:
+    rows = [replace(item.row, query_id=str(i)) for i, item in enumerate(demo_items()[:3])]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    write_format(tmp_path / "rows.parquet", "rows", rows)
+    for name in ("rows.jsonl", "rows.parquet"):
+        assert list(read_rows(tmp_path / name)) == rows
+        assert count_rows(tmp_path / name) == 3
+        assert count_rows(tmp_path / name, 2) == 2
+
+
+def test_a_hub_set_is_read_at_one_commit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    read: list[tuple[str, str, str | None]] = []
+    empty = RetrievalSet(name="x", passages={}, queries={}, qrels={})
+    monkeypatch.setattr("data.sources.read_hf_dataset", lambda *a: read.append(a[:3]) or empty)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with FakeHub() as hub, caplog.at_level(logging.INFO):
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        read_source("hub:org/pairs", "train")
+        assert f"hub:org/pairs@{'a' * 40} reads the same again" in caplog.text
+        read_source(f"hub:org/pairs@{'a' * 40}", "train")
+        with pytest.raises(InputError, match="hub:org/none: the hub has no such data set"):
+            read_source("hub:org/none@v1", "train")
+    assert read == [("org/pairs", "train", "a" * 40)] * 2
+    assert ("GET", "/api/datasets/org/none/revision/v1") in hub.requests
 
 
 def test_a_source_that_is_not_there(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from programs.__main__ import main
         (["lm=recorded:other"], "expected recorded:demo"),
         (["verifier_lm=nobody/model"], "verifier-lm"),
         (["api_key_env=NO_SUCH_VARIABLE", "lm=openai/x"], "NO_SUCH_VARIABLE"),
-        (["profile=nowhere"], "generic, help_centre"),
+        (["profile=nowhere"], "generic, help_centre, multi_hop_qa"),
         (["profile=missing.toml"], "missing.toml"),
         (["concurrency=0"], "concurrency"),
         (["canary_share=1.5"], "canary-share"),

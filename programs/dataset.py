@@ -1,0 +1,190 @@
+"""`just dataset`: a synthesised set as a Hugging Face data set, with a data card that says how it arose."""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from data.files import atomic_writer, read_json_object
+from data.hub import push_folder
+from data.jsonl import read_rows
+from data.parquet import write_parquet_objects
+from data.records import Row, row_to_dict
+from programs.config import require
+
+# Rows a file: at the usual 20 KB a row about 500 MB before compression.
+_SHARD_ROWS = 25_000
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetConfig:
+    """Make a synthesised set a Hugging Face data set: Parquet files and a data card, which load_dataset(out) reads."""
+
+    run: Path
+    """Run folder of `synthesize`: rows.jsonl, config.json, summary.json."""
+
+    out: Path
+    """Folder to write; it must not be there yet."""
+
+    licence: str
+    """Licence of the source texts as the hub names it, like cc-by-sa-4.0 or cc0-1.0; "unknown" if you do not know it.
+    Generated passages are derived from them."""
+
+    source: str = ""
+    """Where the source texts come from, in a sentence or an address; it goes into the card."""
+
+    title: str = ""
+    """Name of the data set (empty: the name of the folder)."""
+
+    hub: str | None = None
+    """Name on the hub, ORG/NAME; the token that may write there is HF_TOKEN in the environment (None: push nothing)."""
+
+    private: bool = True
+    """Whether a repository that is made for it is private."""
+
+    def __post_init__(self) -> None:
+        good = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.licence) is not None
+        require(good, "licence", "a licence as the hub names it (small letters, digits, dots, dashes)", self.licence)
+        named = self.hub is None or self.hub.strip("/").count("/") == 1
+        require(named, "hub", "ORG/NAME", self.hub)
+
+
+@dataclass(slots=True)
+class _Counts:
+    rows: int = 0
+    positives: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
+    disruptions: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: Row) -> None:
+        self.rows += 1
+        self.positives += len(row.positives)
+        self.sources.update(negative.source for negative in row.negatives)
+        self.disruptions.update(n.disruption for n in row.negatives if n.disruption)
+
+
+def run_dataset(config: DatasetConfig) -> None:
+    """The command: write the folder, push it if asked to, and say where it is. Raises InputError."""
+    write_dataset(config)
+    sys.stdout.write(f"written: {config.out}\n")
+    if config.hub is not None:
+        address = push_folder(
+            config.out, config.hub, "dataset", private=config.private, message="Hard negatives written by CausalNeg"
+        )
+        sys.stdout.write(f"on the hub: {address}\n")
+
+
+def write_dataset(config: DatasetConfig) -> Path:
+    """Write data/train-*.parquet and README.md; returns the folder.
+
+    Raises InputError when the run is not finished or `out` holds something.
+    """
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise InputError("is there already and not empty: choose another --out", file=config.out)
+    settings = read_json_object(config.run / "config.json")
+    summary = read_json_object(config.run / "summary.json")
+    if "funnel" not in summary:
+        raise InputError(
+            "has no funnel: the synthesis was refused or is not finished", file=config.run / "summary.json"
+        )
+    counts = _Counts()
+    rows = _counted(read_rows(config.run / "rows.jsonl"), counts)
+    for number, first in enumerate(rows):
+        shard = islice(rows, _SHARD_ROWS - 1)
+        path = config.out / "data" / f"train-{number:05}.parquet"
+        write_parquet_objects(path, (row_to_dict(row) for row in _with_first(first, shard)))
+    if not counts.rows:
+        raise InputError("holds no rows", file=config.run / "rows.jsonl")
+    # Last, so that a folder with a card is whole.
+    with atomic_writer(config.out / "README.md") as file:
+        file.write(data_card(config, settings, summary, counts))
+    return config.out
+
+
+def _counted(rows: Iterator[Row], counts: _Counts) -> Iterator[Row]:
+    for row in rows:
+        counts.add(row)
+        yield row
+
+
+def _with_first(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
+    yield first
+    yield from rest
+
+
+def data_card(config: DatasetConfig, settings: Mapping[str, Any], summary: Mapping[str, Any], counts: _Counts) -> str:
+    """The README.md of the data set: front matter for the hub, then how the set arose and how far to trust it."""
+    from huggingface_hub import DatasetCardData
+
+    title = config.title or config.out.name
+    front = DatasetCardData(
+        license=config.licence,
+        pretty_name=title,
+        task_categories=["text-retrieval", "sentence-similarity"],
+        tags=["hard-negatives", "synthetic", "dense-retrieval", "causalneg"],
+        size_categories=[next((name for most, name in _SIZES if counts.rows < most), "n>1M")],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+    )
+    verifier = summary["verifier"]
+    bound = verifier["false_negative_upper_bound"]
+    funnel, usage = summary["funnel"], summary["usage"]
+    roles = {role: ", ".join(used["models"]) for role, used in usage["roles"].items()}
+    lost = [f"| lost: {name.replace('_', ' ')} | {count} |" for name, count in funnel["lost"].items() if count]
+    failed = sum(funnel["rows_failed"].values())
+    text = f"""# {title}
+
+Training rows for dense retrievers: {counts.rows} queries with {counts.positives} relevant passages,
+{counts.sources["mined"]} mined hard negatives and {counts.sources["generated"]} that a language model wrote. Each
+generated one breaks one requirement of its query and was verified blind, after *When Hard Negatives Hurt*
+([arXiv 2606.01304](https://arxiv.org/abs/2606.01304)).
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("THIS_FOLDER_OR_HUB_NAME", split="train")
+```
+
+## Fields
+
+`query_id`, `query`, `positives` (`id`, `text`), `requirements` (what makes a passage relevant, with evidence from the
+first positive) and `negatives`. Each negative says its `source`: `mined` (with `id` and the retriever's `score`) or
+`generated` (with the violated `requirement`, the kind of `disruption`, the verifier's `verdict`, `generator`,
+`program`). Position says nothing about origin.
+
+## How it arose
+
+- generator: {roles.get("generator", "unknown")}
+- verifier: {roles.get("verifier", "unknown")}
+- program: {summary["program"]["name"]} ({summary["program"]["key"]})
+- corpus profile: {Path(str(settings.get("profile", "unknown"))).name}
+- kinds of violation: {", ".join(f"{name} {count}" for name, count in counts.disruptions.most_common()) or "none"}
+- cost: {usage["requests"]} requests, {usage["tokens"]} tokens, {usage["cost_in_words"]}
+
+| step | count |
+|---|---|
+| rows | {funnel["rows"]} |
+| rows that failed | {failed} |
+| requirements | {funnel["requirements"]} |
+| violations planned | {funnel["violations_planned"]} |
+{chr(10).join([*lost, f"| accepted | {funnel['accepted']} |"])}
+| accepted that keep every other requirement | {funnel["accepted_surgical"]} |
+
+## How far to trust it
+
+The verifier was tested with known positives, which it saw like everything else: {verifier["in_words"]}.
+Upper bound on the share of accepted negatives that are relevant after all: {bound:.2%}.
+Mined negatives were not verified by the language model.
+
+## Licence and source
+
+The source texts' licence: `{config.licence}`. {config.source or "Their origin was not stated."}
+Generated passages are derived from them and were written by the generator named above, whose terms may apply too.
+They are counterfactual: what they state was made up for training and is not to be taken as fact.
+"""
+    return f"---\n{front.to_yaml()}\n---\n\n{text}"

@@ -1,0 +1,89 @@
+"""A synthesised set as a data set folder: load_dataset reads it, the card says how it arose."""
+
+from pathlib import Path
+
+import pytest
+
+from data.convert import read_format
+from data.errors import InputError
+from data.jsonl import read_rows
+from data.sources import read_source
+from programs import dataset
+from programs.__main__ import main
+from programs.config import SynthesizeConfig
+from programs.dataset import DatasetConfig, write_dataset
+from programs.run import synthesize
+from tests.fakes.fake_hub import TOKEN, FakeHub
+
+
+@pytest.fixture(scope="module")
+def run(demo_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("synthesis")
+    synthesize(SynthesizeConfig(rows=demo_rows, out=out, max_rows=5, canary_share=1.0))
+    return out
+
+
+def test_load_dataset_reads_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(dataset, "_SHARD_ROWS", 2)
+    folder = write_dataset(DatasetConfig(run=run, out=tmp_path / "set", licence="cc0-1.0"))
+    shards = sorted((folder / "data").iterdir())
+    assert [path.name for path in shards] == [f"train-0000{number}.parquet" for number in range(3)]
+    originals = list(read_rows(run / "rows.jsonl"))
+    assert [row for path in shards for row in read_format(path, "rows")] == originals
+    loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded["query"] == [row.query for row in originals]
+    assert loaded[0]["negatives"][0]["verdict"]["answers_query"] is False
+    # And as a source of our own: the pairs in it.
+    assert set(read_source(str(folder), "train").queries.values()) == {row.query for row in originals}
+
+
+def test_the_card_says_how_it_arose(run: Path, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    config = DatasetConfig(
+        run=run, out=tmp_path / "set", licence="cc0-1.0", source="Written for the demo.", title="Demo"
+    )
+    card = huggingface_hub.DatasetCard.load(write_dataset(config) / "README.md")
+    assert (card.data.license, card.data.pretty_name, card.data.size_categories) == ("cc0-1.0", "Demo", ["n<1K"])
+    accepted = sum(len(row.of_source("generated")) for row in read_rows(run / "rows.jsonl"))
+    for words in (
+        "- generator: recorded:demo",
+        "- verifier: recorded:demo",
+        "- program: uncompiled",
+        f"| accepted | {accepted} |",
+        "misses 0 of 5 known positives",
+        "Upper bound on the share of accepted negatives",
+        "`cc0-1.0`. Written for the demo.",
+    ):
+        assert words in card.text, words
+    assert str(run) not in card.content
+
+
+def test_what_cannot_be_a_data_set_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    with pytest.raises(InputError, match="not empty"):
+        write_dataset(DatasetConfig(run=run, out=tmp_path / "full", licence="cc0-1.0"))
+    with pytest.raises(InputError, match=r"config\.json"):
+        write_dataset(DatasetConfig(run=tmp_path, out=tmp_path / "set", licence="cc0-1.0"))
+    with pytest.raises(InputError, match="licence"):
+        DatasetConfig(run=run, out=tmp_path / "set", licence="my own: see below")
+    with pytest.raises(InputError, match="ORG/NAME"):
+        DatasetConfig(run=run, out=tmp_path / "set", licence="mit", hub="a/b/c")
+    assert not (tmp_path / "set").exists()
+
+
+def test_push_to_a_hub(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        assert main(["dataset", f"run={run}", f"out={tmp_path / 'set'}", "licence=cc0-1.0", "hub=org/rows"]) == 0
+    assert "on the hub: http://127.0.0.1" in capsys.readouterr().out
+    assert {name for name in hub.files["org/rows"] if name != ".gitattributes"} == {
+        "README.md",
+        "data/train-00000.parquet",
+    }

@@ -1,0 +1,108 @@
+"""Shipped profiles are readable; a draft is made by one call, is valid TOML and is never written over."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from data.errors import InputError
+from data.sources import read_source
+from programs.__main__ import main
+from programs.loopback import LoopbackServer, completion_response, message_text
+from programs.profile import PROFILE_FOLDER, load_profile
+from programs.profile_config import ProfileConfig
+from programs.profile_draft import draft_profile, draw_sample
+from programs.recorded import read_inputs, render_answer
+
+SHIPPED = ["encyclopaedic_qa", "generic", "help_centre", "multi_hop_qa", "scientific_claims", "web_search"]
+RELEVANCE = 'A passage is relevant when it says "what" was asked \\ for.'
+
+
+class Describing(LoopbackServer):
+    """A model that describes every corpus alike; `speaks` is the one layout it knows."""
+
+    def __init__(self, speaks: str = "chat", typical: str = "[2, 1, 99, 0]"):
+        super().__init__()
+        self.speaks, self.typical, self.prompts = speaks, typical, []
+
+    async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        self.prompts.append(message_text(body["messages"][-1]))
+        _, layout = read_inputs(self.prompts[-1])
+        if layout != self.speaks:
+            return completion_response(body, "A corpus? How nice.")
+        return completion_response(body, render_answer({"relevance": RELEVANCE, "typical": self.typical}, layout))
+
+
+@pytest.fixture
+def draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    def run(server: Describing, **settings: Any) -> Any:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        base = {
+            "data": "bundled:demo", "split": "dev", "lm": "openai/fake", "api_base": server.api_base, "sample": 3,
+            "out": tmp_path / "my.toml", "retries": 0,
+        }  # fmt: skip
+        return draft_profile(ProfileConfig(**base | settings))
+
+    return run
+
+
+def test_every_shipped_profile_is_readable_and_says_what_is_not_relevant() -> None:
+    assert sorted(path.stem for path in PROFILE_FOLDER.glob("*.toml")) == SHIPPED
+    texts = [load_profile(name).relevance for name in SHIPPED]
+    assert len(set(texts)) == len(texts)
+    assert all("relevant when" in text and "\n" not in text for text in texts)
+    assert sum("not relevant" in text for text in texts) >= len(SHIPPED) - 1  # generic needs none
+
+
+def test_a_draft_is_a_profile_that_a_run_can_read(draft: Callable[..., Any], tmp_path: Path) -> None:
+    with Describing() as server:
+        profile = draft(server)
+    sample = draw_sample(read_source("bundled:demo", "dev"), 3, 0)
+    assert profile.relevance == RELEVANCE
+    # Numbers of passages that were not shown are left out.
+    assert profile.style == (sample.passages[1], sample.passages[0])
+    assert load_profile(str(tmp_path / "my.toml")) == profile
+    assert "read it and edit it" in (tmp_path / "my.toml").read_text(encoding="utf-8")
+    (prompt,) = server.prompts
+    assert all(pair.splitlines()[0] in prompt for pair in sample.pairs)
+
+
+def test_an_edited_draft_is_not_written_over(draft: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("relevance = 'mine'\n")
+    with Describing() as server:
+        with pytest.raises(InputError, match="perhaps edited"):
+            draft(server)
+        assert server.prompts == []
+        assert draft(server, overwrite=True).relevance == RELEVANCE
+
+
+def test_the_next_layout_is_tried_and_none_is_an_error(draft: Callable[..., Any], tmp_path: Path) -> None:
+    with Describing(speaks="xml") as server:
+        assert draft(server).relevance == RELEVANCE
+        assert len(server.prompts) > 1
+        with pytest.raises(InputError, match="in no layout"):
+            draft(server, out=tmp_path / "other.toml", adapter="json")
+        assert not (tmp_path / "other.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["out=profile.yaml"], "ends in .toml"),
+        (["sample=0"], "sample"),
+        (["data=absent"], "does not exist"),
+        (["budget_usd=1"], "price of openai/fake is unknown"),
+    ],
+)
+def test_one_line_and_code_2(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.chdir(tmp_path)
+    argv = ["profile", "lm=openai/fake", "split=dev", *([] if "data=" in str(flags) else ["data=bundled:demo"]), *flags]
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+    assert list(tmp_path.iterdir()) == []
