@@ -50,6 +50,7 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
         num_mined=config.num_mined,
         entropy_weights=config.entropy_weight_list,
         shares=config.share_list,
+        weights=config.weight_list,
     )
     runs: dict[str, list[Scores]] = {}
     start = time.monotonic()

@@ -31,6 +31,11 @@ def share_arm(share: float) -> str:
     return f"{COUNTERFACTUAL}, share {share:g}"
 
 
+def weight_arm(weight: float) -> str:
+    """The name of the arm whose generated negatives count for this much each in InfoNCE."""
+    return f"{COUNTERFACTUAL}, weight {weight:g}"
+
+
 def build_arms(
     rows: Sequence[Row],
     naive_rows: Sequence[Row] | None,
@@ -38,6 +43,7 @@ def build_arms(
     num_mined: int,
     entropy_weights: Sequence[float] = (),
     shares: Sequence[float] = (),
+    weights: Sequence[float] = (),
 ) -> list[Arm]:
     """All arms in the order of the table. Every trained arm has, row by row, the same number of texts.
 
@@ -63,6 +69,14 @@ def build_arms(
             settings={"entropy_weight": 0.0, "max_generated_share": share},
         )
         for share in shares
+    ]
+    arms += [
+        Arm(
+            name=weight_arm(weight),
+            rows=mixed_arm(rows, num_mined),
+            settings={"entropy_weight": 0.0, "generated_weight": weight},
+        )
+        for weight in weights
     ]
     return arms
 

@@ -208,6 +208,10 @@ class AblateConfig:
     """Caps on the share of the softmax that generated negatives may take (--max-generated-share of `train`), one arm
     each, separated by commas ("" for no such arm)."""
 
+    generated_weights: str = ""
+    """What a generated negative counts for in InfoNCE (--generated-weight of `train`), one arm each, separated by
+    commas ("" for no such arm)."""
+
     epochs: int = 3
     """Passes over the rows."""
 
@@ -241,6 +245,8 @@ class AblateConfig:
             raise InputError(f"--entropy-weights: expected numbers above 0, got {self.entropy_weights!r}")
         if any(not 0 < share < 1 for share in self.share_list):
             raise InputError(f"--shares: expected shares above 0 and below 1, got {self.shares!r}")
+        if any(not weight > 0 for weight in self.weight_list):
+            raise InputError(f"--generated-weights: expected numbers above 0, got {self.generated_weights!r}")
 
     @property
     def entropy_weight_list(self) -> tuple[float, ...]:
@@ -251,6 +257,11 @@ class AblateConfig:
     def share_list(self) -> tuple[float, ...]:
         """The shares as numbers. Raises InputError."""
         return _numbers(self.shares, "--shares")
+
+    @property
+    def weight_list(self) -> tuple[float, ...]:
+        """The weights of generated negatives as numbers. Raises InputError."""
+        return _numbers(self.generated_weights, "--generated-weights")
 
 
 def _numbers(words: str, flag: str) -> tuple[float, ...]:

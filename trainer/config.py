@@ -61,6 +61,9 @@ class TrainConfig:
     in_batch: InBatch = "none"
     """Further negatives: none (the paper's), other rows' passages on this process (in-batch) or all (cross-device)."""
 
+    generated_weight: float = 1.0
+    """What a generated negative counts for in InfoNCE's softmax, where a mined one counts for 1 (1: the paper's)."""
+
     max_generated_share: float | None = None
     """Largest share of the softmax over a row's negatives that generated ones may take (None: no cap, as the paper)."""
 
@@ -90,6 +93,12 @@ class TrainConfig:
 
     max_generated: int = 3
     """Generated negatives per row and epoch; where a row has more, a seeded sample (0: none)."""
+
+    remine_every: int = 0
+    """Steps after which mined negatives are found anew with the weights of that moment (0: never)."""
+
+    remine_like: str | None = None
+    """Report that `mine` wrote (OUT.report.json): its data, split and rules hold for mining anew."""
 
     max_tokens_per_step: int = 4096
     """Tokens in memory at once, whatever the batch size: batches are cut into parts; gradients stay the same."""
@@ -136,9 +145,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "grad_accumulation", "max_tokens_per_step", "keep_checkpoints"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_mined", "max_generated", "eval_every", "checkpoint_every", "patience", "lora_rank"):
+        for name in ("max_mined", "max_generated", "eval_every", "checkpoint_every", "patience"):
             self._check(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("lr", "temperature", "entropy_temperature"):
+        for name in ("lora_rank", "remine_every"):
+            self._check(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("lr", "temperature", "entropy_temperature", "generated_weight"):
             self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
         for name in ("weight_decay", "clip", "entropy_weight"):
             self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0")
@@ -148,6 +159,7 @@ class TrainConfig:
         share = self.max_generated_share
         self._check("max_generated_share", share is None or 0 < share < 1, "a share above 0 and below 1")
         self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "a probability from 0 to below 1")
+        self._check("remine_every", not self.remine_every or self.remine_like is not None, "--remine-like with it")
         self._check("patience", not self.patience or self.dev is not None, "--dev to be given with it")
 
     def _check(self, name: str, right: bool, expected: str) -> None:

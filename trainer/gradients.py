@@ -108,6 +108,7 @@ class _Step:
             batch.generated_BN.to(device),
             temperature=self.config.temperature,
             entropy_temperature=self.config.entropy_temperature,
+            generated_weight=self.config.generated_weight,
             max_generated_share=self.config.max_generated_share,
             in_batch_BP=None if batch.in_batch_BP is None else batch.in_batch_BP.to(device),
         )

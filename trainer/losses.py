@@ -69,14 +69,21 @@ def query_view(scores_BN: Tensor, mined_BN: Tensor, generated_BN: Tensor, temper
     )
 
 
+def weigh_generated(scores_BN: Tensor, generated_BN: Tensor, temperature: float, weight: float) -> Tensor:
+    """Scores with the generated ones lowered so that in a softmax each counts as `weight` passages (1: as they are).
+
+    They sit so close to the positive that otherwise they take nearly all of the gradient. weight > 0.
+    """
+    return scores_BN + torch.where(generated_BN, math.log(weight) * temperature, 0.0)
+
+
 def cap_generated(
     scores_BN: Tensor, mined_BN: Tensor, generated_BN: Tensor, temperature: float, max_share: float
 ) -> Tensor:
     """Scores with the generated ones lowered so far that they hold at most `max_share` of the softmax over negatives.
 
-    One offset a row, without gradient: the order and the differences among the generated ones stay. Generated negatives
-    sit so close to the positive that otherwise they take nearly all of the gradient. Rows below the cap, or without a
-    mined negative to leave the rest to, stay as they are. 0 < max_share < 1.
+    One offset a row, without gradient: the order and the differences among the generated ones stay. Rows below the
+    cap, or without a mined negative to leave the rest to, stay as they are. 0 < max_share < 1.
     """
     logits = scores_BN.detach() / temperature
     mass_of = [torch.logsumexp(logits.masked_fill(~own, float("-inf")), dim=1) for own in (generated_BN, mined_BN)]
@@ -123,19 +130,23 @@ def loss_sums(
     temperature: float,
     entropy_temperature: float,
     in_batch_BP: Tensor | None = None,
+    generated_weight: float = 1.0,
     max_generated_share: float | None = None,
 ) -> LossSums:
     """Both losses, summed over the rows of a batch.
 
     `candidates_BN` points into `passages_PD`; `in_batch_BP` marks the passages of other rows that count as further
     negatives in InfoNCE (None: no others, the paper's setting). The query view has the row's own negatives only.
-    `max_generated_share` caps the generated ones' part of a row's own negatives in InfoNCE (None: the paper's setting).
+    Two departures from the paper in InfoNCE, off here: `generated_weight` is what a row's own generated negative counts
+    for, where another counts for 1; `max_generated_share` caps the generated ones' part of a row's own negatives.
     """
     candidates_BND = passages_PD[candidates_BN]
     scores, valid = candidate_scores(queries_BD, candidates_BND), valid_BN
     negatives_BN = valid_BN.clone()
     negatives_BN[:, 0] = False
     mined_BN = negatives_BN & ~generated_BN
+    if generated_weight != 1:
+        scores = weigh_generated(scores, generated_BN, temperature, generated_weight)
     if max_generated_share is not None:
         scores = cap_generated(scores, mined_BN, generated_BN, temperature, max_generated_share)
     if in_batch_BP is not None:

@@ -94,6 +94,7 @@ class CounterfactualLoss(nn.Module):
         entropy_temperature: of the query's view, in units of cosine similarity.
         in_batch: whether the other rows' passages are negatives too. Texts that occur in two rows then count as each
             other's negatives: train with batch_sampler="no_duplicates".
+        generated_weight: what a generated negative counts for in InfoNCE, where another one counts for 1.
         max_generated_share: the largest share, above 0 and below 1, of a row's own softmax that its generated negatives
             may take (None: no cap, the paper's setting).
 
@@ -108,9 +109,12 @@ class CounterfactualLoss(nn.Module):
         entropy_weight: float = 0.05,
         entropy_temperature: float = 0.1,
         in_batch: bool = False,
+        generated_weight: float = 1.0,
         max_generated_share: float | None = None,
     ):
         super().__init__()
+        if not (math.isfinite(generated_weight) and generated_weight > 0):
+            raise ValueError(f"generated_weight: expected a number above 0, got {generated_weight}")
         if max_generated_share is not None and not 0 < max_generated_share < 1:
             raise ValueError(f"max_generated_share: expected a share above 0 and below 1, got {max_generated_share}")
         if not (math.isfinite(entropy_weight) and entropy_weight >= 0):
@@ -119,7 +123,8 @@ class CounterfactualLoss(nn.Module):
         self.temperature = _checked_temperature(temperature)
         self.entropy_weight = entropy_weight
         self.entropy_temperature = _checked_temperature(entropy_temperature)
-        self.in_batch, self.max_generated_share = in_batch, max_generated_share
+        self.in_batch, self.generated_weight = in_batch, generated_weight
+        self.max_generated_share = max_generated_share
 
     def forward(
         self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
@@ -145,6 +150,7 @@ class CounterfactualLoss(nn.Module):
             temperature=self.temperature,
             entropy_temperature=self.entropy_temperature,
             in_batch_BP=row_P[None, :] != own_BN[:, :1] // num_candidates if self.in_batch else None,
+            generated_weight=self.generated_weight,
             max_generated_share=self.max_generated_share,
         )
         return {
@@ -154,7 +160,14 @@ class CounterfactualLoss(nn.Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings, as sentence-transformers writes them into its model card."""
-        names = ("temperature", "entropy_weight", "entropy_temperature", "in_batch", "max_generated_share")
+        names = (
+            "temperature",
+            "entropy_weight",
+            "entropy_temperature",
+            "in_batch",
+            "generated_weight",
+            "max_generated_share",
+        )
         return {name: getattr(self, name) for name in names}
 
 

@@ -33,7 +33,7 @@ def row(query_id: str, *, mined: int, generated: int, word: str = "g") -> Row:
 def test_every_trained_arm_has_the_same_number_of_texts_row_by_row() -> None:
     rows = [row("1", mined=8, generated=3), row("2", mined=8, generated=0), row("3", mined=8, generated=2)]
     naive = [row("3", mined=8, generated=5, word="n"), row("1", mined=8, generated=1, word="n"), rows[1]]
-    arms = build_arms(rows, naive, num_mined=4, entropy_weights=[0.05, 1], shares=[0.3])
+    arms = build_arms(rows, naive, num_mined=4, entropy_weights=[0.05, 1], shares=[0.3], weights=[0.1])
     assert [arm.name for arm in arms] == [
         "zero-shot",
         "mined",
@@ -42,11 +42,13 @@ def test_every_trained_arm_has_the_same_number_of_texts_row_by_row() -> None:
         "mined + counterfactual + entropy 0.05",
         "mined + counterfactual + entropy 1",
         "mined + counterfactual, share 0.3",
+        "mined + counterfactual, weight 0.1",
     ]
     trained = [arm for arm in arms if arm.rows is not None]
-    assert [[len(r.negatives) for r in arm.rows or ()] for arm in trained] == [[7, 4, 6]] * 6
-    assert [arm.settings["entropy_weight"] for arm in trained] == [0, 0, 0, 0.05, 1, 0]
-    assert [arm.settings.get("max_generated_share") for arm in trained] == [None] * 5 + [0.3]
+    assert [[len(r.negatives) for r in arm.rows or ()] for arm in trained] == [[7, 4, 6]] * 7
+    assert [arm.settings["entropy_weight"] for arm in trained] == [0, 0, 0, 0.05, 1, 0, 0]
+    assert [arm.settings.get("max_generated_share") for arm in trained] == [None] * 5 + [0.3, None]
+    assert [arm.settings.get("generated_weight") for arm in trained] == [None] * 6 + [0.1]
     naive_rows = trained[1].rows or []
     assert [[n.text for n in r.of_source("generated")] for r in naive_rows] == [["n10"], [], ["n30", "n31"]]
 
@@ -128,6 +130,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
         ("entropy-weights=a,b", "--entropy-weights: expected numbers"),
         ("entropy-weights=0", "--entropy-weights: expected numbers above 0"),
         ("shares=1", "--shares: expected shares above 0 and below 1"),
+        ("generated-weights=0", "--generated-weights: expected numbers above 0"),
         ("num-mined=-1", "--num-mined: expected at least 0"),
         ("seeds=2", "no_such.jsonl: cannot read"),
     ],

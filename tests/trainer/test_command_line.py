@@ -23,13 +23,14 @@ TRAIN_OPTIONS = {
         "max_mined",
         "max_generated",
         "max_generated_share",
+        "generated_weight",
         "max_tokens_per_step",
         "eval_every",
         "patience",
     ),
     *("checkpoint_every", "keep_checkpoints", "seed", "device", "restart", "skip_bad_rows"),
     *("precision", "gradient_checkpointing", "lora_rank", "matryoshka", "tracking"),
-    *("dimensions", "query_prompt", "document_prompt"),
+    *("dimensions", "query_prompt", "document_prompt", "remine_every", "remine_like"),
 }
 MINE_OPTIONS = {
     *("data", "split", "out", "model", "revision", "num_negatives", "rank_from", "rank_to", "max_score"),

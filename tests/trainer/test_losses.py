@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.losses import candidate_scores, cap_generated, info_nce, loss_sums, negative_scores, query_view
+from trainer.losses import (
+    candidate_scores,
+    cap_generated,
+    info_nce,
+    loss_sums,
+    negative_scores,
+    query_view,
+    weigh_generated,
+)
 
 TEMPERATURE, ENTROPY_TEMPERATURE = 0.05, 0.1
 
@@ -205,6 +213,22 @@ def test_the_cap_is_a_constant_for_the_gradient() -> None:
     assert scores.grad.sum().item() == pytest.approx(0.0, abs=1e-12)
 
 
+def test_a_weight_of_two_is_the_same_negative_twice() -> None:
+    scores = torch.tensor([[0.8, 0.3, 0.75]], dtype=torch.float64)
+    twice = torch.tensor([[0.8, 0.3, 0.75, 0.75]], dtype=torch.float64)
+    valid, _, generated = masks("pmg")
+    weighed = info_nce(weigh_generated(scores, generated, TEMPERATURE, 2.0), valid, TEMPERATURE)
+    torch.testing.assert_close(weighed, info_nce(twice, masks("pmgg")[0], TEMPERATURE))
+    torch.testing.assert_close(weigh_generated(scores, generated, TEMPERATURE, 1.0), scores)
+
+
+def test_a_small_weight_leaves_the_mined_ones_alone() -> None:
+    scores = torch.tensor([[0.8, 0.3, 0.75]], dtype=torch.float64)
+    valid, _, generated = masks("pmg")
+    weighed = info_nce(weigh_generated(scores, generated, TEMPERATURE, 1e-30), valid, TEMPERATURE)
+    torch.testing.assert_close(weighed, info_nce(scores, valid & ~generated, TEMPERATURE))
+
+
 def test_no_cap_is_the_paper_s_loss() -> None:
     generator = torch.manual_seed(5)
     queries, passages = (
@@ -220,3 +244,6 @@ def test_no_cap_is_the_paper_s_loss() -> None:
     torch.testing.assert_close(far.info_nce, plain.info_nce)
     torch.testing.assert_close(capped.query_view, plain.query_view)
     assert capped.info_nce <= plain.info_nce
+    weighed = loss_sums(queries, passages, candidates, valid, generated, **settings, generated_weight=0.1)
+    torch.testing.assert_close(weighed.query_view, plain.query_view)
+    assert weighed.info_nce < plain.info_nce

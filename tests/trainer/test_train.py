@@ -229,6 +229,7 @@ def test_learning_rate_rises_and_falls_linearly() -> None:
         ({"temperature": float("nan")}, "--temperature"),
         ({"entropy_temperature": -1.0}, "--entropy-temperature"),
         ({"max_generated_share": 1.0}, "--max-generated-share"),
+        ({"generated_weight": 0.0}, "--generated-weight"),
         ({"entropy_weight": -0.1}, "--entropy-weight"),
         ({"epochs": 0}, "--epochs"),
         ({"batch_size": 0}, "--batch-size"),
