@@ -5,13 +5,13 @@ Every choice (order, positive, samples) follows from seed, epoch and row, so tha
 """
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from data.records import Row
+from data.records import Negative, Row
 from data.text import same_text_key
 from trainer.config import TrainConfig
 
@@ -50,6 +50,20 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def replace_mined(self, texts: Mapping[int, Sequence[str]]) -> int:
+        """Give rows, by their place, other mined negatives; returns how many of them the row had not before.
+
+        Batches that are drawn from now on have them, in the middle of an epoch too.
+        """
+        num_new = 0
+        for i, mined in texts.items():
+            row, before, _, _ = self._rows[i]
+            num_new += len(set(mined) - set(before))
+            generated = [negative for negative in row.negatives if negative.source == "generated"]
+            negatives = (*(Negative(text=text, source="mined") for text in mined), *generated)
+            self._rows[i] = self._without_duplicates(replace(row, negatives=negatives))
+        return num_new
 
     @property
     def num_negatives(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ from data.files import current_umask, read_json_object, write_json
 
 log = logging.getLogger(__name__)
 _FILES = ("model.safetensors", "optimizer.safetensors")
+_MINED = "mined.safetensors"
 
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
-    """Everything of a run that is not a tensor. Order, samples and dropout follow from the seed and `step`."""
+    """Everything of a run but weights and optimiser. Order, samples and dropout follow from the seed and `step`.
+
+    `mined_RM` is what was mined while training (see Remining), in a file of its own.
+    """
 
     step: int = 0
     best_step: int = 0
@@ -35,6 +39,7 @@ class RunState:
     seconds: float = 0.0
     data_key: str = ""
     checksums: dict[str, str] = field(default_factory=dict)
+    mined_RM: Tensor | None = None
 
 
 class Checkpoints:
@@ -49,9 +54,11 @@ class Checkpoints:
         try:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
-            groups = zip(_FILES, (module.state_dict(), _optimizer_tensors(optimizer)), strict=True)
-            state.checksums = {name: save_tensors(new / name, tensors) for name, tensors in groups}
-            write_json(new / "state.json", asdict(state))
+            groups = dict(zip(_FILES, (module.state_dict(), _optimizer_tensors(optimizer)), strict=True))
+            if state.mined_RM is not None:
+                groups[_MINED] = {"mined_RM": state.mined_RM}
+            state.checksums = {name: save_tensors(new / name, tensors) for name, tensors in groups.items()}
+            write_json(new / "state.json", asdict(replace(state, mined_RM=None)))
             shutil.rmtree(self._step_folder(state.step), ignore_errors=True)  # one that was damaged, and run again
             new.rename(self._step_folder(state.step))
         except OSError as error:
@@ -76,6 +83,8 @@ class Checkpoints:
             try:
                 state = RunState(**read_json_object(folder / "state.json"))
                 weights, moments = (_checked(folder / name, state.checksums[name]) for name in _FILES)
+                if _MINED in state.checksums:
+                    state.mined_RM = _checked(folder / _MINED, state.checksums[_MINED])["mined_RM"]
             except (InputError, TypeError, KeyError) as error:
                 log.warning("warning: %s is damaged, trying the one before (%s)", folder, error)
                 continue

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -29,11 +29,13 @@ def read_data(config: TrainConfig) -> tuple[list[Row], RetrievalSet | None]:
     return rows, None if config.dev is None else read_source(config.dev, config.dev_split)
 
 
-def data_key(rows: Sequence[Row]) -> str:
-    """A key over everything of the rows that training uses: a checkpoint of other rows is not gone on with."""
+def data_key(rows: Sequence[Row], corpus: Mapping[str, str]) -> str:
+    """A key over what training uses of the rows and of the corpus: a checkpoint of others is not gone on with."""
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
         digest.update(repr((row.query, row.positives, [(n.source, n.text) for n in row.negatives])).encode())
+    for passage in corpus.items():
+        digest.update(repr(passage).encode())
     return digest.hexdigest()
 
 

@@ -39,7 +39,7 @@ class RunFolder:
         if restart:
             for path in (self._summary, self._config, self._metrics):
                 path.unlink(missing_ok=True)
-            for path in (self.checkpoints, self.model):
+            for path in (self.checkpoints, self.model, self.path / "remining"):
                 shutil.rmtree(path, ignore_errors=True)
         if not self._config.exists():
             if self.path.exists() and any(self.path.iterdir()) and not restart:

@@ -24,6 +24,7 @@ from trainer.dev import dev_scores
 from trainer.gradients import StepReport, accumulate_gradients
 from trainer.prepare import check_negatives, data_key, load_encoder, make_optimizer, read_data
 from trainer.progress import progress_bar
+from trainer.remining import Remining
 from trainer.run_folder import RunFolder
 from trainer.world import World, join_world
 
@@ -76,6 +77,7 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
     encoder = load_encoder(config, device)
     world.copy_from_main(encoder.state_dict().values())
     optimizer = make_optimizer(encoder, config)
+    remining = Remining(config, rows, examples) if config.remine_every else None
     steps_per_epoch = math.ceil(math.ceil(len(examples) / config.batch_size) / config.grad_accumulation)
     total_steps = config.epochs * steps_per_epoch
     eval_every, checkpoint_every = config.eval_every or steps_per_epoch, config.checkpoint_every or steps_per_epoch
@@ -87,7 +89,7 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
     if (finished := folder.summary()) is not None:
         log.info("%s already holds this run, finished; --restart trains anew", config.out)
         return TrainResult(**finished)
-    key = data_key(rows)
+    key = data_key(rows, remining.data.passages if remining else {})
     state = checkpoints.resume(encoder.transformer, optimizer, key)
     if world.is_main:
         folder.forget_metrics_after(state.step if state else -1)
@@ -99,6 +101,8 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
     else:
         log.info("resuming after step %d of %d", state.step, total_steps)
         encoder.num_truncated = state.num_truncated
+        if remining and state.mined_RM is not None:
+            remining.restore(state.mined_RM)
     _announce(examples, config, total_steps, world)
 
     before = state.seconds
@@ -129,11 +133,13 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
             done = step == total_steps
             scores = dev_scores(encoder, dev, config.matryoshka, world) if step % eval_every == 0 or done else {}
             score = scores.get("dev_ndcg_at_10")
+            mined = remining.mine(encoder, world) if remining and step % config.remine_every == 0 and not done else {}
+            state.mined_RM = remining.mined_RM if remining else None
             state.num_truncated = encoder.num_truncated
             state.seconds = before + time.monotonic() - start
             if world.is_main:
                 folder.log_metrics(step=step, lr=optimizer.param_groups[0]["lr"], grad_norm=norm, **asdict(report),
-                                   seconds=round(seconds, 3), **scores)  # fmt: skip
+                                   seconds=round(seconds, 3), **scores, **mined)  # fmt: skip
             if score is not None and score > state.best_score:
                 state.best_score, state.best_step = score, step
                 if world.is_main:

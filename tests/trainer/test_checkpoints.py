@@ -11,22 +11,31 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.beir import write_beir
 from data.errors import InputError
+from data.files import write_json
 from data.jsonl import write_rows
-from tests.trainer.tiny_data import training_rows
+from tests.trainer.tiny_data import mined_source, training_rows
 from trainer import checkpoints
 from trainer import train as train_module
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
+from trainer.mining import MineConfig
 from trainer.train import train
 
 
 @pytest.fixture
 def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
+    """Twelve steps that mine anew at the third, sixth and ninth, with a checkpoint after every second."""
     write_rows(tmp_path / "rows.jsonl", training_rows())
+    write_beir(tmp_path / "beir", mined_source(), "train")
+    mining = MineConfig(data=str(tmp_path / "beir"), out=str(tmp_path / "mined.jsonl"), num_negatives=4, rank_to=20,
+                        relative_margin=None)  # fmt: skip
+    write_json(f"{mining.out}.report.json", {"config": dataclasses.asdict(mining)})
     return TrainConfig(
         rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), epochs=4, batch_size=4,
-        lr=2e-3, dropout=0.2, checkpoint_every=2, device="cpu",
+        lr=2e-3, dropout=0.2, checkpoint_every=2, device="cpu", remine_every=3,
+        remine_like=f"{mining.out}.report.json",
     )  # fmt: skip
 
 
@@ -67,7 +76,10 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 def test_killed_for_real_and_restarted_the_weights_are_equal_to_the_bit(config: TrainConfig) -> None:
     flags = [
         f"--{name.replace('_', '-')}={getattr(config, name)}"
-        for name in ("rows", "model", "epochs", "batch_size", "lr", "dropout", "checkpoint_every", "device")
+        for name in (
+            *("rows", "model", "epochs", "batch_size", "lr", "dropout", "checkpoint_every", "device"),
+            *("remine_every", "remine_like"),
+        )
     ]
     command = [sys.executable, "-m", "trainer", "train", *flags]
     subprocess.run([*command, f"--out={config.out}-whole"], check=True, capture_output=True)
@@ -95,7 +107,7 @@ def test_only_the_newest_checkpoints_are_kept(config: TrainConfig) -> None:
     assert names == ["step-00000008", "step-00000010"]
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "mined.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_passed_over(
     config: TrainConfig, file: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -24,6 +24,19 @@ def training_rows() -> list[Row]:
     ]
 
 
+def mined_source() -> RetrievalSet:
+    """The corpus and the queries of `training_rows`, from which they could have been mined."""
+    rows = training_rows()
+    passages = {passage.id: passage.text for row in rows for passage in row.positives}
+    passages |= {n.text: n.text for row in rows for n in row.negatives if n.source == "mined"}
+    return RetrievalSet(
+        name="mined",
+        passages=passages | {f"{t} {w}": f"{t} {w} account" for t in TOPICS for w in ("card", "water", "team")},
+        queries={row.query_id: row.query for row in rows},
+        qrels={row.query_id: {passage.id: 1 for passage in row.positives} for row in rows},
+    )
+
+
 def dev_set() -> RetrievalSet:
     """10 queries about topics that the rows do not ask about."""
     return RetrievalSet(
