@@ -32,6 +32,9 @@ _RETRIED: tuple[tuple[type[Exception], CallLoss], ...] = (
 )
 # Losses whose cause may pass by itself.
 PASSING_LOSSES: tuple[str, ...] = tuple(loss for _, loss in _RETRIED)
+# Keys in use, whatever the variable is called that they came from.
+_KEYS: set[str] = set()
+_SHORTEST_KEY = 6
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 _SECRET_FORM = re.compile(r"\b(sk|pk|hf|gsk|xai|key|loopback)-[A-Za-z0-9_\-*]{6,}|(?i:bearer)\s+\S+")
 
@@ -48,11 +51,20 @@ class RunStoppedError(InputError):
     """The run cannot go on (nothing answers); what is finished is kept and the same command resumes it."""
 
 
+def protect(key: str) -> str:
+    """Remember a key, so that `redact` takes it out of every text from now on; returns it."""
+    if len(key) >= _SHORTEST_KEY:
+        _KEYS.add(key)
+    return key
+
+
 def redact(text: str, limit: int = 300) -> str:
-    """`text` on one line, cut to `limit` characters, without the values of secret environment variables or keys."""
-    for name, value in os.environ.items():
-        if len(value) >= 6 and _SECRET_NAME.search(name):
-            text = text.replace(value, "[secret]")
+    """`text` on one line, cut to `limit` characters, without protected keys, the values of secret environment
+    variables, or what looks like a key."""
+    named = {value for name, value in os.environ.items() if len(value) >= _SHORTEST_KEY and _SECRET_NAME.search(name)}
+    # The longest first: one key may begin like another.
+    for value in sorted(_KEYS | named, key=len, reverse=True):
+        text = text.replace(value, "[secret]")
     text = " ".join(_SECRET_FORM.sub("[secret]", text).split())
     return text if len(text) <= limit else f"{text[:limit]}..."
 

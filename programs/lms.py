@@ -9,12 +9,18 @@ import litellm
 from dspy.utils.exceptions import LMConfigurationError
 
 from data.errors import InputError
+from programs.faults import protect
 
 # Without this litellm prints a banner to stdout on every error.
 litellm.suppress_debug_info = True
 
 # Providers whose servers take a JSON schema for any model they run, which litellm's model list cannot know.
 _SCHEMA_PROVIDERS = frozenset({"hosted_vllm", "vllm", "ollama_chat", "lm_studio", "llamafile"})
+# Providers whose credentials litellm may fetch over the network while it prepares a call.
+_FETCH_CREDENTIALS = frozenset(
+    {"vertex_ai", "vertex_ai_beta", "gemini", "bedrock", "sagemaker", "sagemaker_chat", "azure", "azure_ai", "watsonx",
+     "oci", "sap", "gigachat", "github_copilot", "databricks", "snowflake", "predibase"}
+)  # fmt: skip
 # The OpenAI client wants some key even for a server that asks for none.
 _NO_KEY = "none"
 
@@ -141,6 +147,11 @@ def known_price(spec: ModelSpec) -> Price | None:
     return None
 
 
+def prepared_at_once(spec: ModelSpec) -> bool:
+    """Whether a call to this model is prepared without waiting for anything."""
+    return spec.model.partition("/")[0] not in _FETCH_CREDENTIALS
+
+
 def _provider(name: str, flag: str) -> str:
     try:
         return str(litellm.get_llm_provider(name)[1])
@@ -157,7 +168,7 @@ def _key(name: str, *, flag: str, api_base: str | None, api_key_env: str | None)
         key = os.environ.get(api_key_env)
         if not key:
             raise InputError(f"the environment variable {api_key_env} that should hold the key is not set", field=flag)
-        return key
+        return protect(key)
     missing = [key for key in litellm.validate_environment(name)["missing_keys"] if not key.endswith("_BASE")]
     if not missing:
         return None

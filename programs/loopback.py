@@ -72,6 +72,11 @@ class LoopbackServer(ABC):
         self._ready.set()
         self._loop.run_forever()
         self._loop.run_until_complete(runner.cleanup())
+        # Answers that nobody waits for any more.
+        late = asyncio.all_tasks(self._loop)
+        for task in late:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*late, return_exceptions=True))
         self._loop.close()
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:

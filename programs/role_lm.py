@@ -13,6 +13,7 @@ from typing import Any
 
 import dspy
 from dspy.utils.exceptions import DSPyError, LMRateLimitError
+from litellm._internal_context import is_internal_call
 
 from data.errors import InputError
 from data.text import content_id
@@ -213,25 +214,31 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             if isinstance(result, _Answer):
                 used = (tokens_of(result.raw), self._meter.cost("ok", result.raw))
             else:
-                used = (0, self._meter.cost(retried_loss(result.error) or "", None))
+                cost = self._meter.cost(retried_loss(result.error) or "", None)
+                # An answer that never came may have been written, and billed, all the same.
+                used = (reservation.tokens if cost is None else 0, cost)
         finally:
             self._budget.settle(reservation, tokens=used[0], usd=used[1])
         return result
 
     def _send(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> _Answer | _Failure:
         raw: list[dict[str, Any]] = []
-        token, started = _raw_answers.set(raw), time.monotonic()
+        started = time.monotonic()
+        token, quiet = _raw_answers.set(raw), is_internal_call.set(True)
         try:
             outputs = super().__call__(prompt, messages=messages, **kwargs)
         except DSPyError as error:
             return _Failure(error, time.monotonic() - started)
         finally:
             _raw_answers.reset(token)
+            is_internal_call.reset(quiet)
         return _Answer(outputs, raw[0], time.monotonic() - started)
 
     async def _asend(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> _Answer | _Failure:
         raw: list[dict[str, Any]] = []
-        token, started = _raw_answers.set(raw), time.monotonic()
+        started = time.monotonic()
+        # litellm's own logging of each call costs a tenth of it, keeps prompts in memory and may write keys.
+        token, quiet = _raw_answers.set(raw), is_internal_call.set(True)
         try:
             outputs = await super().acall(prompt, messages=messages, **kwargs)
         except DSPyError as error:
@@ -241,6 +248,7 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             raise
         finally:
             _raw_answers.reset(token)
+            is_internal_call.reset(quiet)
         return _Answer(outputs, raw[0], time.monotonic() - started)
 
     def _accept(self, key: str, answer: _Answer) -> list[Any]:

@@ -21,8 +21,10 @@ from programs.adapters import choose_adapter, make_adapter
 from programs.baselines import NAIVE, NaiveWriter
 from programs.budget import Budget, BudgetSpentError
 from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
-from programs.config import SynthesizeConfig
-from programs.lms import ModelSpec
+from programs.config import AdapterName, SynthesizeConfig
+from programs.inline_calls import inline
+from programs.lms import ModelSpec, prepared_at_once
+from programs.meter import Journal
 from programs.models import Models
 from programs.pacing import Limits
 from programs.profile import CorpusProfile, load_profile
@@ -77,9 +79,14 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         )
         store.program = key = work_key(program, profile, specs, layouts, config)
         write_json(config.out / "config.json", config_dict(config))
+        if config.engine == "ray":
+            return _synthesize_on_ray(
+                config, profile, specs, layouts, store, ProgramName(name=name, key=key, layouts=layouts), total
+            )
         work = SynthesisWork(program, profile, config, store, limits.all())
         try:
-            live = asyncio.run(work.run(read_input(config), total))
+            threads = not all(prepared_at_once(spec) for models in specs.values() for spec in models)
+            live = asyncio.run(inline(work.run(read_input(config), total), threads=threads))
         except BudgetSpentError as spent:
             raise InputError(f"{spent}; finished rows are kept: a larger budget on the same command goes on") from None
         if work.stopped:
@@ -96,6 +103,32 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         named = ProgramName(name=name, key=key, layouts=layouts)
         lowest = min(int(limit.lowest) for limit in limits.all())
         return conclude(config, read_input(config), store, named, seconds, lowest_limit=lowest)
+
+
+def _synthesize_on_ray(
+    config: SynthesizeConfig,
+    profile: CorpusProfile,
+    specs: Mapping[str, Sequence[ModelSpec]],
+    layouts: Mapping[str, AdapterName],
+    store: RunStore,
+    program: ProgramName,
+    total: int,
+) -> dict[str, Any]:
+    from programs.ray_engine import RowWork, run_on_ray
+
+    started = time.monotonic()
+    # While the cluster works, its ledger holds the store.
+    store.close()
+    work = RowWork(config=config, profile=profile, specs=specs, layouts=layouts)
+    try:
+        ended = run_on_ray(work, program=program.key, total=total)
+    except BudgetSpentError as spent:
+        raise InputError(f"{spent}; finished rows are kept: the same command goes on") from None
+    seconds = time.monotonic() - started
+    with RunStore(store.path, program=program.key) as again:
+        if ended.condemned:
+            raise refuse_unusable(config, ended.funnel.calibration(config.max_miss_rate), again, seconds)
+        return conclude(config, read_input(config), again, program, seconds, lowest_limit=ended.lowest_limit)
 
 
 def build_program(config: SynthesizeConfig) -> tuple[RowProgram, str]:
@@ -138,7 +171,7 @@ def open_role(
     specs: Sequence[ModelSpec],
     *,
     limits: Limits,
-    store: RunStore,
+    store: Journal,
     budget: Budget,
     config: SynthesizeConfig,
 ) -> RoleLM:

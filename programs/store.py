@@ -198,10 +198,12 @@ class RunStore:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            # A full disk may have ended the transaction already, or refused its commit and left it open.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -214,6 +216,10 @@ class RunStore:
                     "another process is working in this run folder; wait for it or choose another out folder",
                     file=self.path,
                 ) from error
-            raise InputError(f"the run store cannot be used ({error})", file=self.path) from error
+            raise InputError(
+                f"the run store cannot be used ({error}): is the disk full, or the folder read-only? What is finished "
+                "is kept; the same command goes on once it can write again",
+                file=self.path,
+            ) from error
         except sqlite3.DatabaseError as error:
             raise InputError(f"this is not a usable run store ({error})", file=self.path) from error

@@ -48,6 +48,10 @@ MIXED_FAULTS: tuple[Fault, ...] = (
 )  # fmt: skip
 
 
+_STATUS = {"429": 429, "429_retry_after": 429, "quota": 429, "503": 503, "401": 401, "404": 404}
+_CODE = {"401": "invalid_api_key", "404": "model_not_found", "quota": "insufficient_quota"}
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """One request as the server saw it; `request` is a hash of the prompt."""
@@ -64,7 +68,8 @@ class FakeModel(LoopbackServer):
     """`fault(n)` names the misbehaviour of the n-th request (0-based), None answers properly.
 
     `speaks` is the one layout (chat, json, xml) that it answers sensibly in; None for any. A "stall" is an answer that
-    comes after `stall_s`, when nobody waits for it any more.
+    comes after `stall_s`, when nobody waits for it any more. With `echo_key` its errors repeat the caller's key, as
+    some providers' do.
     """
 
     def __init__(
@@ -77,9 +82,10 @@ class FakeModel(LoopbackServer):
         speaks: str | None = None,
         short_batches: bool = False,
         stall_s: float = 30.0,
+        echo_key: bool = False,
     ):
         super().__init__()
-        self._stall_s = stall_s
+        self._stall_s, self._echo_key = stall_s, echo_key
         self._fault, self._delay_s, self._says_relevant = fault, delay_s, says_relevant
         self._max_at_once, self._speaks, self._short_batches = max_at_once, speaks, short_batches
         self._lock = threading.Lock()
@@ -149,9 +155,9 @@ class FakeModel(LoopbackServer):
         if fault == "not_json":
             return web.Response(text="<html>upstream hiccup</html>", content_type="text/html")
         if fault == "cut_body":
-            return web.Response(text='{"id": "chatcmpl-1", "choices": [{"index": 0, "mess', content_type="application/json")
+            return web.Response(text='{"id": "chatcmpl-1", "choices": [{"ind', content_type="application/json")
         if not billed:
-            return _error(fault)
+            return self._error(fault)
         return completion_response(body, answer, finish_reason="length" if fault == "truncated" else "stop")
 
     def _outputs(self, kind: Kind, inputs: dict[str, str]) -> dict[str, Any]:
@@ -175,6 +181,12 @@ class FakeModel(LoopbackServer):
             "answers_query": self._says_relevant(passage),
         }
 
+    def _error(self, fault: Fault | None) -> web.StreamResponse:
+        headers = {"Retry-After": "0.2"} if fault == "429_retry_after" else None
+        code = _CODE.get(str(fault), "fault")
+        echo = f" of key {self.token} (Authorization: Bearer {self.token})" if self._echo_key else ""
+        return error_response(_STATUS.get(str(fault), 500), f"fake fault {fault}{echo}", code, headers)
+
 
 def _requirements(query: str, passage: str) -> Iterable[dict[str, Any]]:
     for number, kind in ((1, "entity"), (2, "attribute")):
@@ -189,10 +201,3 @@ def _requirements(query: str, passage: str) -> Iterable[dict[str, Any]]:
                 {"disruption": "attribute_shift", "direction": f"another value {number}"},
             ],
         }
-
-
-def _error(fault: Fault | None) -> web.StreamResponse:
-    headers = {"Retry-After": "0.2"} if fault == "429_retry_after" else None
-    status = {"429_retry_after": 429, "quota": 429}.get(str(fault)) or int(str(fault)) if fault not in ("drop", "stall") else 500
-    code = {"401": "invalid_api_key", "404": "model_not_found", "quota": "insufficient_quota"}.get(str(fault), "fault")
-    return error_response(status, f"fake fault {fault}", code, headers)

@@ -8,7 +8,7 @@ import pytest
 
 from data.demo_set import demo_items
 from data.jsonl import write_rows
-from data.records import Negative, Passage, Row
+from tests.fakes.made_rows import made_row
 
 
 @pytest.fixture(scope="session")
@@ -29,16 +29,6 @@ def made_rows(tmp_path: Path) -> Callable[[int], Path]:
         return path
 
     return write
-
-
-def made_row(number: int) -> Row:
-    """The made-up row with this number."""
-    return Row(
-        query_id=f"q{number}",
-        query=f"what is thing {number}",
-        positives=(Passage(id=f"p{number}", text=f"Thing {number} is the answer to question {number}."),),
-        negatives=(Negative(text=f"A mined passage near thing {number}.", source="mined", id=f"m{number}"),),
-    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,0 +1,34 @@
+"""The chaos scenarios in short: `just chaos` runs them at full length."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import disks, kills, provider_faults
+
+
+@pytest.mark.slow
+def test_a_mixture_of_all_faults(tmp_path: Path) -> None:
+    figures = provider_faults.provider_faults(tmp_path, queries=10, share=0.4)
+    assert figures["faults"] > 30
+
+
+@pytest.mark.slow
+def test_a_second_run_on_the_folder(tmp_path: Path) -> None:
+    assert "another process" in kills.two_at_once(tmp_path)["second_run"]
+
+
+@pytest.mark.slow
+def test_a_full_disk(tmp_path: Path) -> None:
+    figures = disks.full_disk(tmp_path, queries=25)
+    assert figures["calls_for_finished_queries"] == 0
+    assert 0 < figures["finished_before"] < 25
+
+
+@pytest.mark.slow
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    if not disks.may_mount(tmp_path):
+        pytest.skip("only root may mount the small disk that this needs")
+    first, second = disks.read_only_folder(tmp_path)["lines"]
+    assert "read-only" in first
+    assert "Read-only" in second
