@@ -7,6 +7,7 @@ from typing import Literal
 from data.errors import InputError
 
 AdapterName = Literal["auto", "chat", "json", "xml"]
+Engine = Literal["local", "ray"]
 Method = Literal["counterfactual", "naive"]
 
 
@@ -106,6 +107,15 @@ class SynthesizeConfig:
     concurrency: int = 16
     """Most calls in flight at once; fewer while the server says that it is too many."""
 
+    engine: Engine = "local"
+    """Where rows are worked on: local (this process) or ray (actors on a Ray cluster; extra `ray`)."""
+
+    ray_actors: int = 2
+    """Actors that work on rows with engine=ray; `concurrency` and the budgets hold over all of them."""
+
+    ray_address: str | None = None
+    """Address of a running Ray cluster, as ray.init takes it; None makes one on this machine for the run."""
+
     retries: int = 5
     """How often a call is repeated after a rate limit, a server error, a timeout or a lost connection."""
 
@@ -136,6 +146,7 @@ class SynthesizeConfig:
         require(0 <= self.temperature <= 2, "temperature", "0 to 2", self.temperature)
         require(self.max_tokens >= 16, "max-tokens", "at least 16", self.max_tokens)
         require(1 <= self.concurrency <= 1024, "concurrency", "1 to 1024", self.concurrency)
+        require(self.ray_actors >= 1, "ray-actors", "at least 1", self.ray_actors)
         require(self.retries >= 0, "retries", "0 or more", self.retries)
         require(self.malformed_retries >= 0, "malformed-retries", "0 or more", self.malformed_retries)
         require(self.timeout_s > 0, "timeout-s", "more than 0 seconds", self.timeout_s)

@@ -99,16 +99,7 @@ class SynthesisWork:
 
     async def _synthesize(self, row: Row, row_id: str) -> None:
         current_row.set(row_id)
-        positive, *others = row.positives
-        repeats = [passage.text for passage in others] + [negative.text for negative in row.negatives]
-        inputs = RowInputs(
-            query=row.query,
-            passage=positive.text,
-            relevance=self._profile.relevance,
-            style=self._profile.style,
-            known_texts=tuple(repeats),
-            canary=is_canary(row_id, self._config.canary_share, self._config.seed),
-        )
+        inputs = row_inputs(row, row_id, self._profile, self._config)
         prediction = await self._program.acall(inputs=inputs)
         self._store.finish(row_id, prediction.synthesis)
         self._done.add(prediction.synthesis)
@@ -137,6 +128,20 @@ class SynthesisWork:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGINT)
+
+
+def row_inputs(row: Row, row_id: str, profile: CorpusProfile, config: SynthesizeConfig) -> RowInputs:
+    """What the program sees of a row: its first positive, and the texts that it must not repeat."""
+    positive, *others = row.positives
+    repeats = [passage.text for passage in others] + [negative.text for negative in row.negatives]
+    return RowInputs(
+        query=row.query,
+        passage=positive.text,
+        relevance=profile.relevance,
+        style=profile.style,
+        known_texts=tuple(repeats),
+        canary=is_canary(row_id, config.canary_share, config.seed),
+    )
 
 
 def progress_bar(total: int) -> "tqdm[object]":

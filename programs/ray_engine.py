@@ -1,0 +1,264 @@
+"""`just synthesize engine=ray`: Ray Data streams rows through actors that run the same program as a run in one process.
+
+Every actor keeps its books with one ledger (programs/ray_ledger.py). Ray runs a lost actor's batch again on another;
+rows that it had finished are skipped there, and answers that it had paid for are found in the store.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import InputError
+from data.records import Row, row_content_id, row_from_dict
+from programs.adapters import make_adapter
+from programs.budget import BudgetSpentError
+from programs.config import AdapterName, SynthesizeConfig
+from programs.funnel import Funnel
+from programs.lms import ModelSpec
+from programs.outcome import synthesis_to_dict
+from programs.profile import CorpusProfile
+from programs.ray_ledger import BEAT_S, LOST_AFTER_S, Ledger, LedgerBudget, LedgerJournal, LedgerLimits, LedgerSettings
+from programs.store import current_row
+from programs.worker import progress_bar, row_inputs
+
+log = logging.getLogger(__name__)
+# Rows an actor works on at once, for each of its share of the calls in flight.
+_ROWS_A_CALL = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowWork:
+    """What an actor needs to work on rows like every other; plain values, and no key: that is in its environment."""
+
+    config: SynthesizeConfig
+    profile: CorpusProfile
+    specs: Mapping[str, Sequence[ModelSpec]]
+    layouts: Mapping[str, AdapterName]
+
+
+class RowActor:
+    """Takes lines of rows, runs the program on those that the ledger gives it, and hands the outcomes to the ledger."""
+
+    def __init__(self, work: RowWork, ledger: Any):
+        from programs.run import build_program, open_role
+
+        self._work, self._ledger = work, ledger
+        self._name = secrets.token_hex(8)
+        config = work.config
+        budget, journal = LedgerBudget(ledger, self._name), LedgerJournal(ledger)
+        limits = LedgerLimits(ledger, self._name, config.concurrency)
+        lms = {
+            role: open_role(
+                role,
+                [with_key(spec, config.api_key_env) for spec in specs],
+                limits=limits,
+                store=journal,
+                budget=budget,
+                config=config,
+            )
+            for role, specs in work.specs.items()
+        }
+        self._program, _ = build_program(config)
+        self._program.use(
+            generator=lms["generator"],
+            verifier=lms["verifier"],
+            generator_adapter=make_adapter(work.layouts["generator"], lms["generator"].spec),
+            verifier_adapter=make_adapter(work.layouts["verifier"], lms["verifier"].spec),
+        )
+        # One loop for all batches: clients of the models belong to it.
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One outcome a row: done, skipped, or why the run has to stop."""
+        lines = [str(line) for line in batch["text"]]
+        outcomes = self._loop.run_until_complete(self._together(lines))
+        return {"outcome": np.array(outcomes, dtype=object)}
+
+    async def _together(self, lines: Sequence[str]) -> list[str]:
+        return list(await asyncio.gather(*(self._one(line) for line in lines)))
+
+    async def _one(self, line: str) -> str:
+        try:
+            row = _row(line, self._work.config.rows)
+            row_id = row_content_id(row)
+            if not await self._ledger.take.remote(self._name, row_id):
+                return "skipped"
+            current_row.set(row_id)
+            inputs = row_inputs(row, row_id, self._work.profile, self._work.config)
+            prediction = await self._program.acall(inputs=inputs)
+            await self._ledger.finish.remote(self._name, row_id, synthesis_to_dict(prediction.synthesis))
+        except InputError as stop:
+            return f"stop: {stop}"
+        return "done"
+
+    def _beat(self) -> None:
+        import ray
+
+        pid, pause = os.getpid(), threading.Event()
+        while True:
+            try:
+                ray.get(self._ledger.beat.remote(self._name, pid))
+            except ray.exceptions.RayError:
+                return  # the ledger is gone, so the run is over
+            pause.wait(BEAT_S)
+
+
+def _row(line: str, file: Path) -> Row:
+    try:
+        return row_from_dict(json.loads(line), file=str(file))
+    except ValueError as error:
+        raise InputError(f"not valid JSON ({error}) in the line {line[:60]!r}", file=file) from error
+
+
+def with_key(spec: ModelSpec, api_key_env: str | None) -> ModelSpec:
+    """The model with the key of this machine's environment. Raises InputError when it has none."""
+    if spec.free or api_key_env is None:
+        return spec
+    key = os.environ.get(api_key_env)
+    if not key:
+        raise InputError(f"the environment variable {api_key_env} is not set where this actor runs", field="lm")
+    return replace(spec, api_key=key)
+
+
+def without_key(spec: ModelSpec, api_key_env: str | None) -> ModelSpec:
+    """The model as it travels: what came from the environment stays there."""
+    return spec if spec.free or api_key_env is None else replace(spec, api_key=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayOutcome:
+    """How the work ended. `condemned`: the verifier was found unusable on the way."""
+
+    funnel: Funnel
+    condemned: bool
+    lowest_limit: int
+    lost_actors: int
+
+
+def run_on_ray(
+    work: RowWork, *, program: str, total: int, watch: Callable[[Any], None] = lambda ledger: None
+) -> RayOutcome:
+    """Synthesise the rows that the store does not have yet, on the cluster of `config.ray_address` or one made here.
+
+    The store must not be open in this process. `watch` is called once with the ledger's handle. Raises InputError when
+    the run cannot go on; what is finished is kept.
+    """
+    ray = _import_ray()
+    config = work.config
+    if config.rows.suffix == ".parquet":
+        raise InputError("engine=ray streams lines: just convert the rows to .jsonl first", file=config.rows)
+    mine = not ray.is_initialized()
+    if mine:
+        _connect(ray, config)
+    try:
+        _refuse_loopback_elsewhere(ray, work)
+        ledger = _start_ledger(ray, work, program)
+        watch(ledger)
+        try:
+            _stream(ray, work, ledger, total)
+            state = ray.get(ledger.state.remote())
+            if state["refusal"] and not state["condemned"]:
+                raise BudgetSpentError(state["refusal"])
+            return RayOutcome(
+                funnel=state["funnel"],
+                condemned=state["condemned"],
+                lowest_limit=state["lowest"],
+                lost_actors=state["lost"],
+            )
+        finally:
+            ray.get(ledger.close.remote())
+            ray.kill(ledger)
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _import_ray() -> Any:
+    # Nothing is to be sent anywhere by the engine itself.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise InputError("engine=ray needs ray (pip install 'causalneg[ray]')", field="engine") from error
+    return ray
+
+
+def _connect(ray: Any, config: SynthesizeConfig) -> None:
+    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if config.ray_address is not None:
+        ray.init(address=config.ray_address, **settings)
+        return
+    # Loopback only; an actor waits for answers most of its time, so it takes a part of a core.
+    ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", num_cpus=max(1, config.ray_actors), **settings)
+
+
+def _refuse_loopback_elsewhere(ray: Any, work: RowWork) -> None:
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    here = [spec.name for specs in work.specs.values() for spec in specs if spec.free]
+    if nodes > 1 and here:
+        raise InputError(f"{here[0]} answers on this machine only, but the cluster has {nodes}", field="lm")
+
+
+def _start_ledger(ray: Any, work: RowWork, program: str) -> Any:
+    config = work.config
+    settings = LedgerSettings(
+        store=(config.out / "store.sqlite").resolve(),
+        program=program,
+        budget_usd=config.budget_usd,
+        budget_tokens=config.budget_tokens,
+        concurrency=config.concurrency,
+        max_miss_rate=config.max_miss_rate,
+        accept_unusable_verifier=config.accept_unusable_verifier,
+        lost_after_s=LOST_AFTER_S,
+    )
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        node_id=ray.get_runtime_context().get_node_id(), soft=False
+    )
+    # Calls that wait for a place wait inside it, so it takes many at once.
+    return (
+        ray.remote(Ledger)
+        .options(num_cpus=0, max_concurrency=100_000, scheduling_strategy=here, max_restarts=0)
+        .remote(settings)
+    )
+
+
+def _stream(ray: Any, work: RowWork, ledger: Any, total: int) -> None:
+    """Drive the pipeline; returns when every row is done or the first one says that the run must stop."""
+    config = work.config
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # A lost actor is no fault of the rows: its batch goes to another one, as often as it takes.
+    context.max_errored_blocks = 0
+    share = max(1, config.concurrency // config.ray_actors)
+    travelling = replace(
+        work,
+        specs={role: [without_key(spec, config.api_key_env) for spec in specs] for role, specs in work.specs.items()},
+    )
+    rows = ray.data.read_text(str(config.rows.resolve()))
+    if config.max_rows is not None:
+        rows = rows.limit(config.max_rows)
+    outcomes = rows.map_batches(
+        RowActor,
+        batch_size=share * _ROWS_A_CALL,
+        fn_constructor_kwargs={"work": travelling, "ledger": ledger},
+        compute=ray.data.ActorPoolStrategy(size=config.ray_actors),
+        num_cpus=1 if config.ray_address else 0.5,
+    )
+    with progress_bar(total) as progress:
+        for batch in outcomes.iter_batches(batch_size=None, batch_format="numpy"):
+            stop = next((text for text in map(str, batch["outcome"]) if text.startswith("stop: ")), None)
+            if stop is not None:
+                ray.get(ledger.fail.remote(stop.removeprefix("stop: ")))
+                return
+            progress.update(len(batch["outcome"]))
