@@ -20,6 +20,7 @@ from data.retrieval_set import RetrievalSet
 from data.sources import read_source
 from data.text import content_id
 from evals.ablation_arms import MINED, ZERO_SHOT, Arm, build_arms
+from evals.ablation_plot import write_ablation_plot
 from evals.config import AblateConfig
 from evals.retrieval import evaluate
 from evals.stats import Floats, holm, randomisation_p_value, seeds_and_queries_interval
@@ -72,7 +73,8 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
         "seconds_this_run": round(time.monotonic() - start, 1),
     }
     write_json(config.out / "ablation.json", result)
-    sys.stdout.write(ablation_table(result) + f"\nwritten: {config.out / 'ablation.json'}\n")
+    write_ablation_plot(config.out / "ablation.svg", result, SHOWN)
+    sys.stdout.write(ablation_table(result) + f"\nwritten: {config.out / 'ablation.json'} and ablation.svg\n")
     return result
 
 
@@ -120,6 +122,7 @@ def _train_settings(arm: Arm, seed: int, config: AblateConfig) -> dict[str, Any]
         "in_batch": config.in_batch,
         "dropout": config.dropout,
         "max_length": config.max_length,
+        "max_tokens_per_step": config.max_tokens_per_step,
         # The arms decide how many negatives a row has; sampling here would undo their balance.
         "max_mined": most,
         "max_generated": most,
@@ -161,14 +164,18 @@ def _against_mined(runs: Mapping[str, Sequence[Scores]]) -> dict[str, dict[str, 
 
 def ablation_table(result: Mapping[str, Any]) -> str:
     """The table that the command ends with: each arm's means, and its difference from mined only."""
-    header = ["arm", "seeds", *SHOWN, f"{SHOWN[1]} - mined", "p (Holm)"]
+    header = ["arm", "seeds"]
+    for measure in SHOWN:
+        header += [measure, "against mined", "p (Holm)"]
     lines = []
     for name, arm in result["arms"].items():
-        cells = [name, str(arm["seeds"]), *(_interval(arm["measures"][m]) for m in SHOWN)]
-        pair = result["against_mined"].get(name, {}).get(SHOWN[1])
-        cells += ["", ""] if pair is None else [_interval(pair, sign="+"), f"{pair['p_holm']:.3f}"]
+        cells = [name, str(arm["seeds"])]
+        for measure in SHOWN:
+            pair = result["against_mined"].get(name, {}).get(measure)
+            cells.append(_interval(arm["measures"][measure]))
+            cells += ["", ""] if pair is None else [_interval(pair, sign="+"), f"{pair['p_holm']:.3f}"]
         lines.append(cells)
-    lines += [[name, "-", missing, "", "", ""] for name, missing in result["missing"].items()]
+    lines += [[name, "-", missing, *[""] * (len(header) - 3)] for name, missing in result["missing"].items()]
     test = result["test"]
     title = (
         f"{test['name']}: {test['queries']} queries over {test['passages']} passages; "

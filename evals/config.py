@@ -233,6 +233,9 @@ class AblateConfig:
     max_length: int | None = None
     """Longest text in tokens, special tokens included (None: the model's own)."""
 
+    max_tokens_per_step: int = 16_384
+    """Tokens in memory at once while training; a batch beyond it takes a second forward pass, with the same result."""
+
     keep_models: bool = False
     """Keep every trained model (about 90 MB each for the bundled one)."""
 

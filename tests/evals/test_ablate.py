@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from data.records import Negative, Passage, Row
 from evals.__main__ import COMMANDS
 from evals.ablate import ablation_table, read_ablation
 from evals.ablation_arms import build_arms
+from evals.ablation_plot import ablation_plot
 from evals.stats import bootstrap_interval, seeds_and_queries_interval
 
 
@@ -75,6 +77,26 @@ def test_the_interval_over_seeds_and_queries() -> None:
         seeds_and_queries_interval(np.empty((0, 3)))
 
 
+def test_the_plot_puts_every_arm_and_measure_in_its_place() -> None:
+    def arm(mean: float) -> dict[str, object]:
+        value = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+        return {"measures": {"ndcg@10": value, "accuracy@1": value}}
+
+    result = {
+        "arms": {"zero-shot": arm(0.2), "mined": arm(0.5), "a < b & c": arm(0.8)},
+        "test": {"queries": 7, "passages": 9},
+    }
+    drawn = ElementTree.fromstring(str(ablation_plot(result, ("ndcg@10", "accuracy@1"))))
+    kinds = {kind: drawn.findall(f".//{{*}}*[@class='{kind}']") for kind in ("name", "point", "span", "mined")}
+    assert [text.text for text in kinds["name"]] == ["zero-shot", "mined", "a < b & c"]
+    dots = [float(dot.attrib["cx"]) for dot in kinds["point"]]
+    # Two panels of three dots, evenly spaced as the means are; the dashed line runs through the second.
+    for left, middle, right in (dots[:3], dots[3:]):
+        assert right - middle == pytest.approx(middle - left, abs=0.2) and middle > left
+    assert [float(line.attrib["x1"]) for line in kinds["mined"]] == [dots[1], dots[4]]
+    assert all(float(s.attrib["x1"]) < dot < float(s.attrib["x2"]) for s, dot in zip(kinds["span"], dots, strict=True))
+
+
 @pytest.mark.slow
 def test_an_ablation_runs_resumes_and_prints_its_table(
     tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -111,6 +133,8 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     assert pair["mean"] == pytest.approx(means["zero-shot"] - means["mined"])
     assert pair["p"] <= pair["p_holm"] <= 1
     assert ablation_table(result) in shown
+    drawn = ElementTree.parse(tmp_path / "out" / "ablation.svg").getroot()
+    assert f"mined + counterfactual: nDCG@10 {means['mined + counterfactual']:.3f}" in drawn.attrib["aria-label"]
     assert len(list(read_rows(tmp_path / "out" / "arms" / "mined" / "seed-0" / "rows.jsonl"))) == 8
 
     # The finished ones are not run again; a missing one is; a changed setting makes all of its kind stale.
