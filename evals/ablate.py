@@ -23,7 +23,7 @@ from evals.ablation_arms import MINED, ZERO_SHOT, Arm, build_arms
 from evals.ablation_plot import write_ablation_plot
 from evals.config import AblateConfig
 from evals.retrieval import evaluate
-from evals.stats import Floats, holm, randomisation_p_value, seeds_and_queries_interval
+from evals.stats import Floats, Interval, holm, randomisation_p_value, seeds_and_queries_interval
 from evals.table import text_table
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
@@ -172,8 +172,8 @@ def ablation_table(result: Mapping[str, Any]) -> str:
         cells = [name, str(arm["seeds"])]
         for measure in SHOWN:
             pair = result["against_mined"].get(name, {}).get(measure)
-            cells.append(_interval(arm["measures"][measure]))
-            cells += ["", ""] if pair is None else [_interval(pair, sign="+"), f"{pair['p_holm']:.3f}"]
+            cells.append(str(Interval.of(arm["measures"][measure])))
+            cells += ["", ""] if pair is None else [f"{Interval.of(pair):+}", f"{pair['p_holm']:.3f}"]
         lines.append(cells)
     lines += [[name, "-", missing, *[""] * (len(header) - 3)] for name, missing in result["missing"].items()]
     test = result["test"]
@@ -182,10 +182,6 @@ def ablation_table(result: Mapping[str, Any]) -> str:
         "mean [95% interval over seeds and queries]"
     )
     return f"{title}\n{text_table(header, lines)}"
-
-
-def _interval(value: Mapping[str, float], sign: str = "") -> str:
-    return f"{value['mean']:{sign}.3f} [{value['low']:{sign}.3f}, {value['high']:{sign}.3f}]"
 
 
 def read_ablation(folder: str | Path) -> dict[str, Any]:

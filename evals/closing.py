@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from evals.information import OrderPrediction
+from evals.stats import Interval
 from evals.table import text_table
 
 Found = Mapping[str, Any]
@@ -11,7 +12,7 @@ Found = Mapping[str, Any]
 
 def interval(value: Found | None) -> str:
     """mean [low, high], or a dash where there is none."""
-    return "–" if not value else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return "–" if not value else str(Interval.of(value))
 
 
 def inside(found: Any, *names: str) -> Any:

@@ -156,9 +156,7 @@ def _closing_text(scores: dict[str, dict[str, dict[str, float]]], against_mined:
 
 def what_it_means(pair: PairedComparison) -> str:
     """One honest sentence about the generated negatives and the entropy term against mined negatives alone."""
-    figures = (
-        f"{pair.difference.mean:+.3f} [{pair.difference.low:+.3f}, {pair.difference.high:+.3f}], p = {pair.p_value:.3f}"
-    )
+    figures = f"{pair.difference:+}, p = {pair.p_value:.3f}"
     if not pair.significant:
         return f"no significant difference from mined only ({figures}, {pair.num_queries} queries, one seed)"
     effect = "better" if pair.difference.mean > 0 else "worse"

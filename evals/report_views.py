@@ -11,6 +11,7 @@ from evals.charts import axis_of, histogram_chart, interval_track, line_chart, t
 from evals.closing import inside, interval
 from evals.funnel import LOSS_WORDS
 from evals.run_folder import RunFolder
+from evals.stats import Interval
 
 MEASURE_NAMES = {
     "ndcg@10": "nDCG@10",
@@ -105,7 +106,7 @@ def results_view(run: RunFolder) -> dict[str, Any] | None:
         {
             "name": name,
             "measure": MEASURE_NAMES.get(measure, measure),
-            "difference": "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**pair["difference"]),
+            "difference": f"{Interval.of(pair['difference']):+}",
             "p": f"{pair['p_value']:.3f}",
             "words": _verdict_words(pair),
         }

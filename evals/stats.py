@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,11 @@ class Interval:
     mean: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, saved: Mapping[str, float]) -> Self:
+        """The interval in a record that holds mean, low and high, as results on disk do."""
+        return cls(mean=saved["mean"], low=saved["low"], high=saved["high"])
 
     def __str__(self) -> str:
         return f"{self:}"
