@@ -36,6 +36,8 @@ def _closing(result: TrainResult) -> str:
         )
     if result.num_truncated:
         lines.append(f"  {result.num_truncated} times a text was longer than the model takes and was cut off")
+    if result.num_skipped:
+        lines.append(f"  {result.num_skipped} steps were skipped, as their gradients did not fit into float16")
     lines.append(f"  model: {result.model}")
     return "\n".join(lines) + "\n"
 

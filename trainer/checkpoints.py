@@ -39,6 +39,8 @@ class RunState:
     seconds: float = 0.0
     data_key: str = ""
     checksums: dict[str, str] = field(default_factory=dict)
+    num_skipped: int = 0
+    scaler: dict[str, float] = field(default_factory=dict)
     mined_RM: Tensor | None = None
 
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 from data.errors import require
 from trainer.bundled import BUNDLED_MODEL
+from trainer.precision import Precision
 from trainer.tracking import Tracking
 
-Precision = Literal["float32", "bfloat16"]
 InBatch = Literal["none", "in-batch", "cross-device"]
 
 
@@ -116,7 +116,7 @@ class TrainConfig:
     """Evaluations without a better dev nDCG@10 after which training stops (0: never)."""
 
     precision: Precision = "float32"
-    """Precision of the encoder's matrix products; weights and losses stay float32. bfloat16 pays on recent GPUs."""
+    """Precision of the encoder's matrix products; weights and losses stay float32. float16 needs a GPU."""
 
     gradient_checkpointing: bool = False
     """Keep only each layer's input and compute the rest again going backward: less memory, about a third more time."""

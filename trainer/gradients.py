@@ -5,7 +5,7 @@ processes, add up to what one pass over the whole batch would give; the weight o
 how many processes there are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +36,17 @@ class StepReport:
 
 
 def accumulate_gradients(
-    encoder: Encoder, batches: Sequence[Sequence[Example]], config: TrainConfig, world: World = ALONE
+    encoder: Encoder,
+    batches: Sequence[Sequence[Example]],
+    config: TrainConfig,
+    world: World = ALONE,
+    scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> StepReport:
     """Run the batches of one step forward and backward; every process ends with the whole step's gradients and means.
 
-    Every process is given all rows and takes its share.
+    Every process is given all rows and takes its share. `scaled` multiplies what goes backward (see `loss_scaler`).
     """
-    step = _Step(encoder, config, batches)
+    step = _Step(encoder, config, batches, scaled)
     for batch in batches:
         mine = [batch[i] for i in world.share(len(batch))]
         if config.in_batch == "cross-device":
@@ -58,8 +62,14 @@ def accumulate_gradients(
 class _Step:
     """The row counts that the step's means divide by, and the sums collected so far."""
 
-    def __init__(self, encoder: Encoder, config: TrainConfig, batches: Sequence[Sequence[Example]]):
-        self.encoder, self.config = encoder, config
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: TrainConfig,
+        batches: Sequence[Sequence[Example]],
+        scaled: Callable[[Tensor], Tensor],
+    ):
+        self.encoder, self.config, self.scaled = encoder, config, scaled
         self.num_rows = sum(len(batch) for batch in batches)
         self.num_generated_rows = sum(bool(example.generated) for batch in batches for example in batch)
         self.sums: list[LossSums] = []
@@ -96,7 +106,7 @@ class _Step:
         for width in self.config.matryoshka:
             narrow_BD = nn.functional.normalize(embeddings_BD[:, :width], dim=-1)
             loss = loss + self._loss_at_width(narrow_BD, batch, counted=False)
-        return loss / (1 + len(self.config.matryoshka))
+        return self.scaled(loss / (1 + len(self.config.matryoshka)))
 
     def _loss_at_width(self, embeddings_BD: Tensor, batch: Batch, counted: bool) -> Tensor:
         device = embeddings_BD.device

@@ -14,6 +14,7 @@ from data.sources import read_source
 from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
+from trainer.precision import autocast_type
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,7 @@ def load_encoder(config: TrainConfig, device: str | None) -> Encoder:
     )  # fmt: skip
     if config.dropout is not None:
         encoder.set_dropout(config.dropout)
-    if config.precision == "bfloat16":
-        encoder.autocast = torch.bfloat16
+    encoder.autocast = autocast_type(config.precision, encoder.device)
     if config.lora_rank:
         torch.manual_seed(config.seed)  # the updates begin at random
         encoder.add_lora(config.lora_rank)

@@ -22,6 +22,7 @@ from trainer.checkpoints import Checkpoints, RunState
 from trainer.config import TrainConfig
 from trainer.dev import dev_scores
 from trainer.gradients import StepReport, accumulate_gradients
+from trainer.precision import loss_scaler
 from trainer.prepare import check_negatives, data_key, load_encoder, make_optimizer, read_data
 from trainer.progress import progress_bar
 from trainer.remining import Remining
@@ -44,6 +45,7 @@ class TrainResult:
     last_loss: float
     num_rows: int
     num_truncated: int
+    num_skipped: int = 0
     leaked_queries: int
     leaked_passages: int
     seconds: float
@@ -76,7 +78,7 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
         log.warning("warning: %s; the dev score will look better than it is", leaked.summary())
     encoder = load_encoder(config, device)
     world.copy_from_main(encoder.state_dict().values())
-    optimizer = make_optimizer(encoder, config)
+    optimizer, scaler = make_optimizer(encoder, config), loss_scaler(config.precision, encoder.device)
     remining = Remining(config, rows, examples) if config.remine_every else None
     steps_per_epoch = math.ceil(math.ceil(len(examples) / config.batch_size) / config.grad_accumulation)
     total_steps = config.epochs * steps_per_epoch
@@ -101,6 +103,7 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
     else:
         log.info("resuming after step %d of %d", state.step, total_steps)
         encoder.num_truncated = state.num_truncated
+        scaler.load_state_dict(state.scaler)
         if remining and state.mined_RM is not None:
             remining.restore(state.mined_RM)
     _announce(examples, config, total_steps, world)
@@ -114,19 +117,24 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
             torch.manual_seed(((config.seed * 1_000_003 + step) << 10) + world.rank)
             encoder.train()
             optimizer.zero_grad(set_to_none=True)
-            report = accumulate_gradients(encoder, batches, config, world)
+            report = accumulate_gradients(encoder, batches, config, world, scaler.scale)
+            scaler.unscale_(optimizer)
             norm = float(torch.nn.utils.clip_grad_norm_(encoder.parameters(), config.clip or math.inf))
-            if not (math.isfinite(report.loss) and math.isfinite(norm)):
+            # Scaled gradients may overflow: the scaler skips such a step and lowers its factor, at last below 1.
+            overflow = scaler.is_enabled() and scaler.get_scale() >= 1 and not math.isfinite(norm)
+            if not (math.isfinite(report.loss) and (math.isfinite(norm) or overflow)):
                 raise InputError(
                     f"step {step}: the loss is {report.loss}, its gradient's norm {norm}; stopped before this step "
                     f"changed the weights (lower --lr, now {config.lr}, or raise --temperature)"
                 )
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total_steps, config)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
 
             seconds = time.monotonic() - began
-            state.step, state.last_loss = step, report.loss
+            state.step, state.last_loss, state.scaler = step, report.loss, scaler.state_dict()
+            state.num_skipped += overflow
             state.first_loss = report.loss if step == 1 else state.first_loss
             bar.set_postfix_str(_note(report, seconds))
             bar.update()
@@ -139,7 +147,8 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
             state.seconds = before + time.monotonic() - start
             if world.is_main:
                 folder.log_metrics(step=step, lr=optimizer.param_groups[0]["lr"], grad_norm=norm, **asdict(report),
-                                   seconds=round(seconds, 3), **scores, **mined)  # fmt: skip
+                                   seconds=round(seconds, 3), **scores, **mined,
+                                   **({"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}))  # fmt: skip
             if score is not None and score > state.best_score:
                 state.best_score, state.best_step = score, step
                 if world.is_main:
@@ -170,6 +179,7 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
         last_loss=state.last_loss,
         num_rows=len(examples),
         num_truncated=state.num_truncated,
+        num_skipped=state.num_skipped,
         leaked_queries=len(leaked.queries) if leaked else 0,
         leaked_passages=len(leaked.relevant_passages) if leaked else 0,
         seconds=round(state.seconds, 2),

@@ -1,6 +1,7 @@
 """Options that change how a step is computed: precision, recomputing, low rank, Matryoshka widths, tracking."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.gradients import StepReport, accumulate_gradients
+from trainer.run_folder import RunFolder
 from trainer.train import train
 
 
@@ -59,6 +61,72 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_float32(config: TrainCo
     assert {p.dtype for p in encoder.parameters()} == {torch.float32} == {g.dtype for g in rough.values()}
     result = train(dataclasses.replace(config, precision="bfloat16"))
     assert result.last_loss < 0.7 * result.first_loss
+
+
+@pytest.fixture
+def float16_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU computes in float16 too, only slowly: let it, so that the path can be tested."""
+    types = {"float32": None, "float16": torch.float16}
+    monkeypatch.setattr("trainer.prepare.autocast_type", lambda precision, device: types[precision])
+
+
+def test_float16_without_a_gpu_is_one_line(config: TrainConfig) -> None:
+    with pytest.raises(InputError, match="--precision float16: needs a GPU, this run is on cpu"):
+        train(dataclasses.replace(config, precision="float16"))
+    assert not Path(config.out).exists()
+
+
+@pytest.mark.usefixtures("float16_anywhere")
+@pytest.mark.parametrize("in_batch", ["none", "in-batch"])
+def test_float16_trains_like_float32(config: TrainConfig, in_batch: str) -> None:
+    config = dataclasses.replace(config, epochs=2, lr=1e-3, in_batch=in_batch)
+    exact = train(config)
+    half = train(dataclasses.replace(config, precision="float16", out=config.out + "-half"))
+    assert half.num_skipped == 0
+    assert half.first_loss == pytest.approx(exact.first_loss, rel=1e-2)
+    assert half.last_loss == pytest.approx(exact.last_loss, rel=5e-2)
+    vectors = [Encoder.load(result.model, device="cpu").encode(TEXTS, "query") for result in (exact, half)]
+    assert np.abs(vectors[0] - vectors[1]).max() < 0.05
+
+
+@pytest.mark.usefixtures("float16_anywhere")
+def test_steps_that_overflow_are_skipped_counted_and_resumed_exactly(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.precision._FIRST_SCALE", 2.0**40)
+    config = dataclasses.replace(config, precision="float16", epochs=10, checkpoint_every=4)
+    whole = train(config)
+    assert 0 < whole.num_skipped < whole.steps
+    metrics = (Path(config.out) / "metrics.jsonl").read_text().splitlines()
+    scales = [json.loads(line)["loss_scale"] for line in metrics[1:]]
+    assert scales[:5] == [2.0**39, 2.0**38, 2.0**37, 2.0**36, 2.0**35]
+    assert scales[-1] == 2.0 ** (40 - whole.num_skipped)
+    real = RunFolder.log_metrics
+
+    def dying(self, **values):  # type: ignore[no-untyped-def]
+        real(self, **values)
+        if values["step"] == 5:
+            raise KeyboardInterrupt
+
+    config = dataclasses.replace(config, out=config.out + "-stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "log_metrics", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    resumed = train(config)
+    assert resumed.num_skipped == whole.num_skipped
+    one, two = (Encoder.load(r.model, device="cpu").transformer.state_dict() for r in (whole, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.usefixtures("float16_anywhere")
+def test_gradients_that_overflow_at_every_scale_end_the_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: float("inf"))
+    monkeypatch.setattr("trainer.precision._FIRST_SCALE", 0.5)
+    with pytest.raises(InputError, match="its gradient's norm inf"):
+        train(dataclasses.replace(config, precision="float16"))
 
 
 def test_low_rank_training_moves_the_saved_model_and_merges_what_it_learnt(config: TrainConfig) -> None:
