@@ -32,7 +32,7 @@ from programs.worker import progress_bar, row_inputs
 
 log = logging.getLogger(__name__)
 # Rows an actor works on at once, for each of its share of the calls in flight.
-_ROWS_A_CALL = 2
+_ROWS_A_CALL = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +153,8 @@ def run_on_ray(
     The store must not be open in this process. `watch` is called once with the ledger's handle. Raises InputError when
     the run cannot go on; what is finished is kept.
     """
-    ray = _import_ray()
     config = work.config
+    ray = _import_ray(config.ray_address)
     if config.rows.suffix == ".parquet":
         raise InputError("engine=ray streams lines: just convert the rows to .jsonl first", file=config.rows)
     mine = not ray.is_initialized()
@@ -183,9 +183,12 @@ def run_on_ray(
             ray.shutdown()
 
 
-def _import_ray() -> Any:
-    # Nothing is to be sent anywhere by the engine itself.
+def _import_ray(address: str | None) -> Any:
+    # Both are read while it is imported. The engine itself is to send nothing anywhere, and a cluster that is made for
+    # this run listens on the loopback interface alone.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
         import ray.data
@@ -195,6 +198,8 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, config: SynthesizeConfig) -> None:
+    # Its own account of every step of the pipeline; faults still come as exceptions.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if config.ray_address is not None:
         ray.init(address=config.ray_address, **settings)
@@ -248,9 +253,10 @@ def _stream(ray: Any, work: RowWork, ledger: Any, total: int) -> None:
     rows = ray.data.read_text(str(config.rows.resolve()))
     if config.max_rows is not None:
         rows = rows.limit(config.max_rows)
-    outcomes = rows.map_batches(
+    # A file of text is one block; parts of it keep every actor busy to the end.
+    outcomes = rows.repartition(target_num_rows_per_block=share * _ROWS_A_CALL).map_batches(
         RowActor,
-        batch_size=share * _ROWS_A_CALL,
+        batch_size=None,
         fn_constructor_kwargs={"work": travelling, "ledger": ledger},
         compute=ray.data.ActorPoolStrategy(size=config.ray_actors),
         num_cpus=1 if config.ray_address else 0.5,

@@ -166,7 +166,7 @@ class Ledger:
             "refusal": self._budget.refusal,
             "spent_tokens": self._budget.spent_tokens,
             "lowest": min((int(limit.lowest) for limit in self._limits.values()), default=self._settings.concurrency),
-            "pids": [worker.pid for worker in self._workers.values()],
+            "busy": sorted({self._workers[name].pid for name in self._under_way.values() if name in self._workers}),
             "lost": self._lost,
         }
 

@@ -19,6 +19,8 @@ from programs import ray_engine, run
 from programs.config import SynthesizeConfig
 from tests.fakes.fake_model import FakeModel
 
+# As the engine sets them for a cluster of its own, before ray reads them.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 ray = pytest.importorskip("ray", reason="needs ray (pip install -e .[ray])")
 pytestmark = pytest.mark.slow
 
@@ -34,11 +36,7 @@ def cluster(server: FakeModel) -> Iterator[None]:
     # One for all tests; its actors get the key as they would in life, from their environment.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", server.token)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR",
-            log_to_driver=False,
-        )  # fmt: skip
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         yield
         ray.shutdown()
 
@@ -80,10 +78,10 @@ def test_the_rows_of_a_killed_actor_run_again_and_nothing_is_doubled(
     def kill_one(ledger: Any) -> None:
         def wait_and_kill() -> None:
             while not killed:
-                pids = [pid for pid in ray.get(ledger.state.remote())["pids"] if pid]
-                if len(server.log) - before > 60 and pids:
-                    os.kill(pids[0], signal.SIGKILL)
-                    killed.append(pids[0])
+                busy = ray.get(ledger.state.remote())["busy"]
+                if len(server.log) - before > 60 and len(busy) == 2:
+                    os.kill(busy[0], signal.SIGKILL)
+                    killed.append(busy[0])
                 time.sleep(0.05)
 
         threading.Thread(target=wait_and_kill, daemon=True).start()
