@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 T = TypeVar("T")
 P = ParamSpec("P")
 # What really waits: looking up host names.
-_BLOCKING = (socket.getaddrinfo, socket.getnameinfo)
+_BLOCKING: tuple[object, ...] = (socket.getaddrinfo, socket.getnameinfo)
 
 
 class InlineExecutor(ThreadPoolExecutor):

@@ -122,6 +122,19 @@ def join_world(device: str | None) -> Iterator[tuple[World, str | None]]:
         logging.disable(logging.WARNING)  # process 0 says it once for all
     try:
         yield World(rank=dist.get_rank(), size=size), device or "cpu"
+    except RuntimeError as error:
+        if not _lost_another(error):
+            raise
+        raise InputError(
+            "another process of this run ended, so this one cannot go on; the same command goes on from the last "
+            "checkpoint"
+        ) from error
     finally:
         logging.disable(logging.NOTSET)
         dist.destroy_process_group()
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether a collective operation failed since its other side is gone: gloo and NCCL tell it only in words."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited", "gloo")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)

@@ -24,7 +24,9 @@ PATIENCE_S = 900.0
 os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 _NUMBERS = itertools.count()
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["programs.__main__", "programs.run", "programs.closing"])
+_FORKS.set_forkserver_preload(
+    ["programs.__main__", "programs.run", "programs.closing", "trainer.__main__", "trainer.train"]
+)
 
 
 class BrokenPromiseError(AssertionError):

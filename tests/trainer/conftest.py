@@ -15,7 +15,7 @@ WORDS = [
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> PreTrainedTokenizerFast:
     # Letters as continuation pieces, so that words that are not listed split into several tokens.
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list("0123456789.,:?'")
     vocabulary = [*_SPECIAL, *WORDS, *letters, *(f"##{letter}" for letter in letters)]
@@ -37,7 +37,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain transformers folder: 2 layers, width 32, dropout 0.1."""
     folder = tmp_path_factory.mktemp("models") / "tiny-bert"
-    tokenizer = _tokenizer()
+    tokenizer = make_tokenizer()
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
@@ -52,7 +52,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain transformers folder of a causal decoder: 2 layers, width 32, grouped-query attention."""
     folder = tmp_path_factory.mktemp("models") / "tiny-qwen"
-    tokenizer = _tokenizer()
+    tokenizer = make_tokenizer()
     torch.manual_seed(1)
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,

@@ -1,0 +1,153 @@
+"""Training that is killed: it goes on to the same bits, and a survivor of several processes ends with a line."""
+
+import hashlib
+import multiprocessing
+import os
+import random
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertModel
+
+from data.jsonl import write_rows
+from tests.chaos.promises import PATIENCE_S, promise
+from tests.fakes.fake_process import ROOT
+from tests.trainer.conftest import make_tokenizer
+from tests.trainer.tiny_data import training_rows
+
+_FORKS = multiprocessing.get_context("forkserver")
+_STEPS = 60
+
+
+def write_tiny_training(folder: Path) -> list[str]:
+    """A tiny encoder and rows to train it on; returns the flags of a run of 60 steps but for its --out."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            pad_token_id=0,
+            initializer_range=0.2,
+        )
+    )
+    model.save_pretrained(folder / "tiny")
+    tokenizer.save_pretrained(folder / "tiny")
+    write_rows(folder / "rows.jsonl", training_rows())
+    return [
+        f"--rows={folder / 'rows.jsonl'}", f"--model={folder / 'tiny'}", "--batch-size=4", f"--epochs={_STEPS // 3}",
+        "--lr=0.001", "--checkpoint-every=4", "--device=cpu",
+    ]  # fmt: skip
+
+
+def kill_and_resume(folder: Path, *, loops: int = 20, seed: int = 0) -> dict[str, Any]:
+    """So many runs, each killed at a random instant and started again: all end with the bits of an undisturbed one."""
+    flags, rng = write_tiny_training(folder), random.Random(seed)
+    whole = folder / "whole"
+    promise(_train([*flags, f"--out={whole}"]) == 0, "the undisturbed run failed")
+    wanted = _weights(whole)
+    killed, differing, resumed_late = 0, 0, 0
+    for number in range(loops):
+        out = folder / f"run{number}"
+        process = _FORKS.Process(target=_train_quietly, args=([*flags, f"--out={out}"],))
+        process.start()
+        _wait_for_lines(out / "metrics.jsonl", rng.randrange(_STEPS - 5), process)
+        time.sleep(rng.uniform(0, 0.02))
+        killed += process.is_alive()
+        process.kill()
+        process.join(PATIENCE_S)
+        resumed_late += any((out / "checkpoints").glob("step-*"))
+        promise(_train([*flags, f"--out={out}"]) == 0, f"run {number} did not go on")
+        differing += _weights(out) != wanted
+    promise(differing == 0, f"{differing} of {loops} resumed runs ended with other weights")
+    promise(killed >= loops // 2, f"only {killed} of {loops} runs were still going when they were to be killed")
+    return {
+        "loops": loops,
+        "steps": _STEPS,
+        "killed": killed,
+        "resumed_from_a_checkpoint": resumed_late,
+        "runs_with_other_weights": differing,
+    }
+
+
+def worker_killed(folder: Path) -> dict[str, Any]:
+    """One of two processes is killed while they train together."""
+    flags = [*write_tiny_training(folder), f"--out={folder / 'run'}", f"--epochs={_STEPS * 1000}"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        world = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "trainer", "train", *flags],
+                cwd=ROOT,
+                env=os.environ | world | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    survivor, victim = processes
+    metrics = folder / "run" / "metrics.jsonl"
+    while _num_lines(metrics) <= 5 and survivor.poll() is None:
+        time.sleep(0.05)
+    promise(survivor.poll() is None, "the run ended by itself")
+    victim.send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    try:
+        _, errors = survivor.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        survivor.kill()
+        survivor.communicate()
+        promise(False, "the survivor hangs")
+    victim.communicate()
+    seconds, line = time.monotonic() - began, errors.strip().splitlines()[-1]
+    promise(survivor.returncode == 2, f"exit code {survivor.returncode}: {errors[-2000:]}")
+    promise("Traceback" not in errors, f"a traceback: {errors[-2000:]}")
+    promise("another process of this run ended" in line, f"it does not say why it ends: {line}")
+    return {"processes": 2, "seconds_until_the_other_ended": round(seconds, 2), "line": line}
+
+
+def _num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _wait_for_lines(path: Path, count: int, process: Any) -> None:
+    while _num_lines(path) < count and process.is_alive():
+        time.sleep(0.001)
+
+
+def _train(flags: list[str]) -> int:
+    process = _FORKS.Process(target=_train_quietly, args=(flags,))
+    process.start()
+    process.join(PATIENCE_S)
+    return process.exitcode if process.exitcode is not None else -1
+
+
+def _train_quietly(flags: list[str]) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    torch.set_num_threads(1)
+    sys.argv = ["trainer", "train", *flags]
+    try:
+        runpy.run_module("trainer", run_name="__main__")
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+
+
+def _weights(out: Path) -> str:
+    return hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest()

@@ -1,0 +1,99 @@
+"""Training that goes wrong: numbers that are not finite, damaged checkpoints, a lost process."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.errors import InputError
+from data.jsonl import write_rows
+from tests.chaos import training
+from tests.trainer.tiny_data import training_rows
+from trainer import train as train_module
+from trainer.config import TrainConfig
+from trainer.encoder import Encoder
+from trainer.train import train
+
+
+@pytest.fixture
+def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
+    """Twelve steps with a checkpoint after every second."""
+    write_rows(tmp_path / "rows.jsonl", training_rows())
+    return TrainConfig(
+        rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), epochs=4, batch_size=4,
+        lr=2e-3, checkpoint_every=2, keep_checkpoints=3, device="cpu",
+    )  # fmt: skip
+
+
+def weights(folder: str) -> dict[str, torch.Tensor]:
+    return Encoder.load(folder, device="cpu").transformer.state_dict()
+
+
+def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_stops_the_run_and_the_weights_before_it_are_kept(
+    config: TrainConfig, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(dataclasses.replace(config, out=config.out + "-whole"))
+    real, calls = train_module.accumulate_gradients, 0
+
+    def poisoned(encoder: Encoder, *arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        report = real(encoder, *arguments, **named)
+        if calls == 8:
+            gradient = next(parameter.grad for parameter in encoder.parameters() if parameter.grad is not None)
+            gradient.view(-1)[0] = value
+        return report
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "accumulate_gradients", poisoned)
+        with pytest.raises(InputError, match=r"step 8: .*stopped before this step changed the weights"):
+            train(config)
+    assert sorted(path.name for path in (Path(config.out) / "checkpoints").iterdir()) == [
+        "step-00000002", "step-00000004", "step-00000006",
+    ]  # fmt: skip
+    resumed = train(config)
+    assert_same(weights(whole.model), weights(resumed.model))
+
+
+@pytest.mark.parametrize("damage", ["cut in half", "one bit"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used_and_said(
+    config: TrainConfig, file: str, damage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    real = train_module.RunFolder.log_metrics
+
+    def dying(self: Any, **values: Any) -> None:
+        real(self, **values)
+        if values["step"] == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module.RunFolder, "log_metrics", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    path = Path(config.out) / "checkpoints" / "step-00000006" / file
+    raw = bytearray(path.read_bytes())
+    if damage == "cut in half":
+        path.write_bytes(raw[: len(raw) // 2])
+    else:
+        # In the JSON file: a digit of the first checksum, which then fits no file.
+        place = raw.index(b'"model.safetensors": "') + 25 if file == "state.json" else len(raw) // 2
+        raw[place] ^= 1
+        path.write_bytes(raw)
+    train(config)
+    assert "step-00000006 is damaged, trying the one before" in caplog.text
+    assert "resuming after step 4 of 12" in caplog.text
+
+
+@pytest.mark.slow
+def test_the_survivor_of_two_processes_ends_with_a_line(tmp_path: Path) -> None:
+    assert training.worker_killed(tmp_path)["processes"] == 2
