@@ -1,7 +1,8 @@
 """InfoNCE and query-view entropy as pure functions of scores and boolean masks.
 
 Axes: B queries (rows), N candidates of a row (column 0 is the positive), P passages of the batch, R rows that have a
-generated negative, D width. Masks are True where a candidate counts; ragged rows are padded with False.
+generated negative, V valid and G generated candidates of all rows, D width. Masks are True where a candidate counts;
+ragged rows are padded with False.
 Source: Zhang et al., "When Hard Negatives Hurt", KDD 2026, arXiv 2606.01304.
 """
 
@@ -9,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def info_nce(scores_BN: Tensor, valid_BN: Tensor, temperature: float) -> Tensor:
@@ -136,30 +137,50 @@ def loss_sums(
     """Both losses, summed over the rows of a batch.
 
     `candidates_BN` points into `passages_PD`; `in_batch_BP` marks the passages of other rows that count as further
-    negatives in InfoNCE (None: no others, the paper's setting). The query view has the row's own negatives only.
+    negatives in InfoNCE, never a row's own (None: no others, the paper's setting). The query view has the row's own
+    negatives only.
     Two departures from the paper in InfoNCE, off here: `generated_weight` is what a row's own generated negative counts
     for, where another counts for 1; `max_generated_share` caps the generated ones' part of a row's own negatives.
     """
-    candidates_BND = passages_PD[candidates_BN]
-    scores, valid = candidate_scores(queries_BD, candidates_BND), valid_BN
     negatives_BN = valid_BN.clone()
     negatives_BN[:, 0] = False
     mined_BN = negatives_BN & ~generated_BN
-    if generated_weight != 1:
-        scores = weigh_generated(scores, generated_BN, temperature, generated_weight)
-    if max_generated_share is not None:
-        scores = cap_generated(scores, mined_BN, generated_BN, temperature, max_generated_share)
-    if in_batch_BP is not None:
-        scores = torch.cat([scores, queries_BD @ passages_PD.T], dim=1)
-        valid = torch.cat([valid, in_batch_BP], dim=1)
+
+    def adjusted(scores_BN: Tensor) -> Tensor:
+        if generated_weight != 1:
+            scores_BN = weigh_generated(scores_BN, generated_BN, temperature, generated_weight)
+        if max_generated_share is not None:
+            scores_BN = cap_generated(scores_BN, mined_BN, generated_BN, temperature, max_generated_share)
+        return scores_BN
+
+    if in_batch_BP is None:
+        # embedding() instead of an index: its gradient is several times faster.
+        scores_BN = candidate_scores(queries_BD, nn.functional.embedding(candidates_BN, passages_PD))
+        info_nce_B = info_nce(adjusted(scores_BN), valid_BN, temperature)
+    else:
+        # All scores at once; a row's own candidates, which are distinct passages, are looked up among them.
+        scores_BP = queries_BD @ passages_PD.T
+        scores_BN = scores_BP.detach().gather(1, candidates_BN)
+        offset_BN = adjusted(scores_BN) - scores_BN
+        row_V, column_V = valid_BN.nonzero(as_tuple=True)
+        own_V = candidates_BN[row_V, column_V]
+        counted_BP = in_batch_BP.index_put((row_V, own_V), torch.ones_like(own_V, dtype=torch.bool))
+        logits_BP = scores_BP / temperature
+        if generated_weight != 1 or max_generated_share is not None:
+            offset_V = offset_BN[row_V, column_V] / temperature
+            logits_BP.index_put_((row_V, own_V), offset_V, accumulate=True)
+        logits_BP.masked_fill_(~counted_BP, float("-inf"))
+        positive_B = logits_BP.gather(1, candidates_BN[:, :1]).squeeze(1)
+        info_nce_B = torch.logsumexp(logits_BP, dim=1) - positive_B
+    # The query's view has a gradient through the generated passages alone, as in `negative_scores`.
+    row_G, column_G = generated_BN.nonzero(as_tuple=True)
+    generated_GD = nn.functional.embedding(candidates_BN[row_G, column_G], passages_PD)
+    scores_G = (queries_BD.detach()[row_G] * generated_GD).sum(dim=1)
     view = query_view(
-        negative_scores(queries_BD, candidates_BND, generated_BN),
-        mined_BN,
-        generated_BN,
-        entropy_temperature,
+        scores_BN.detach().index_put((row_G, column_G), scores_G), mined_BN, generated_BN, entropy_temperature
     )
     return LossSums(
-        info_nce=info_nce(scores, valid, temperature).sum(),
+        info_nce=info_nce_B.sum(),
         query_view=view.loss.sum(),
         entropy_ratio=float(view.entropy_ratio.detach().sum()),
         mass=float(view.mass_R.detach().sum()),
