@@ -16,9 +16,7 @@ def push_folder(folder: Path, repo: str, kind: RepoKind, *, private: bool, messa
     Files whose name starts with a dot stay here. Raises InputError without HF_TOKEN, for a bad name, and for whatever
     the hub refuses.
     """
-    token = os.environ.get("HF_TOKEN")
-    if not token:
-        raise InputError("needs a token that may write, in the environment variable HF_TOKEN", field=_FIELD)
+    token = write_token()
     if not (folder / "README.md").is_file():
         raise InputError("has no README.md: it is no folder that this project wrote", file=folder)
     api = _api(token)
@@ -34,6 +32,14 @@ def push_folder(folder: Path, repo: str, kind: RepoKind, *, private: bool, messa
     except Exception as error:  # the client raises many unrelated types
         raise InputError(f"the hub refused {repo}: {_reason(error, token)}", field=_FIELD) from error
     return str(address)
+
+
+def write_token() -> str:
+    """The token for `push_folder`. Raises InputError when there is none: ask before work is done for nothing."""
+    token = os.environ.get("HF_TOKEN")
+    if not token:
+        raise InputError("needs a token that may write, in the environment variable HF_TOKEN", field=_FIELD)
+    return token
 
 
 def pinned_revision(name: str, revision: str | None) -> str | None:

@@ -141,12 +141,9 @@ def command(config: TrainConfig) -> str:
 
 def _opening(rows: Sequence[Row]) -> str:
     sources = Counter(negative.source for row in rows for negative in row.negatives)
-    written = (
-        f" and {sources['generated']} that a language model wrote by breaking one requirement of the query each, "
-        "verified blind"
-        if sources["generated"]
-        else ""
-    )
+    written = f" and {sources['generated']} that a language model wrote" if sources["generated"] else ""
+    if written and all(n.requirement and n.verdict for row in rows for n in row.of_source("generated")):
+        written += " by breaking one requirement of the query each, verified blind"
     return (
         f"Maps queries and passages to vectors whose inner product ranks the passages. Trained on {len(rows)} queries "
         f"with {sources['mined']} mined hard negatives{written}, after *When Hard Negatives Hurt* ({_PAPER})."

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import InputError
-from data.hub import push_folder
+from data.hub import push_folder, write_token
 from trainer.card import add_evaluations
 from trainer.model_files import find_model_folder
 
@@ -36,6 +36,10 @@ class PublishConfig:
 
 def publish(config: PublishConfig) -> str | None:
     """Do what the config says; returns the address on the hub. Raises InputError."""
+    if config.hub is not None:
+        write_token()
+    if not config.model.is_dir():
+        raise InputError("is no folder: expected OUT/model of `train`", file=config.model)
     find_model_folder(str(config.model))
     add_evaluations(config.model, config.evaluations, licence=config.licence)
     if config.hub is None:

@@ -1,5 +1,6 @@
 """A synthesised set as a data set folder: load_dataset reads it, the card says how it arose."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from programs.config import SynthesizeConfig
 from programs.dataset import DatasetConfig, write_dataset
 from programs.run import synthesize
 from tests.fakes.fake_hub import TOKEN, FakeHub
+from tests.fakes.fake_model import FakeModel
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +56,27 @@ def test_the_card_says_how_it_arose(run: Path, tmp_path: Path) -> None:
         "- program: uncompiled",
         f"| accepted | {accepted} |",
         "misses 0 of 5 known positives",
-        "Upper bound on the share of accepted negatives",
+        "The bound assumes that it misses relevant candidates as often as known positives",
         "`cc0-1.0`. Written for the demo.",
     ):
         assert words in card.text, words
     assert str(run) not in card.content
+
+
+def test_the_card_of_a_naive_run_claims_no_verifier(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        synthesize(
+            SynthesizeConfig(
+                rows=made_rows(2), out=tmp_path / "run", lm="openai/fake", api_base=server.api_base, adapter="chat",
+                method="naive",
+            )
+        )  # fmt: skip
+    folder = write_dataset(DatasetConfig(run=tmp_path / "run", out=tmp_path / "set", licence="unknown"))
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "- verifier: none" in text and "not verified" in text and "verified blind" not in text
 
 
 def test_what_cannot_be_a_data_set_is_refused(run: Path, tmp_path: Path) -> None:
@@ -82,6 +100,9 @@ def test_push_to_a_hub(
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         assert main(["dataset", f"run={run}", f"out={tmp_path / 'set'}", "licence=cc0-1.0", "hub=org/rows"]) == 0
+        monkeypatch.delenv("HF_TOKEN")
+        assert main(["dataset", f"run={run}", f"out={tmp_path / 'other'}", "licence=cc0-1.0", "hub=org/rows"]) == 2
+    assert not (tmp_path / "other").exists()
     assert "on the hub: http://127.0.0.1" in capsys.readouterr().out
     assert {name for name in hub.files["org/rows"] if name != ".gitattributes"} == {
         "README.md",

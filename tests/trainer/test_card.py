@@ -131,6 +131,8 @@ def test_what_is_no_evaluation_or_no_model_is_refused(model: Path, tmp_path: Pat
     (model / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n", encoding="utf-8")
     with pytest.raises(InputError, match="no place for measures"):
         add_evaluations(model, [evaluation(tmp_path / "eval.json", 0.5)])
+    with pytest.raises(InputError, match="is no folder"):
+        publish(PublishConfig(model=tmp_path / "nowhere"))
     with pytest.raises(InputError, match="ORG/NAME"):
         PublishConfig(model=model, hub="name")
 
