@@ -44,7 +44,8 @@ class CompareConfig:
     """Most tokens for each model; None is no limit."""
 
     profile: str = "generic"
-    """Corpus profile: generic, help_centre, or a .toml file's path."""
+    """Corpus profile: one that ships (generic, encyclopaedic_qa, multi_hop_qa, web_search, scientific_claims,
+    help_centre) or a .toml file, as `profile` drafts one."""
 
     adapter: AdapterName = "auto"
     """Layout of prompts and answers: chat, json or xml; auto takes the first that the model answers a probe call in."""

@@ -63,7 +63,7 @@ def write_model_card(folder: Path, config: TrainConfig, result: "TrainResult", r
 def add_evaluations(folder: Path, files: Iterable[Path], *, licence: str | None = None) -> None:
     """Put the results of `just eval out=FILE` into the card of `folder`: a table, and the hub's model index.
 
-    Raises InputError for a file that is no such result or a folder without a card.
+    Raises InputError for a file that is no such result or about another model, and for a folder without a card.
     """
     from huggingface_hub import EvalResult, ModelCard
 
@@ -73,7 +73,7 @@ def add_evaluations(folder: Path, files: Iterable[Path], *, licence: str | None 
     card = ModelCard.load(path)
     lines, found = [], []
     for file in files:
-        for data, measure, value, low, high, count in _measured(file):
+        for data, measure, value, low, high, count in _measured(file, folder):
             lines.append(f"| {data} | {measure} | {value:.3f} | {low:.3f} to {high:.3f} | {count} |")
             found.append(
                 EvalResult(
@@ -100,11 +100,13 @@ def add_evaluations(folder: Path, files: Iterable[Path], *, licence: str | None 
         out.write(str(card))
 
 
-def _measured(file: Path) -> Iterable[tuple[str, str, float, float, float, int]]:
+def _measured(file: Path, folder: Path) -> Iterable[tuple[str, str, float, float, float, int]]:
     result = read_json_object(file)
     config, intervals = result.get("config"), result.get("intervals")
     if not isinstance(config, Mapping) or not isinstance(intervals, Mapping) or "data" not in config:
         raise InputError("is no result of `just eval out=FILE`", file=file)
+    if Path(str(config.get("model"))).resolve() != folder.resolve():
+        raise InputError(f"measured {config.get('model')}, which is not {folder}", file=file)
     data = f"{shown_path(str(config['data']))} ({config.get('split', 'test')})"
     for measure, interval in intervals.items():
         yield data, measure, interval["mean"], interval["low"], interval["high"], int(result["num_queries"])
@@ -169,6 +171,7 @@ def _use(folder: Path) -> str:
             "```",
             "",
             f"In transformers: `AutoModel`, then {settings.pooling} pooling over the tokens"
+            f"{f', the first {settings.dimensions} numbers' if settings.dimensions else ''}"
             f"{', then division by the length' if settings.normalize else ''}.",
             "",
             *prompts,

@@ -102,16 +102,16 @@ def test_it_loads_everywhere_with_the_same_vectors(trained: Path) -> None:
     np.testing.assert_allclose(theirs.numpy(), ours, atol=1e-5)
 
 
-def evaluation(path: Path, mean: float) -> Path:
+def evaluation(path: Path, model: Path, mean: float) -> Path:
     interval = {"mean": mean, "low": mean - 0.05, "high": mean + 0.05}
-    config = {"data": "/somewhere/my_beir", "split": "test"}
+    config = {"model": str(model), "data": "/somewhere/my_beir", "split": "test"}
     write_json(path, {"config": config, "num_queries": 7, "intervals": {"nDCG@10": interval}})
     return path
 
 
 def test_evaluations_take_the_place_of_earlier_ones(model: Path, tmp_path: Path) -> None:
     for mean in (0.5, 0.75):
-        add_evaluations(model, [evaluation(tmp_path / "eval.json", mean)], licence="apache-2.0")
+        add_evaluations(model, [evaluation(tmp_path / "eval.json", model, mean)], licence="apache-2.0")
     card = ModelCard.load(model / "README.md")
     assert card.text.count("nDCG@10 |") == 1
     assert "| my_beir (test) | nDCG@10 | 0.750 | 0.700 to 0.800 | 7 |" in card.text
@@ -128,9 +128,11 @@ def test_what_is_no_evaluation_or_no_model_is_refused(model: Path, tmp_path: Pat
         add_evaluations(model, [tmp_path / "other.json"])
     with pytest.raises(InputError, match=r"no README\.md"):
         add_evaluations(tmp_path, [])
+    with pytest.raises(InputError, match="which is not"):
+        add_evaluations(model, [evaluation(tmp_path / "eval.json", tmp_path / "another", 0.5)])
     (model / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n", encoding="utf-8")
     with pytest.raises(InputError, match="no place for measures"):
-        add_evaluations(model, [evaluation(tmp_path / "eval.json", 0.5)])
+        add_evaluations(model, [evaluation(tmp_path / "eval.json", model, 0.5)])
     with pytest.raises(InputError, match="is no folder"):
         publish(PublishConfig(model=tmp_path / "nowhere"))
     with pytest.raises(InputError, match="ORG/NAME"):
@@ -154,7 +156,9 @@ def test_the_command_is_what_differs_from_the_defaults() -> None:
 def test_push_to_a_hub(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with FakeHub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        config = PublishConfig(model=model, hub="org/retriever", evaluations=(evaluation(tmp_path / "e.json", 0.5),))
+        config = PublishConfig(
+            model=model, hub="org/retriever", evaluations=(evaluation(tmp_path / "e.json", model, 0.5),)
+        )
         monkeypatch.delenv("HF_TOKEN", raising=False)
         with pytest.raises(InputError, match="HF_TOKEN"):
             publish(config)
