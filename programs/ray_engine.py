@@ -33,6 +33,8 @@ from programs.worker import progress_bar, row_inputs
 log = logging.getLogger(__name__)
 # Rows an actor works on at once, for each of its share of the calls in flight.
 _ROWS_A_CALL = 1
+# How soon to ask again for a row that another actor has: it may be lost, and its rows free after a while.
+_ASK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +93,18 @@ class RowActor:
         try:
             row = _row(line, self._work.config.rows)
             row_id = row_content_id(row)
-            if not await self._ledger.take.remote(self._name, row_id):
+            while (taken := await self._ledger.take.remote(self._name, row_id)) == "under way":
+                await asyncio.sleep(_ASK_AGAIN_S)
+            if taken == "finished":
                 return "skipped"
-            current_row.set(row_id)
-            inputs = row_inputs(row, row_id, self._work.profile, self._work.config)
-            prediction = await self._program.acall(inputs=inputs)
-            await self._ledger.finish.remote(self._name, row_id, synthesis_to_dict(prediction.synthesis))
+            try:
+                current_row.set(row_id)
+                inputs = row_inputs(row, row_id, self._work.profile, self._work.config)
+                prediction = await self._program.acall(inputs=inputs)
+                await self._ledger.finish.remote(row_id, synthesis_to_dict(prediction.synthesis))
+            except BaseException:
+                self._ledger.drop.remote(row_id)
+                raise
         except InputError as stop:
             return f"stop: {stop}"
         return "done"

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data.errors import InputError
 from programs.budget import Budget, BudgetSpentError, Reservation
@@ -27,6 +27,7 @@ BEAT_S, LOST_AFTER_S = 2.0, 30.0
 # With fewer canaries than this the run goes on even if they look bad; its end decides with all of them.
 _EARLY_CANARIES = 20
 Place = tuple[str, str | None]
+Taken = Literal["yours", "under way", "finished"]
 
 
 @dataclass(slots=True)
@@ -85,13 +86,20 @@ class Ledger:
             await slot.aclose()
         self._under_way = {row: by for row, by in self._under_way.items() if by != worker}
 
-    async def take(self, worker: str, row_id: str) -> bool:
-        """Whether this worker is to work on the row: no if it is finished, or a living worker is at it."""
-        by = self._under_way.get(row_id)
-        if self._store.is_finished(row_id) or (by in self._workers and by != worker):
-            return False
+    async def take(self, worker: str, row_id: str) -> Taken:
+        """Whether this worker is to work on the row: "yours" from now on, "finished", or "under way" (ask again later:
+        its worker may be lost all the same, or the row fail there)."""
+        if self._store.is_finished(row_id):
+            return "finished"
+        if self._under_way.get(row_id) in self._workers:
+            return "under way"
+        self._worker(worker)
         self._under_way[row_id] = worker
-        return True
+        return "yours"
+
+    async def drop(self, row_id: str) -> None:
+        """The worker gives the row up without an outcome."""
+        self._under_way.pop(row_id, None)
 
     async def find(self, row_id: str, key: str) -> str | None:
         """An answer that this row has been given already, by whatever worker."""
@@ -103,7 +111,7 @@ class Ledger:
         current_row.set(row_id)
         self._store.record(call, key=key, answer=answer)
 
-    async def finish(self, worker: str, row_id: str, synthesis: Mapping[str, Any]) -> None:
+    async def finish(self, row_id: str, synthesis: Mapping[str, Any]) -> None:
         """A row's outcome into the store. The first one stays: a row has one outcome, however often it was run."""
         self._under_way.pop(row_id, None)
         if self._store.is_finished(row_id):
