@@ -1,0 +1,140 @@
+"""The ledger by itself, without Ray: rows belong to one worker, lost workers give back what they held."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from programs import ray_ledger
+from programs.lms import Price
+from programs.outcome import Synthesis, synthesis_to_dict
+from programs.ray_ledger import Ledger, LedgerSettings
+from programs.usage import Call
+
+PLACE = ("openai/fake", None)
+
+
+class Clock:
+    """Time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(ray_ledger, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    found = Ledger(
+        LedgerSettings(
+            store=tmp_path / "store.sqlite", program="p", budget_usd=None, budget_tokens=1000, concurrency=2,
+            max_miss_rate=0.2, accept_unusable_verifier=False, lost_after_s=30.0,
+        )
+    )  # fmt: skip
+    yield found
+    asyncio.run(found.close())
+
+
+def outcome(**more: Any) -> dict[str, Any]:
+    return synthesis_to_dict(Synthesis(**more))
+
+
+def test_a_row_belongs_to_one_worker_until_it_is_finished(ledger: Ledger) -> None:
+    async def run() -> None:
+        assert await ledger.take("a", "row") == "yours"
+        # Not even the same worker takes it twice: a file may hold a row twice.
+        assert await ledger.take("a", "row") == "under way"
+        assert await ledger.take("b", "row") == "under way"
+        await ledger.finish("row", outcome())
+        assert await ledger.take("b", "row") == "finished"
+        await ledger.take("a", "other")
+        await ledger.drop("other")
+        assert await ledger.take("b", "other") == "yours"
+
+    asyncio.run(run())
+
+
+def test_the_first_outcome_of_a_row_stays(ledger: Ledger) -> None:
+    async def run() -> None:
+        await ledger.finish("row", outcome(information_need="first"))
+        await ledger.finish("row", outcome(information_need="second"))
+        state = await ledger.state()
+        assert state["funnel"].rows == 1
+
+    asyncio.run(run())
+    assert ledger._store.load("row").information_need == "first"
+
+
+def test_a_lost_worker_gives_back_rows_places_and_pays_what_it_held(ledger: Ledger, clock: Clock) -> None:
+    async def run() -> None:
+        await ledger.beat("a", 1)
+        await ledger.take("a", "row")
+        number, held = await ledger.reserve("a", 300, 99, Price(prompt=0.0, completion=0.0))
+        assert held.tokens == 200
+        for _ in range(2):
+            await ledger.enter("a", PLACE)
+        waiting = asyncio.create_task(ledger.enter("b", PLACE))
+        await asyncio.sleep(0)
+        assert (await ledger.state())["busy"] == [1]
+        clock.now += 29
+        await ledger.beat("b", 2)
+        assert await ledger.take("b", "row") == "under way" and not waiting.done()
+        clock.now += 2
+        await ledger.beat("b", 2)
+        await waiting
+        assert await ledger.take("b", "row") == "yours"
+        state = await ledger.state()
+        assert (state["lost"], state["spent_tokens"], state["busy"]) == (1, 200, [2])
+        # It was only slow: what it settles now is settled already.
+        await ledger.settle("a", number, 50, 0.0)
+        assert (await ledger.state())["spent_tokens"] == 200
+
+    asyncio.run(run())
+
+
+def test_one_budget_and_one_refusal_for_all(ledger: Ledger) -> None:
+    async def run() -> None:
+        number, _ = await ledger.reserve("a", 300, 500, None)
+        refused = await ledger.reserve("b", 300, 500, None)
+        assert isinstance(refused, str) and "budget of 1000 tokens is spent" in refused
+        await ledger.settle("a", number, 10, None)
+        assert await ledger.reserve("a", 3, 16, None) == refused  # once spent, no later call fits
+        await ledger.fail("the key was refused")
+        assert await ledger.reserve("a", 3, 16, None) == "the key was refused"
+
+    asyncio.run(run())
+
+
+def test_answers_and_books_outlive_the_worker(ledger: Ledger) -> None:
+    async def run() -> None:
+        call = Call(role="generator", model="m", outcome="ok", prompt_tokens=5, completion_tokens=2)
+        await ledger.record("row", call, "key", "answer")
+        assert await ledger.find("row", "key") == "answer"
+        assert await ledger.find("other", "key") is None
+
+    asyncio.run(run())
+    assert ledger._store.usage()["generator"].prompt_tokens == 5
+
+
+def test_places_are_limited_over_all_workers_and_shrink_on_refusal(ledger: Ledger, clock: Clock) -> None:
+    async def run() -> None:
+        first, _ = [await ledger.enter(name, PLACE) for name in ("a", "b")]
+        third = asyncio.create_task(ledger.enter("b", PLACE))
+        await asyncio.sleep(0)
+        assert not third.done()
+        await ledger.leave("a", first)
+        await third
+        await ledger.paced(PLACE, True)
+        assert (await ledger.state())["lowest"] == 1
+
+    asyncio.run(run())
