@@ -52,6 +52,8 @@ def draft_profile(config: ProfileConfig) -> CorpusProfile:
     """Ask the model, write `config.out` and return the profile as a run will read it. Raises InputError."""
     if config.out.exists() and not config.overwrite:
         raise InputError("is there already, perhaps edited: choose another --out, or --overwrite", file=config.out)
+    if config.lm.startswith("recorded:"):
+        raise InputError("answers are recorded for the demo's own prompts alone: name a real model", field="lm")
     sample = draw_sample(read_source(config.data, config.split), config.sample, config.seed)
     with ExitStack() as stack:
         models = Models(stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env)

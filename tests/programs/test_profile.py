@@ -93,6 +93,7 @@ def test_the_next_layout_is_tried_and_none_is_an_error(draft: Callable[..., Any]
         (["out=profile.yaml"], "ends in .toml"),
         (["sample=0"], "sample"),
         (["data=absent"], "does not exist"),
+        (["lm=recorded:demo"], "name a real model"),
         (["budget_usd=1"], "price of openai/fake is unknown"),
     ],
 )
@@ -101,7 +102,8 @@ def test_one_line_and_code_2(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.chdir(tmp_path)
-    argv = ["profile", "lm=openai/fake", "split=dev", *([] if "data=" in str(flags) else ["data=bundled:demo"]), *flags]
+    lm = [] if "lm=" in str(flags) else ["lm=openai/fake"]
+    argv = ["profile", *lm, "split=dev", *([] if "data=" in str(flags) else ["data=bundled:demo"]), *flags]
     assert main(argv) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert words in line
