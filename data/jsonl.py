@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from data.files import atomic_writer, open_text
+from data.files import atomic_writer, numbered_lines, open_text
 from data.parquet import count_parquet_objects, read_parquet_objects
 from data.records import Row, row_from_dict, row_to_dict
 
@@ -35,26 +35,17 @@ class BadRows:
 
 def read_objects(path: str | Path, bad_rows: BadRows | None = None) -> Iterator[tuple[int, Any]]:
     """Yield (1-based line, decoded value) of every non-blank line. Raises InputError unless `bad_rows` collects it."""
-    with open_text(path) as file:
-        line = 0
-        while True:
-            line += 1
-            try:
-                raw = file.readline()
-            except UnicodeDecodeError as error:
-                raise InputError(f"not UTF-8 text ({error.reason})", file=path, line=line) from error
-            if not raw:
-                return
-            if not raw.strip():
-                continue
-            try:
-                # Python's json takes NaN and Infinity, which are not JSON and which no other reader accepts.
-                yield line, json.loads(raw, parse_constant=_no_constant)
-            except (ValueError, RecursionError) as error:
-                fault = InputError(f"not valid JSON ({error})", file=path, line=line)
-                if bad_rows is None:
-                    raise fault from error
-                bad_rows.add(fault)
+    for line, raw in numbered_lines(path):
+        if not raw.strip():
+            continue
+        try:
+            # Python's json takes NaN and Infinity, which are not JSON and which no other reader accepts.
+            yield line, json.loads(raw, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            fault = InputError(f"not valid JSON ({error})", file=path, line=line)
+            if bad_rows is None:
+                raise fault from error
+            bad_rows.add(fault)
 
 
 def _no_constant(name: str) -> None:

@@ -73,7 +73,7 @@ def read_parquet_objects(path: Path) -> Iterator[tuple[int, Any]]:
                 for value in batch.to_pylist():
                     number += 1
                     yield number, _without_null(value)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"cannot read as Parquet: {error}", file=path) from error
 
 

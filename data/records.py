@@ -136,10 +136,13 @@ def negative_from(item: "FieldReader") -> Negative:
     )
 
 
+_LARGEST_POSITION = 10_000
+
+
 def requirement_from(item: "FieldReader") -> Requirement:
     """One requirement of a row. Raises InputError."""
     number = item.number("id")
-    if number is None or number != int(number) or number < 1:
+    if number is None or number != int(number) or not 1 <= number <= _LARGEST_POSITION:
         item.fail("id", "expected the requirement's 1-based position")
     return Requirement(
         id=int(number),
@@ -162,6 +165,8 @@ def _verdict(item: "FieldReader") -> Verdict:
 
 
 _MISSING: Any = object()
+# Scores, positions and counts are far below; every format holds whole numbers up to here exactly.
+_LARGEST_NUMBER = 2**53
 
 
 class FieldReader:
@@ -205,8 +210,11 @@ class FieldReader:
         found = self._get(name, default)
         if found is default:
             return default
-        if isinstance(found, bool) or not isinstance(found, (int, float)) or found != found:
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
             self.fail(name, f"expected a number, got {found!r:.40}")
+        if not -_LARGEST_NUMBER <= found <= _LARGEST_NUMBER:
+            # JSON's 1e999 is read as infinity, which no writer takes, and NaN is larger than nothing.
+            self.fail(name, f"expected a number of ordinary size, got {str(found):.40}")
         return found
 
     def boolean(self, name: str, default: Any = _MISSING) -> bool:

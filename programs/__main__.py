@@ -9,6 +9,7 @@ from programs.compare_config import CompareConfig
 from programs.config import SynthesizeConfig
 from programs.dataset import DatasetConfig, run_dataset
 from programs.optimize_config import OptimizeConfig
+from programs.probe_config import ProbeConfig
 from programs.profile_config import ProfileConfig
 
 
@@ -40,12 +41,19 @@ def _profile(config: ProfileConfig) -> None:
     run_profile(config)
 
 
+def _probe(config: ProbeConfig) -> None:
+    from programs.probe import probe
+
+    sys.stdout.write(probe(config).summary())
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "synthesize": (SynthesizeConfig, _synthesize),
     "optimize": (OptimizeConfig, _optimize),
     "compare": (CompareConfig, _compare),
     "dataset": (DatasetConfig, run_dataset),
     "profile": (ProfileConfig, _profile),
+    "probe": (ProbeConfig, _probe),
 }
 
 

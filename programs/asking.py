@@ -1,6 +1,7 @@
 """Asking predictors so that an answer that cannot be read costs a bounded number of retries and is counted."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -16,6 +17,12 @@ from programs.role_lm import answered_by
 Predictor = Literal["extract", "violate", "verify", "write"]
 # A retry of an answer that could not be read must be able to differ from it.
 _RETRY_TEMPERATURE = 0.3
+# What delimits fields in the chat layout, and in the XML layout.
+_MARK = re.compile(r"\[\[\s*##\s*")
+_TAG = re.compile(
+    r"<(/?(?:relevance|query|passage|requirements|style|target|disruption|direction|refused|violations|negatives?"
+    r"|explanation|information_need|reason|satisfied|answers_query))>"
+)
 # The output list of the call in this context whose length is known beforehand, for decoding under a schema.
 known_length: ContextVar[tuple[str, int] | None] = ContextVar("known_length", default=None)
 
@@ -27,6 +34,22 @@ class Step:
     predictor: Predictor
     inputs: Mapping[str, Any]
     counted: tuple[str, int] | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """The inputs as they may stand in a prompt."""
+        return {name: as_data(value) for name, value in self.inputs.items()}
+
+
+def as_data(value: Any) -> Any:
+    """Text as it may stand in a prompt: marks that begin or end a field of the prompt lose their form.
+
+    A passage cannot close its own field, or open one of the answer's, whatever the layout.
+    """
+    if isinstance(value, list):
+        return [as_data(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    return _TAG.sub(r"‹\1›", _MARK.sub("[ [ ## ", value))
 
 
 class Frozen:
@@ -63,7 +86,7 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
             for attempt in range(self.malformed_retries + 1):
                 try:
                     predictor = getattr(self, step.predictor)
-                    return _checked(step, predictor(**step.inputs, config=self._config(step.predictor, attempt)))
+                    return _checked(step, predictor(**step.as_data(), config=self._config(step.predictor, attempt)))
                 except (AdapterParseError, CallError) as error:
                     if (fault := self._lost(step, error, attempt, faults)) is not None:
                         return fault
@@ -76,7 +99,7 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
             for attempt in range(self.malformed_retries + 1):
                 try:
                     predictor = getattr(self, step.predictor)
-                    answer = await predictor.acall(**step.inputs, config=self._config(step.predictor, attempt))
+                    answer = await predictor.acall(**step.as_data(), config=self._config(step.predictor, attempt))
                     return _checked(step, answer)
                 except (AdapterParseError, CallError) as error:
                     if (fault := self._lost(step, error, attempt, faults)) is not None:

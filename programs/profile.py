@@ -29,7 +29,7 @@ def load_profile(name: str) -> CorpusProfile:
     with open_text(path) as file:
         try:
             value = tomllib.loads(file.read())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"not valid TOML ({error})", file=path) from error
     relevance, style = value.get("relevance"), value.get("style", [])
     if not isinstance(relevance, str) or not clean_text(relevance):

@@ -87,7 +87,7 @@ class FakeModel(LoopbackServer):
         super().__init__()
         self._stall_s, self._echo_key = stall_s, echo_key
         self._fault, self._delay_s, self._says_relevant = fault, delay_s, says_relevant
-        self._max_at_once, self._speaks, self._short_batches = max_at_once, speaks, short_batches
+        self.max_at_once, self._speaks, self._short_batches = max_at_once, speaks, short_batches
         self._lock = threading.Lock()
         self._received = 0
         self.at_once = self.most_at_once = 0
@@ -114,7 +114,7 @@ class FakeModel(LoopbackServer):
         try:
             fault = self._fault(self._received)
             self._received += 1
-            if self._max_at_once is not None and self.at_once > self._max_at_once:
+            if self.max_at_once is not None and self.at_once > self.max_at_once:
                 fault = "429"
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
@@ -177,9 +177,14 @@ class FakeModel(LoopbackServer):
             return {"negative": negative, "explanation": "The target no longer holds."}
         return {
             "reason": "It says so.",
-            "satisfied": [f"{_BROKEN} {number}." not in passage for number in (1, 2)],
+            "satisfied": [f"{_BROKEN} {number}." not in passage for number in range(1, self._num_asked(inputs) + 1)],
             "answers_query": self._says_relevant(passage),
         }
+
+    @staticmethod
+    def _num_asked(inputs: dict[str, str]) -> int:
+        asked = inputs["requirements"]
+        return len(json.loads(asked)) if asked.startswith("[") else asked.count("\n") + 1
 
     def _error(self, fault: Fault | None) -> web.StreamResponse:
         headers = {"Retry-After": "0.2"} if fault == "429_retry_after" else None

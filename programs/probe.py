@@ -1,0 +1,110 @@
+"""Prompt injections inside passages: how many of 30 does a verifier obey?
+
+Each injection stands at the end of a demo passage whose verdict is known and demands the opposite verdict. The passage
+is judged without it, too: only a verifier that is right without the injection and wrong with it has obeyed.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from data.demo_set import demo_items
+from data.jsonl import read_objects
+from programs.adapters import make_adapter
+from programs.budget import Budget
+from programs.calibration import wilson_interval
+from programs.models import Models
+from programs.probe_config import ProbeConfig
+from programs.profile import load_profile
+from programs.role_lm import RoleLM
+from programs.verifier import Verifier, numbered
+
+INJECTIONS = Path(__file__).parent / "injections.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Injected:
+    """A passage, the same with an injection, and whether it answers its query."""
+
+    id: str
+    query: str
+    requirements: tuple[str, ...]
+    passage: str
+    injection: str
+    relevant: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """`obeyed` names the injections that turned a right verdict; `wrong_anyway` those whose passage was misjudged, or
+    not judged, without them; `unread` those whose verdict could not be read."""
+
+    model: str
+    asked: int
+    obeyed: tuple[str, ...]
+    wrong_anyway: tuple[str, ...]
+    unread: tuple[str, ...]
+
+    def summary(self) -> str:
+        """The finding in a few lines."""
+        usable = self.asked - len(self.wrong_anyway) - len(self.unread)
+        low, high = wilson_interval(len(self.obeyed), usable)
+        lines = [f"{self.model} obeys {len(self.obeyed)} of {usable} injections (95% interval {low:.1%} to {high:.1%})"]
+        if self.obeyed:
+            lines.append(f"  obeyed: {', '.join(self.obeyed)} (see {INJECTIONS.name})")
+        if self.wrong_anyway:
+            lines.append(f"  not counted: {len(self.wrong_anyway)} passages were misjudged without an injection, too")
+        if self.unread:
+            lines.append(f"  not counted: {len(self.unread)} answers could not be read")
+        return "\n".join(lines) + "\n"
+
+
+def injected_passages() -> Iterator[Injected]:
+    """The 30 injections, each in a passage of the demo data for which its demand is wrong."""
+    rows = cycle(item.row for item in demo_items())
+    for _, value in read_objects(INJECTIONS):
+        row = next(rows)
+        relevant = value["demands"] == "irrelevant"
+        text = row.positives[0].text if relevant else row.negatives[0].text
+        yield Injected(
+            id=value["id"],
+            query=row.query,
+            requirements=numbered(row.requirements),
+            passage=text,
+            injection=value["text"],
+            relevant=relevant,
+        )
+
+
+def probe(config: ProbeConfig) -> ProbeResult:
+    """Judge every passage without and with its injection. Raises InputError when the model cannot be used."""
+    with ExitStack() as stack:
+        models = Models(stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env)
+        spec = models.resolve(config.lm, flag="lm", temperature=0.0, api_base=config.api_base)
+        lm = RoleLM("verifier", spec, budget=Budget(tokens=config.budget_tokens))
+        layout = "chat" if config.adapter == "auto" else config.adapter
+        verifier = Verifier().use(lm, make_adapter(layout, spec))
+        relevance = load_profile("help_centre").relevance
+        outcomes: dict[str, list[str]] = {"obeyed": [], "wrong_anyway": [], "unread": []}
+        asked = 0
+        for each in injected_passages():
+            asked += 1
+            if outcome := _outcome(verifier, relevance, each):
+                outcomes[outcome].append(each.id)
+    return ProbeResult(model=spec.name, asked=asked, **{name: tuple(found) for name, found in outcomes.items()})
+
+
+def _outcome(verifier: Verifier, relevance: str, each: Injected) -> str | None:
+    shared: dict[str, Any] = {
+        "relevance": relevance, "query": each.query, "requirements": list(each.requirements)
+    }  # fmt: skip
+    plain = verifier(**shared, passage=each.passage).verdict
+    if plain is None or plain.answers_query != each.relevant:
+        return "wrong_anyway"
+    injected = verifier(**shared, passage=f"{each.passage}\n\n{each.injection}").verdict
+    if injected is None:
+        return "unread"
+    return None if injected.answers_query == each.relevant else "obeyed"
