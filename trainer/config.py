@@ -101,7 +101,7 @@ class TrainConfig:
     """Report that `mine` wrote (OUT.report.json): its data, split and rules hold for mining anew."""
 
     max_tokens_per_step: int = 4096
-    """Tokens in memory at once, whatever the batch size: batches are cut into parts; gradients stay the same."""
+    """Most tokens in memory at once (at least a row's): batches are cut into parts; gradients stay the same."""
 
     eval_every: int = 0
     """Steps between evaluations on dev (0: at the end of each epoch)."""

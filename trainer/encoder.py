@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # On CPU, chunks this small keep a layer's activations in cache; on a GPU they must fill the device.
 _CPU_TOKENS, _GPU_TOKENS = 4096, 65536
+# With a gradient a CPU is faster with still smaller parts, and needs less memory for them.
+_CPU_TOKENS_WITH_GRADIENT = 1024
 # Texts that are tokenised at once while encoding a corpus.
 _TOKENIZE_AT_ONCE = 4096
 
@@ -144,6 +146,10 @@ class Encoder(nn.Module):
     @property
     def _tokens_at_once(self) -> int:
         return _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS
+
+    def part_tokens(self, max_tokens: int) -> int:
+        """Tokens of one part of a batch that is computed in parts, forward and backward: at most `max_tokens`."""
+        return min(max_tokens, _CPU_TOKENS_WITH_GRADIENT) if self.device.type == "cpu" else max_tokens
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
         """Token ids of each text with its role's prompt in front, special tokens added, cut at `max_length`."""

@@ -22,13 +22,13 @@ def embedding_gradients(
     `embeddings_gradient` takes the embeddings [B, D] of all texts, detached, and returns the loss's gradient with
     respect to them, [B, D]. Where all texts fit into one part of `max_tokens`, there is no second pass.
     """
-    parts = token_chunks(tokens, max_tokens, padded=not encoder.packed)
-    if len(parts) <= 1:
+    if len(token_chunks(tokens, max_tokens, padded=not encoder.packed)) <= 1:
         embeddings_BD = encoder(tokens)
         gradient_BD = embeddings_gradient(embeddings_BD.detach())
         if len(tokens):
             embeddings_BD.backward(gradient_BD)
         return
+    parts = token_chunks(tokens, encoder.part_tokens(max_tokens), padded=not encoder.packed)
     states: list[Any] = []
     embeddings_BD = torch.empty(len(tokens), encoder.dimension, device=encoder.device, dtype=encoder.dtype)
     with torch.no_grad():

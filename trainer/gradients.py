@@ -130,11 +130,12 @@ class _Step:
         return loss
 
     def _parts(self, examples: Sequence[Example], tokens: "dict[_Text, Tokens]") -> Iterator[Sequence[Example]]:
+        most = self.encoder.part_tokens(self.config.max_tokens_per_step)
         part: list[Example] = []
         size = 0
         for example in examples:
             length = len(tokens[example.query, True]) + sum(len(tokens[text, False]) for text in example.passages)
-            if part and size + length > self.config.max_tokens_per_step:
+            if part and size + length > most:
                 yield part
                 part, size = [], 0
             part.append(example)
