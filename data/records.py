@@ -214,7 +214,7 @@ class FieldReader:
             self.fail(name, f"expected a number, got {found!r:.40}")
         if not -_LARGEST_NUMBER <= found <= _LARGEST_NUMBER:
             # JSON's 1e999 is read as infinity, which no writer takes, and NaN is larger than nothing.
-            self.fail(name, f"expected a number of ordinary size, got {str(found):.40}")
+            self.fail(name, f"expected a number of ordinary size, got {found!s:.40}")
         return found
 
     def boolean(self, name: str, default: Any = _MISSING) -> bool:

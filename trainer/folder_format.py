@@ -57,9 +57,9 @@ def read_settings(folder: Path) -> EncoderSettings | None:
     config = _optional_json(folder / "config_sentence_transformers.json")
     # A default prompt is left alone, as encode_query and encode_document do: they use the role's prompt or none.
     prompts = dict(config.get("prompts") or {})
-    transformer = _optional_json(folder / str(modules[0].get("path", "")) / "sentence_bert_config.json")
+    transformer = _optional_json(module_folder(folder, modules[0], "") / "sentence_bert_config.json")
     return EncoderSettings(
-        pooling=_read_pooling(folder / str(modules[1].get("path", "1_Pooling")) / "config.json"),
+        pooling=_read_pooling(module_folder(folder, modules[1], "1_Pooling") / "config.json"),
         normalize=kinds[2:] == ["Normalize"],
         query_prompt=prompts.get("query") or "",
         document_prompt=next((prompts[name] for name in _DOCUMENT_PROMPTS if prompts.get(name)), ""),
@@ -72,7 +72,15 @@ def read_settings(folder: Path) -> EncoderSettings | None:
 def transformer_folder(folder: Path) -> Path:
     """Where the weights and the tokenizer lie: the folder itself, or the sub-folder that modules.json names."""
     path = folder / "modules.json"
-    return folder / str(_read_modules(path)[0].get("path", "")) if path.is_file() else folder
+    return module_folder(folder, _read_modules(path)[0], "") if path.is_file() else folder
+
+
+def module_folder(folder: Path, module: dict[str, Any], usual: str) -> Path:
+    """Where a module lies. Raises InputError when modules.json names a place outside the model's own folder."""
+    inside = folder / str(module.get("path", usual))
+    if not inside.resolve().is_relative_to(folder.resolve()):
+        raise InputError("names a place outside the model's folder", file=folder / "modules.json", field="path")
+    return inside
 
 
 def write_settings(folder: Path, settings: EncoderSettings, width: int) -> None:

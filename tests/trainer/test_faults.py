@@ -1,6 +1,9 @@
 """Training that goes wrong: numbers that are not finite, damaged checkpoints, a lost process."""
 
 import dataclasses
+import hashlib
+import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 import torch
 
 from data.errors import InputError
+from data.files import write_json
 from data.jsonl import write_rows
 from tests.chaos import training
 from tests.trainer.tiny_data import training_rows
@@ -97,3 +101,42 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used_and_said(
 @pytest.mark.slow
 def test_the_survivor_of_two_processes_ends_with_a_line(tmp_path: Path) -> None:
     assert training.worker_killed(tmp_path)["processes"] == 2
+
+
+def test_a_model_whose_modules_lie_outside_its_folder_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    Encoder.load(str(tiny_bert), device="cpu").save(folder)
+    modules = folder / "modules.json"
+    found = json.loads(modules.read_text())
+    for place, path in ((1, "../elsewhere"), (0, str(tiny_bert))):
+        changed = [dict(module) for module in found]
+        changed[place]["path"] = path
+        modules.write_text(json.dumps(changed))
+        with pytest.raises(InputError, match="outside the model's folder"):
+            Encoder.load(str(folder), device="cpu")
+
+
+def test_a_pickle_is_no_checkpoint(config: TrainConfig, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(config.out) / "checkpoints" / "step-00000002"
+    folder.mkdir(parents=True)
+    write_json(Path(config.out) / "config.json", json.loads(json.dumps(dataclasses.asdict(config))))
+    ran = Path(config.out) / "ran"
+    bomb = pickle.dumps(Bomb(str(ran)))
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        (folder / name).write_bytes(bomb)
+    checksum = hashlib.blake2b(bomb, digest_size=16).hexdigest()
+    state = {"step": 2, "checksums": dict.fromkeys(("model.safetensors", "optimizer.safetensors"), checksum)}
+    write_json(folder / "state.json", state)
+    train(config)
+    assert "step-00000002 is damaged" in caplog.text
+    assert not ran.exists()
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.write_text, (Path(self.path), "boom")
