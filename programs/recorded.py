@@ -181,7 +181,7 @@ def _keys(inputs: Mapping[str, str]) -> dict[str, str]:
 def _objects(text: str) -> list[dict[str, str]]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list) or not all(isinstance(one, dict) and one.keys() >= {"target"} for one in value):
         raise NotRecordedError("the violations could not be read")
@@ -195,6 +195,6 @@ def _without_number(statement: str) -> str:
 def _string_list(text: str) -> list[str]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []

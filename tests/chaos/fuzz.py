@@ -36,11 +36,12 @@ def fuzz(folder: Path, *, seconds: float = 600.0, seed: int = 0) -> dict[str, An
         done, faults = (_by_coverage if with_atheris else _by_chance)(name, share, seed, folder)
         executions[name] = done
         broken += faults
-    promise(not broken, f"{len(broken)} inputs broke something:\n" + "\n".join(broken))
+    total = sum(executions.values())
+    promise(not broken, f"{len(broken)} of {total} inputs broke something:\n" + "\n".join(broken))
     return {
         "engine": "atheris" if with_atheris else "own mutator",
         "seconds": seconds,
-        "executions": sum(executions.values()),
+        "executions": total,
         "executions_by_target": executions,
         "uncaught": 0,
     }
