@@ -174,9 +174,6 @@ class AblateConfig:
     """Rows with mined and generated negatives (rows.jsonl of `just synthesize`). Mine at least `num_mined` plus as many
     as a row has generated ones, so that the mined-only arm has equal texts."""
 
-    dev: str
-    """Judged queries that each run stops on: whatever `eval` reads as data."""
-
     test: str
     """Judged queries that the table is about."""
 
@@ -185,6 +182,10 @@ class AblateConfig:
 
     naive_rows: Path | None = None
     """The same rows with naively written negatives (None: that arm is left out, and the table says so)."""
+
+    dev: str | None = None
+    """Judged queries on which each run's best epoch is chosen: whatever `eval` reads as data (None: the last step's
+    weights, so that the arms have equal steps; with few dev queries the choice adds more noise than it is worth)."""
 
     dev_split: str = "dev"
     """Split of the dev data."""

@@ -116,7 +116,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     write_rows(tmp_path / "rows.jsonl", rows)
     write_beir(tmp_path / "dev", demo_family_set("dev"), "dev")
     argv = [
-        "ablate", f"rows={tmp_path}/rows.jsonl", f"dev={tmp_path}/dev", f"test={tmp_path}/dev", "test-split=dev",
+        "ablate", f"rows={tmp_path}/rows.jsonl", f"test={tmp_path}/dev", "test-split=dev",
         f"out={tmp_path}/out", f"model={tiny_bert}", "seeds=2", "epochs=1", "batch-size=4", "num-mined=2",
     ]  # fmt: skip
     assert run_command("evals", COMMANDS, argv) == 0
