@@ -22,6 +22,7 @@ from data.records import Row, row_content_id, row_from_dict
 from programs.adapters import make_adapter
 from programs.budget import BudgetSpentError
 from programs.config import AdapterName, SynthesizeConfig
+from programs.faults import redact
 from programs.funnel import Funnel
 from programs.lms import ModelSpec
 from programs.outcome import synthesis_to_dict
@@ -91,7 +92,7 @@ class RowActor:
 
     async def _one(self, line: str) -> str:
         try:
-            row = _row(line, self._work.config.rows)
+            row = read_line(line, self._work.config.rows)
             row_id = row_content_id(row)
             while (taken := await self._ledger.take.remote(self._name, row_id)) == "under way":
                 await asyncio.sleep(_ASK_AGAIN_S)
@@ -121,11 +122,16 @@ class RowActor:
             pause.wait(BEAT_S)
 
 
-def _row(line: str, file: Path) -> Row:
+def read_line(line: str, file: Path) -> Row:
+    """The row of one line. Raises InputError that says how the line begins."""
+    # Lines reach actors without their numbers.
+    where = f"in the line that begins {line[:60]!r}"
     try:
-        return row_from_dict(json.loads(line), file=str(file))
+        return row_from_dict(json.loads(line))
     except ValueError as error:
-        raise InputError(f"not valid JSON ({error}) in the line {line[:60]!r}", file=file) from error
+        raise InputError(f"not valid JSON ({error}) {where}", file=file) from error
+    except InputError as error:
+        raise InputError(f"{error.what} {where}", file=file, field=error.field) from error
 
 
 def with_key(spec: ModelSpec, api_key_env: str | None) -> ModelSpec:
@@ -173,10 +179,11 @@ def run_on_ray(
         ledger = _start_ledger(ray, work, program)
         watch(ledger)
         try:
-            _stream(ray, work, ledger, total)
+            _stream_until_end(ray, work, ledger, total)
             state = ray.get(ledger.state.remote())
             if state["refusal"] and not state["condemned"]:
-                raise BudgetSpentError(state["refusal"])
+                spent = state["refusal"].startswith("the budget of")
+                raise (BudgetSpentError if spent else InputError)(state["refusal"])
             return RayOutcome(
                 funnel=state["funnel"],
                 condemned=state["condemned"],
@@ -210,7 +217,12 @@ def _connect(ray: Any, config: SynthesizeConfig) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if config.ray_address is not None:
-        ray.init(address=config.ray_address, **settings)
+        try:
+            ray.init(address=config.ray_address, **settings)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"no Ray cluster answers at {config.ray_address!r}: {error}", field="ray-address"
+            ) from error
         return
     # Loopback only; an actor waits for answers most of its time, so it takes a part of a core.
     ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", num_cpus=max(1, config.ray_actors), **settings)
@@ -246,13 +258,23 @@ def _start_ledger(ray: Any, work: RowWork, program: str) -> Any:
     )
 
 
+def _stream_until_end(ray: Any, work: RowWork, ledger: Any, total: int) -> None:
+    """`_stream`, with what an actor raised as one line. A lost actor raises nothing: its batch goes to another."""
+    try:
+        _stream(ray, work, ledger, total)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, InputError):
+            raise cause from error
+        reason = redact(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__)
+        raise InputError(f"an actor failed: {reason}; finished rows are kept, the same command goes on") from error
+
+
 def _stream(ray: Any, work: RowWork, ledger: Any, total: int) -> None:
     """Drive the pipeline; returns when every row is done or the first one says that the run must stop."""
     config = work.config
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A lost actor is no fault of the rows: its batch goes to another one, as often as it takes.
-    context.max_errored_blocks = 0
     share = max(1, config.concurrency // config.ray_actors)
     travelling = replace(
         work,

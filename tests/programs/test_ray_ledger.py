@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from data.errors import InputError
 from programs import ray_ledger
-from programs.lms import Price
+from programs.lms import ModelSpec, Price
 from programs.outcome import Synthesis, synthesis_to_dict
+from programs.ray_engine import read_line, with_key, without_key
 from programs.ray_ledger import Ledger, LedgerSettings
 from programs.usage import Call
 
@@ -138,3 +140,26 @@ def test_places_are_limited_over_all_workers_and_shrink_on_refusal(ledger: Ledge
         assert (await ledger.state())["lowest"] == 1
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "not valid JSON .* in the line that begins '{'"),
+        ('{"query": "q", "positives": []}', "rows.jsonl: field 'positives': expected at least one .* begins '{\"query"),
+    ],
+)
+def test_a_bad_line_is_named_by_how_it_begins(line: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_line(line, Path("rows.jsonl"))
+
+
+def test_a_key_stays_in_the_environment_of_each_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ModelSpec(name="m", model="m", api_key="planted")
+    travelling = without_key(spec, "MY_KEY")
+    assert travelling.api_key is None
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(InputError, match="MY_KEY is not set where this actor runs"):
+        with_key(travelling, "MY_KEY")
+    monkeypatch.setenv("MY_KEY", "planted")
+    assert with_key(travelling, "MY_KEY") == spec
