@@ -51,6 +51,8 @@ class ProbeResult:
     def summary(self) -> str:
         """The finding in a few lines."""
         usable = self.asked - len(self.wrong_anyway) - len(self.unread)
+        if not usable:
+            return f"{self.model} gave no verdict on the {self.asked} passages that could be compared\n"
         low, high = wilson_interval(len(self.obeyed), usable)
         lines = [f"{self.model} obeys {len(self.obeyed)} of {usable} injections (95% interval {low:.1%} to {high:.1%})"]
         if self.obeyed:
