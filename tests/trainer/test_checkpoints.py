@@ -34,7 +34,7 @@ def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
     write_json(f"{mining.out}.report.json", {"config": dataclasses.asdict(mining)})
     return TrainConfig(
         rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), epochs=4, batch_size=4,
-        lr=2e-3, dropout=0.2, checkpoint_every=2, device="cpu", remine_every=3,
+        lr=2e-3, dropout=0.2, max_length=7, checkpoint_every=2, device="cpu", remine_every=3,
         remine_like=f"{mining.out}.report.json",
     )  # fmt: skip
 
@@ -69,6 +69,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     resumed = train(config)
     assert_same_weights(whole.model, resumed.model)
     assert (resumed.steps, resumed.last_loss, resumed.first_loss) == (whole.steps, whole.last_loss, whole.first_loss)
+    assert resumed.num_truncated == whole.num_truncated > 0
     lines = (Path(config.out) / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(13))
 

@@ -13,6 +13,7 @@ from data.errors import InputError
 from data.jsonl import write_rows
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer import train as train_module
+from trainer.__main__ import _closing as closing
 from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
@@ -211,6 +212,21 @@ def test_leakage_between_rows_and_dev_is_reported(config: TrainConfig, caplog: p
         result = train(dataclasses.replace(config, epochs=1))
     assert result.leaked_queries == 1
     assert "1 of 10 evaluation queries" in caplog.text
+
+
+def test_texts_longer_than_the_model_takes_are_cut_counted_and_reported(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, dev=None, epochs=1)
+    whole = train(config)
+    assert whole.num_truncated == 0 and "cut off" not in closing(whole)
+    cut = train(dataclasses.replace(config, max_length=6, out=config.out + "-cut"))
+    encoder = Encoder.load(config.model, device="cpu")
+    texts = [(text, role) for row in training_rows() for text, role in (
+        (row.query, "query"), (row.positives[0].text, "document"), *((n.text, "document") for n in row.negatives)
+    )]  # fmt: skip
+    # Equal passages of a batch are counted once, so this is a bound.
+    longer = sum(len(encoder.tokenize([text], role)[0]) > 6 for text, role in texts)  # type: ignore[arg-type]
+    assert 0 < cut.num_truncated <= longer
+    assert f"{cut.num_truncated} times a text was longer than the model takes and was cut off" in closing(cut)
 
 
 def test_learning_rate_rises_and_falls_linearly() -> None:
