@@ -55,7 +55,7 @@ diagnose *flags: setup
 report *flags: setup
     @{{ python }} -m evals report "$@"
 
-# compare kinds of negatives, several seeds: just ablate rows=runs/x/rows.jsonl dev=DIR test=DIR out=runs/ablation
+# compare kinds of negatives, several seeds: just ablate rows=runs/x/rows.jsonl test=DIR out=runs/ablation
 ablate *flags: setup
     @{{ python }} -m evals ablate "$@"
 

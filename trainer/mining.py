@@ -36,7 +36,7 @@ class MineConfig:
     """Mine hard negatives for the queries of a retrieval data set with an encoder."""
 
     data: str
-    """Queries, corpus and judgements: a BEIR folder, pairs .jsonl, a data set folder or hub:ORG/NAME."""
+    """Queries, corpus and judgements: a BEIR folder, pairs .jsonl, a data set folder, hub:ORG/NAME or mteb:TASK."""
 
     out: str
     """Training rows to write (.jsonl); the report goes beside it as OUT.report.json."""

@@ -78,19 +78,19 @@ def test_the_interval_over_seeds_and_queries() -> None:
 
 
 def test_the_plot_puts_every_arm_and_measure_in_its_place() -> None:
-    def arm(mean: float) -> dict[str, object]:
-        value = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
-        return {"measures": {"ndcg@10": value, "accuracy@1": value}}
+    def arm(mean: float) -> dict[str, dict[str, float]]:
+        return {name: {"mean": mean, "low": mean - 0.1, "high": mean + 0.1} for name in ("ndcg@10", "accuracy@1")}
 
     result = {
-        "arms": {"zero-shot": arm(0.2), "mined": arm(0.5), "a < b & c": arm(0.8)},
+        "arms": {"mined": {"measures": arm(0.5)}},
+        "against_mined": {"zero-shot": arm(-0.3), "b": arm(0.0), "a < b & c": arm(0.3)},
         "test": {"queries": 7, "passages": 9},
     }
     drawn = ElementTree.fromstring(str(ablation_plot(result, ("ndcg@10", "accuracy@1"))))
     kinds = {kind: drawn.findall(f".//{{*}}*[@class='{kind}']") for kind in ("name", "point", "span", "mined")}
-    assert [text.text for text in kinds["name"]] == ["zero-shot", "mined", "a < b & c"]
+    assert [text.text for text in kinds["name"]] == ["zero-shot", "b", "a < b & c"]
     dots = [float(dot.attrib["cx"]) for dot in kinds["point"]]
-    # Two panels of three dots, evenly spaced as the means are; the dashed line runs through the second.
+    # Two panels of three dots, evenly spaced as the means are; the dashed line runs through the one without difference.
     for left, middle, right in (dots[:3], dots[3:]):
         assert right - middle == pytest.approx(middle - left, abs=0.2) and middle > left
     assert [float(line.attrib["x1"]) for line in kinds["mined"]] == [dots[1], dots[4]]
@@ -134,7 +134,8 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     assert pair["p"] <= pair["p_holm"] <= 1
     assert ablation_table(result) in shown
     drawn = ElementTree.parse(tmp_path / "out" / "ablation.svg").getroot()
-    assert f"mined + counterfactual: nDCG@10 {means['mined + counterfactual']:.3f}" in drawn.attrib["aria-label"]
+    difference = result["against_mined"]["mined + counterfactual"]["ndcg@10"]["mean"]
+    assert f"mined + counterfactual: nDCG@10 {difference:+.3f}" in drawn.attrib["aria-label"]
     assert len(list(read_rows(tmp_path / "out" / "arms" / "mined" / "seed-0" / "rows.jsonl"))) == 8
 
     # The finished ones are not run again; a missing one is; a changed setting makes all of its kind stale.
