@@ -31,4 +31,5 @@ class InputError(Exception):
 def require(right: bool, flag: str, expected: str, got: object) -> None:
     """Raise InputError that names a config's flag (`max_length` or `max-length`) unless `right` holds."""
     if not right:
-        raise InputError(f"--{flag.replace('_', '-')}: expected {expected}, got {got}")
+        shown = repr(got) if isinstance(got, str) else str(got)
+        raise InputError(f"--{flag.replace('_', '-')}: expected {expected}, got {shown}")

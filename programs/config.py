@@ -4,17 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.errors import InputError
+from data.errors import require
 
 AdapterName = Literal["auto", "chat", "json", "xml"]
 Engine = Literal["local", "ray"]
 Method = Literal["counterfactual", "naive"]
-
-
-def require(condition: bool, flag: str, expected: str, got: object) -> None:
-    """Raise InputError that names the flag unless `condition` holds."""
-    if not condition:
-        raise InputError(f"expected {expected}, got {got!r}", field=flag)
 
 
 def require_budget(usd: float | None, tokens: int | None) -> None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.errors import InputError
-from programs.config import AdapterName, require, require_budget
+from data.errors import InputError, require
+from programs.config import AdapterName, require_budget
 
 OptimizerName = Literal["gepa", "mipro", "bootstrap"]
 PartName = Literal["verifier", "generator", "both"]

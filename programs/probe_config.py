@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from programs.config import AdapterName, require
+from data.errors import require
+from programs.config import AdapterName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

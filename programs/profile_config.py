@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from programs.config import AdapterName, require, require_budget
+from data.errors import require
+from programs.config import AdapterName, require_budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
