@@ -10,6 +10,9 @@ from evals.arms import mined_arm, mixed_arm
 
 ZERO_SHOT, MINED, NAIVE, COUNTERFACTUAL = "zero-shot", "mined", "mined + naive", "mined + counterfactual"
 
+# InfoNCE alone, where every negative counts the same: what each arm changes is seen against this.
+_PLAIN: dict[str, Any] = {"entropy_weight": 0.0, "generated_weight": 1.0}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
@@ -54,30 +57,15 @@ def build_arms(
         raise InputError("no row has a generated negative: run `just synthesize` first", field="rows")
     arms = [
         Arm(name=ZERO_SHOT, rows=None),
-        Arm(name=MINED, rows=mined_arm(rows, num_mined), settings={"entropy_weight": 0.0}),
+        Arm(name=MINED, rows=mined_arm(rows, num_mined), settings=_PLAIN),
         _naive_arm(rows, naive_rows, num_mined),
-        Arm(name=COUNTERFACTUAL, rows=mixed_arm(rows, num_mined), settings={"entropy_weight": 0.0}),
     ]
-    arms += [
-        Arm(name=entropy_arm(weight), rows=mixed_arm(rows, num_mined), settings={"entropy_weight": weight})
-        for weight in entropy_weights
-    ]
-    arms += [
-        Arm(
-            name=share_arm(share),
-            rows=mixed_arm(rows, num_mined),
-            settings={"entropy_weight": 0.0, "max_generated_share": share},
-        )
-        for share in shares
-    ]
-    arms += [
-        Arm(
-            name=weight_arm(weight),
-            rows=mixed_arm(rows, num_mined),
-            settings={"entropy_weight": 0.0, "generated_weight": weight},
-        )
-        for weight in weights
-    ]
+    changes: dict[str, dict[str, float]] = {COUNTERFACTUAL: {}}
+    changes |= {entropy_arm(weight): {"entropy_weight": weight} for weight in entropy_weights}
+    changes |= {share_arm(share): {"max_generated_share": share} for share in shares}
+    changes |= {weight_arm(weight): {"generated_weight": weight} for weight in weights}
+    mixed = mixed_arm(rows, num_mined)
+    arms += [Arm(name=name, rows=mixed, settings=_PLAIN | change) for name, change in changes.items()]
     return arms
 
 
@@ -95,4 +83,4 @@ def _naive_arm(rows: Sequence[Row], naive_rows: Sequence[Row] | None, num_mined:
         generated = naive.of_source("generated")[: len(row.of_source("generated"))]
         fill = len(row.of_source("generated")) - len(generated)
         matched.append(replace(row, negatives=row.of_source("mined")[: num_mined + fill] + generated))
-    return Arm(name=NAIVE, rows=matched, settings={"entropy_weight": 0.0})
+    return Arm(name=NAIVE, rows=matched, settings=_PLAIN)

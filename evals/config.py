@@ -77,7 +77,7 @@ class DemoConfig:
     epochs: int = 3
     """Passes over the 120 rows."""
 
-    lr: float = 2e-5
+    lr: float = 6e-5
     """Peak learning rate."""
 
     seed: int = 0
@@ -209,7 +209,7 @@ class AblateConfig:
     """Caps on the share of the softmax that generated negatives may take (--max-generated-share of `train`), one arm
     each, separated by commas ("" for no such arm)."""
 
-    generated_weights: str = ""
+    generated_weights: str = "0.1"
     """What a generated negative counts for in InfoNCE (--generated-weight of `train`), one arm each, separated by
     commas ("" for no such arm)."""
 

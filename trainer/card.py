@@ -202,7 +202,8 @@ def _data(config: TrainConfig, rows: Sequence[Row], result: "TrainResult") -> st
 
 
 def _training(config: TrainConfig, result: "TrainResult") -> str:
-    loss = f"InfoNCE (temperature {config.temperature}, further negatives: {config.in_batch})"
+    loss = f"InfoNCE (temperature {config.temperature}, further negatives: {config.in_batch}"
+    loss += ")" if config.generated_weight == 1 else f", a generated negative counts for {config.generated_weight})"
     if config.entropy_weight:
         loss += (
             f" + {config.entropy_weight} times query-view entropy maximisation (temperature "

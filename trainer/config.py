@@ -61,8 +61,9 @@ class TrainConfig:
     in_batch: InBatch = "none"
     """Further negatives: none (the paper's), other rows' passages on this process (in-batch) or all (cross-device)."""
 
-    generated_weight: float = 1.0
-    """What a generated negative counts for in InfoNCE's softmax, where a mined one counts for 1 (1: the paper's)."""
+    generated_weight: float = 0.1
+    """What a generated negative counts for in InfoNCE's softmax, where a mined one counts for 1 (1: the paper's
+    setting). Found on the demo's dev queries, see docs/recipe.md."""
 
     max_generated_share: float | None = None
     """Largest share of the softmax over a row's negatives that generated ones may take (None: no cap, as the paper)."""

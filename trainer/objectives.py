@@ -94,7 +94,8 @@ class CounterfactualLoss(nn.Module):
         entropy_temperature: of the query's view, in units of cosine similarity.
         in_batch: whether the other rows' passages are negatives too. Texts that occur in two rows then count as each
             other's negatives: train with batch_sampler="no_duplicates".
-        generated_weight: what a generated negative counts for in InfoNCE, where another one counts for 1.
+        generated_weight: what a generated negative counts for in InfoNCE, where another one counts for 1 (1: the
+            paper's setting).
         max_generated_share: the largest share, above 0 and below 1, of a row's own softmax that its generated negatives
             may take (None: no cap, the paper's setting).
 
@@ -109,7 +110,7 @@ class CounterfactualLoss(nn.Module):
         entropy_weight: float = 0.05,
         entropy_temperature: float = 0.1,
         in_batch: bool = False,
-        generated_weight: float = 1.0,
+        generated_weight: float = 0.1,
         max_generated_share: float | None = None,
     ):
         super().__init__()

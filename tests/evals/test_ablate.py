@@ -50,7 +50,7 @@ def test_every_trained_arm_has_the_same_number_of_texts_row_by_row() -> None:
     assert [[len(r.negatives) for r in arm.rows or ()] for arm in trained] == [[7, 4, 6]] * 7
     assert [arm.settings["entropy_weight"] for arm in trained] == [0, 0, 0, 0.05, 1, 0, 0]
     assert [arm.settings.get("max_generated_share") for arm in trained] == [None] * 5 + [0.3, None]
-    assert [arm.settings.get("generated_weight") for arm in trained] == [None] * 6 + [0.1]
+    assert [arm.settings["generated_weight"] for arm in trained] == [1] * 6 + [0.1]
     naive_rows = trained[1].rows or []
     assert [[n.text for n in r.of_source("generated")] for r in naive_rows] == [["n10"], [], ["n30", "n31"]]
 
@@ -124,7 +124,8 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     assert "mined + naive" in shown and "no LM given" in shown
     result = read_ablation(tmp_path / "out")
     assert set(result["arms"]) == {
-        "zero-shot", "mined", "mined + counterfactual", "mined + counterfactual + entropy 0.05"
+        "zero-shot", "mined", "mined + counterfactual", "mined + counterfactual + entropy 0.05",
+        "mined + counterfactual, weight 0.1",
     }  # fmt: skip
     assert result["arms"]["zero-shot"]["seeds"] == 1 and result["arms"]["mined"]["seeds"] == 2
     assert len(result["per_query"]["mined"][1]["ndcg@10"]) == 40

@@ -89,7 +89,7 @@ def test_the_loss_for_tuples(in_batch: bool, embeddings: tuple[Tensor, Tensor]) 
     queries, candidates = (torch.nn.functional.normalize(e.detach(), dim=-1) for e in embeddings)
     features = [{"x": x} for x in (queries, *candidates.unbind(dim=1))]
     labels = GENERATED[:, 1:].long()
-    loss = CounterfactualLoss(Lookup(), in_batch=in_batch)(features, labels)
+    loss = CounterfactualLoss(Lookup(), in_batch=in_batch, generated_weight=1.0)(features, labels)
     scores = candidate_scores(queries, candidates)
     if in_batch:
         others = torch.stack([torch.cat([candidates[j] for j in range(3) if j != i]) for i in range(3)])
@@ -97,6 +97,8 @@ def test_the_loss_for_tuples(in_batch: bool, embeddings: tuple[Tensor, Tensor]) 
     expected = info_nce(scores, torch.ones_like(scores, dtype=torch.bool), 0.05).mean()
     torch.testing.assert_close(loss["info_nce"], expected)
     torch.testing.assert_close(loss["query_view"], 0.05 * QueryViewEntropy()(queries, candidates, GENERATED))
+    quieter = CounterfactualLoss(Lookup(), in_batch=in_batch)(features, labels)
+    assert quieter["info_nce"] < expected and quieter["query_view"] == loss["query_view"]
     plain = CounterfactualLoss(Lookup(), in_batch=in_batch)(features)
     torch.testing.assert_close(plain["info_nce"], expected)
     assert plain["query_view"] == 0
