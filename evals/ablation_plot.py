@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from data.files import atomic_writer
 from evals.ablation_arms import MINED
-from evals.charts import axis_of, ticks
+from evals.charts import axis_of, svg_text, ticks
 from evals.retrieval import LABELS
 from evals.stats import Interval
 
@@ -42,14 +42,14 @@ def ablation_plot(result: Mapping[str, Any], measures: Sequence[str]) -> Markup:
     width = _NAMES + len(measures) * (_PANEL + _GAP)
     height = _TOP + len(arms) * _LINE + _BOTTOM
     parts = [Markup('<rect class="page" width="{}" height="{}"/>').format(width, height)]
-    parts += [_text("name", 12, _line(number) + 5, "start", name) for number, name in enumerate(arms)]
+    parts += [svg_text("name", 12, _line(number) + 5, "start", name) for number, name in enumerate(arms)]
     for number, measure in enumerate(measures):
         mined = result["arms"][MINED]["measures"][measure]["mean"]
         title = f"{LABELS[measure]}: difference from {MINED} ({mined:.3f})"
         parts += _panel(_NAMES + number * (_PANEL + _GAP), title, [arm[measure] for arm in arms.values()])
     test = result["test"]
     note = f"{test['queries']} test queries over {test['passages']} passages; 95% intervals over seeds and queries"
-    parts.append(_text("note", 12, height - 12, "start", note))
+    parts.append(svg_text("note", 12, height - 12, "start", note))
     spoken = "; ".join(f"{name}: {_words(arm, measures)}" for name, arm in arms.items())
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" role="img" aria-label="{}">'
@@ -66,10 +66,10 @@ def _panel(left: float, title: str, differences: Sequence[Mapping[str, float]]) 
 
     bottom = _line(len(differences)) - _LINE / 2
     vertical = Markup('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>')
-    parts = [_text("head", left, _TOP - 22, "start", title)]
+    parts = [svg_text("head", left, _TOP - 22, "start", title)]
     for tick in ticks(*axis, most=7):
         parts.append(vertical.format("grid", x(tick), x(tick), _TOP - 8, bottom))
-        parts.append(_text("tick", x(tick), bottom + 14, "middle", f"{tick:+g}" if tick else "0"))
+        parts.append(svg_text("tick", x(tick), bottom + 14, "middle", f"{tick:+g}" if tick else "0"))
     parts.append(vertical.format("mined", x(0), x(0), _TOP - 8, bottom))
     for number, difference in enumerate(differences):
         span = Markup('<line class="span" x1="{}" x2="{}" y1="{}" y2="{}"/>')
@@ -81,10 +81,6 @@ def _panel(left: float, title: str, differences: Sequence[Mapping[str, float]]) 
 
 def _line(number: int) -> float:
     return _TOP + number * _LINE + _LINE / 2
-
-
-def _text(css: str, x: float, y: float, anchor: str, text: str) -> Markup:
-    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(css, x, y, anchor, text)
 
 
 def _words(arm: Mapping[str, Any], measures: Sequence[str]) -> str:

@@ -42,20 +42,23 @@ class _Frame:
             for tick in ticks(*self._y, most=5)
             for piece in (
                 grid.format(left, _WIDTH - _RIGHT, self.y(tick), self.y(tick)),
-                _text("tick", left - 5, self.y(tick) + 4, "end", format(tick, y_format)),
+                svg_text("tick", left - 5, self.y(tick) + 4, "end", format(tick, y_format)),
             )
         ]
-        parts += [_text("tick", self.x(tick), bottom + 15, "middle", f"{tick:g}") for tick in ticks(*self._x, most=7)]
+        parts += [
+            svg_text("tick", self.x(tick), bottom + 15, "middle", f"{tick:g}") for tick in ticks(*self._x, most=7)
+        ]
         axis = Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
             left, _WIDTH - _RIGHT, bottom, bottom
         )
-        label = _text("label", (left + _WIDTH - _RIGHT) / 2, _HEIGHT - 3, "middle", x_label)
+        label = svg_text("label", (left + _WIDTH - _RIGHT) / 2, _HEIGHT - 3, "middle", x_label)
         return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
             _WIDTH, _HEIGHT, summary, Markup("").join([*parts, *content, axis, label])
         )
 
 
-def _text(css: str, x: float, y: float, anchor: str, text: str) -> Markup:
+def svg_text(css: str, x: float, y: float, anchor: str, text: str) -> Markup:
+    """An escaped text element; `anchor` is start, middle or end."""
     return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(css, x, round(y, 1), anchor, text)
 
 
@@ -79,7 +82,7 @@ def histogram_chart(
     if low < 0 < high:
         line = Markup('<line class="mark" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
         content.append(line.format(frame.x(0), _TOP, frame.y(0)))
-        content.append(_text("label", frame.x(0) + 5, _TOP + 9, "start", marker))
+        content.append(svg_text("label", frame.x(0) + 5, _TOP + 9, "start", marker))
     return frame.draw(content, x_label, ".0%", summary)
 
 

@@ -1,10 +1,12 @@
 """One budget in USD and tokens over every role, reserved before each call and settled with what it used."""
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from data.errors import InputError
 from programs.lms import ModelSpec, Price, known_price
+from programs.usage import RoleUsage
 
 # What a model without a token limit may write at most, when a call is reserved.
 _UNLIMITED_ANSWER_TOKENS = 16_000
@@ -90,11 +92,12 @@ class Budget:
             self.spent_tokens += tokens
             self.spent_usd += reservation.usd if usd is None else usd
 
-    def add_spent(self, *, tokens: int, usd: float) -> None:
+    def add_spent(self, usages: Iterable[RoleUsage]) -> None:
         """Count what earlier runs in the same folder used."""
         with self._lock:
-            self.spent_tokens += tokens
-            self.spent_usd += usd
+            for usage in usages:
+                self.spent_tokens += usage.prompt_tokens + usage.completion_tokens
+                self.spent_usd += usage.cost_usd
 
     def keep_back(self, *, tokens: int, usd: float) -> None:
         """Set aside a part of the limits for calls after `release`."""

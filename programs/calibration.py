@@ -14,6 +14,8 @@ from typing import Any
 
 # With fewer canaries the two shares are too rough to be compared.
 _COMPARED_CANARIES = 10
+# With fewer canaries than this a run goes on even if they look bad; its end decides with all of them.
+_EARLY_CANARIES = 20
 _Z_95 = 1.959963984540054
 
 
@@ -56,6 +58,11 @@ class Calibration:
     def unusable(self) -> bool:
         """Whether the canaries show that this verifier's verdicts must not be used."""
         return self.canaries > 0 and (self.miss_interval[0] > self.max_miss_rate or self.undiscerning)
+
+    @property
+    def unusable_early(self) -> bool:
+        """Whether that is so clear that a run should not go on and pay for negatives that it cannot accept."""
+        return self.unusable and self.canaries >= _EARLY_CANARIES
 
     @property
     def undiscerning(self) -> bool:

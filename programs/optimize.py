@@ -82,8 +82,7 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         program = Synthesizer(negatives_per_row=config.negatives_per_row, repairs=0)
         key = content_id(json.dumps([config_dict(config), [row_content_id(row) for row in rows]], sort_keys=True))
         store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))
-        for usage in store.usage(whole_folder=True).values():
-            budget.add_spent(tokens=usage.prompt_tokens + usage.completion_tokens, usd=usage.cost_usd)
+        budget.add_spent(store.usage(whole_folder=True).values())
         write_json(config.out / "config.json", config_dict(config))
         lms = {
             role: RoleLM(role, spec, config.retries, None, store, config.seed, budget) for role, spec in specs.items()

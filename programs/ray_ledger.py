@@ -24,8 +24,6 @@ from programs.usage import Call
 
 # Workers give a sign of life this often; one that has given none for so long is lost.
 BEAT_S, LOST_AFTER_S = 2.0, 30.0
-# With fewer canaries than this the run goes on even if they look bad; its end decides with all of them.
-_EARLY_CANARIES = 20
 Place = tuple[str, str | None]
 Taken = Literal["yours", "under way", "finished"]
 
@@ -59,8 +57,7 @@ class Ledger:
         self._settings = settings
         self._store = RunStore(settings.store, program=settings.program)
         self._budget = Budget(usd=settings.budget_usd, tokens=settings.budget_tokens)
-        for usage in self._store.usage(whole_folder=True).values():
-            self._budget.add_spent(tokens=usage.prompt_tokens + usage.completion_tokens, usd=usage.cost_usd)
+        self._budget.add_spent(self._store.usage(whole_folder=True).values())
         self._limits: dict[Place, CallLimit] = {}
         self._workers: dict[str, _Worker] = {}
         self._numbers = itertools.count()
@@ -119,8 +116,7 @@ class Ledger:
         outcome = synthesis_from_dict(synthesis)
         self._store.finish(row_id, outcome)
         self._funnel.add(outcome)
-        calibration = self._funnel.calibration(self._settings.max_miss_rate)
-        if calibration.unusable and calibration.canaries >= _EARLY_CANARIES:
+        if self._funnel.calibration(self._settings.max_miss_rate).unusable_early:
             self._condemned = not self._settings.accept_unusable_verifier
             if self._condemned:
                 self._budget.close("the verifier is unusable")

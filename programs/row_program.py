@@ -6,15 +6,20 @@ of a batch at once (for the run).
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Literal, Self
 
 import dspy
 
+from data.text import clean_text, same_text_key
+from programs.adapters import ChatLayout
 from programs.asking import AskingModule, Predictor, Step
 from programs.faults import CallError
-from programs.outcome import Synthesis
+from programs.outcome import Candidate, Synthesis
+from programs.signatures import MAX_PASSAGE_CHARS, MAX_REMARK_CHARS
+
+Role = Literal["generator", "verifier"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +38,11 @@ Steps = Generator[list[Step], list["dspy.Prediction | CallError"], Synthesis]
 
 
 class RowProgram(AskingModule):
-    """A program that turns one row into a synthesis; subclasses write `_steps` and say which role has which model."""
+    """A program that turns one row into a synthesis; subclasses write `_steps` and name the role of each predictor."""
 
     signatures: dict[Predictor, type[dspy.Signature]]
+    roles: ClassVar[Mapping[Predictor, Role]]
 
-    @abstractmethod
     def use(
         self,
         *,
@@ -47,6 +52,12 @@ class RowProgram(AskingModule):
         verifier_adapter: dspy.Adapter | None = None,
     ) -> Self:
         """Set the models of the two roles and the adapters that they understand best; returns self."""
+        models = {"generator": generator, "verifier": verifier}
+        adapters = {"generator": generator_adapter or ChatLayout(), "verifier": verifier_adapter or ChatLayout()}
+        for name, role in self.roles.items():
+            getattr(self, name).lm = models[role]
+        self.adapters = {name: adapters[role] for name, role in self.roles.items()}
+        return self
 
     @abstractmethod
     def _steps(self, row: RowInputs, faults: Counter[str]) -> Steps:
@@ -75,6 +86,26 @@ class RowProgram(AskingModule):
             return dspy.Prediction(synthesis=replace(stop.value, faults=faults))
 
 
-def plain_adapter() -> dspy.Adapter:
-    """The chat layout, without DSPy's own second try in another layout: retries are counted here."""
-    return dspy.ChatAdapter(use_json_adapter_fallback=False)
+def written(
+    planned: Candidate,
+    text: str,
+    *,
+    explanation: str = "",
+    generator: str,
+    step: Predictor,
+    known: set[str],
+    faults: Counter[str],
+) -> Candidate:
+    """The candidate with this draft: as planned if it is empty or too long (a fault of `step`), a copy if its text is
+    `known`, else still to be verified and known from now on."""
+    text = clean_text(text)
+    if not text or len(text) > MAX_PASSAGE_CHARS:
+        faults[f"{step}_empty" if not text else f"{step}_too_long"] += 1
+        return planned
+    remark = clean_text(explanation)[:MAX_REMARK_CHARS]
+    candidate = replace(planned, text=text, explanation=remark, generator=generator)
+    key = same_text_key(text)
+    if key in known:
+        return replace(candidate, fate="copies_a_passage")
+    known.add(key)
+    return replace(candidate, fate="not_verified")

@@ -63,8 +63,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
             for spec in models:
                 budget.check_priced(spec, role)
         store = stack.enter_context(RunStore(config.out / "store.sqlite"))
-        for usage in store.usage(whole_folder=True).values():
-            budget.add_spent(tokens=usage.prompt_tokens + usage.completion_tokens, usd=usage.cost_usd)
+        budget.add_spent(store.usage(whole_folder=True).values())
         limits = Limits(config.concurrency)
         lms = {
             role: open_role(role, models, limits=limits, store=store, budget=budget, config=config)

@@ -1,8 +1,9 @@
 """From one row to verified negatives: extract requirements, violate one at a time, verify each result blind."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import dspy
 
@@ -11,9 +12,8 @@ from data.text import clean_text, same_text_key
 from programs.asking import Predictor, Step, author
 from programs.faults import CallError
 from programs.outcome import Candidate, Fate, Synthesis
-from programs.row_program import RowInputs, RowProgram, Steps, plain_adapter
+from programs.row_program import Role, RowInputs, RowProgram, Steps, written
 from programs.signatures import (
-    MAX_PASSAGE_CHARS,
     MAX_REMARK_CHARS,
     MAX_REQUIREMENTS,
     ExtractRequirements,
@@ -45,6 +45,8 @@ class Synthesizer(RowProgram):
         batched: all violations of a row are written in one call instead of one call each.
     """
 
+    roles: ClassVar[Mapping[Predictor, Role]] = {"extract": "generator", "violate": "generator", "verify": "verifier"}
+
     def __init__(
         self, *, negatives_per_row: int = 4, repairs: int = 1, malformed_retries: int = 2, batched: bool = False
     ):
@@ -59,25 +61,6 @@ class Synthesizer(RowProgram):
         self.violate = dspy.Predict(self.signatures["violate"])
         self.verify = dspy.Predict(self.signatures["verify"])
         self.negatives_per_row, self.repairs = negatives_per_row, repairs
-
-    def use(
-        self,
-        *,
-        generator: dspy.LM,
-        verifier: dspy.LM,
-        generator_adapter: dspy.Adapter | None = None,
-        verifier_adapter: dspy.Adapter | None = None,
-    ) -> "Synthesizer":
-        """Set the models of the two roles and the adapters that they understand best; returns self."""
-        generator_adapter = generator_adapter or plain_adapter()
-        self.extract.lm = self.violate.lm = generator
-        self.verify.lm = verifier
-        self.adapters = {
-            "extract": generator_adapter,
-            "violate": generator_adapter,
-            "verify": verifier_adapter or plain_adapter(),
-        }
-        return self
 
     def requirements_of(self, inputs: RowInputs) -> tuple[Requirement, ...]:
         """The requirements alone; none when the extraction fails."""
@@ -210,17 +193,10 @@ def _drafted(
     planned = Candidate(requirement=requirement, disruption=way.disruption, direction=way.direction, fate="not_written")
     if isinstance(draft, CallError):
         return planned
-    text = clean_text(draft.text)
-    if not text or len(text) > MAX_PASSAGE_CHARS:
-        faults["violate_empty" if not text else "violate_too_long"] += 1
-        return planned
-    remark = clean_text(draft.explanation)[:MAX_REMARK_CHARS]
-    written = replace(planned, text=text, explanation=remark, generator=draft.author)
-    key = same_text_key(text)
-    if key in known:
-        return replace(written, fate="copies_a_passage")
-    known.add(key)
-    return replace(written, fate="not_verified")
+    return written(
+        planned, draft.text, explanation=draft.explanation, generator=draft.author, step="violate", known=known,
+        faults=faults,
+    )  # fmt: skip
 
 
 def _planned(

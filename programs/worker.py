@@ -19,8 +19,6 @@ from programs.store import RunStore, current_row
 
 # Calls in flight at Ctrl-C may still settle for this long; with the clean-up it stays under two seconds.
 _SETTLE_S = 1.5
-# With fewer canaries than this the run goes on even if they look bad; its end decides with all of them.
-_EARLY_CANARIES = 20
 # Skipping finished rows must not keep the event loop from its other work.
 _SKIPS_AT_ONCE = 200
 
@@ -103,9 +101,7 @@ class SynthesisWork:
         prediction = await self._program.acall(inputs=inputs)
         self._store.finish(row_id, prediction.synthesis)
         self._done.add(prediction.synthesis)
-        calibration = self._done.calibration(self._config.max_miss_rate)
-        if calibration.unusable and calibration.canaries >= _EARLY_CANARIES:
-            # Going on would only pay for negatives that will not be accepted.
+        if self._done.calibration(self._config.max_miss_rate).unusable_early:
             self.verifier_condemned = not self._config.accept_unusable_verifier
             if self.verifier_condemned:
                 self._ending.set()
