@@ -13,6 +13,8 @@ _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 60.0
 # One burst of refusals is one signal: the limit drops once, not once a refused call.
 _BURST_S = 1.0
+# How much slower the fastest answer may seem after each answer, so that one lucky answer is forgotten.
+_FORGET = 1.01
 
 
 def retry_delay(attempt: int, retry_after: float | None, rng: random.Random) -> float:
@@ -27,7 +29,8 @@ def retry_delay(attempt: int, retry_after: float | None, rng: random.Random) -> 
 class CallLimit:
     """How many calls may be in flight: cut by a third on a refusal, raised by one after a full round of answers.
 
-    Belongs to one event loop.
+    They start spread over the time that one answer takes: calls that start together come back together, and then each
+    waits while all the others are read and prepared. Belongs to one event loop.
     """
 
     def __init__(self, largest: int):
@@ -39,26 +42,51 @@ class CallLimit:
         self._settled = asyncio.Event()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._last_cut = -_BURST_S
+        self._fastest_s = 0.0
+        self._next_start = 0.0
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Hold one of the allowed places."""
-        while self._closed or self.in_flight >= int(self.allowed):
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                # A place that was handed over just now must not be lost.
-                self._wake()
-                raise
-        self.in_flight += 1
+        await self._take_place()
         try:
             yield
         finally:
-            self.in_flight -= 1
-            self._settle()
-            self._wake()
+            self._free_place()
+
+    async def _take_place(self) -> None:
+        while True:
+            while self._is_full():
+                turn = asyncio.get_running_loop().create_future()
+                self._waiting.append(turn)
+                try:
+                    await turn
+                except asyncio.CancelledError:
+                    # A place that was handed over just now must not be lost.
+                    self._wake()
+                    raise
+            self.in_flight += 1
+            now = time.monotonic()
+            start = max(now, self._next_start)
+            self._next_start = start + self._fastest_s / self.allowed
+            if start <= now:
+                return
+            try:
+                await asyncio.sleep(start - now)
+            except asyncio.CancelledError:
+                self._free_place()
+                raise
+            if not self._closed:
+                return
+            self._free_place()
+
+    def _is_full(self) -> bool:
+        return self._closed or self.in_flight >= int(self.allowed)
+
+    def _free_place(self) -> None:
+        self.in_flight -= 1
+        self._settle()
+        self._wake()
 
     def close(self) -> None:
         """Let no further call start; those in flight go on."""
@@ -77,8 +105,9 @@ class CallLimit:
             self.allowed = max(1.0, self.allowed * 2 / 3)
             self.lowest = min(self.lowest, self.allowed)
 
-    def answered(self) -> None:
-        """One call was answered."""
+    def answered(self, seconds: float) -> None:
+        """One call was answered after this time."""
+        self._fastest_s = min(seconds, self._fastest_s * _FORGET) or seconds
         self.allowed = min(float(self.largest), self.allowed + 1 / self.allowed)
         self._wake()
 

@@ -157,10 +157,10 @@ class Ledger:
         if slot is not None:
             await slot.aclose()
 
-    async def paced(self, place: Place, refused: bool) -> None:
-        """A server answered, or asked for fewer calls."""
+    async def paced(self, place: Place, answered_s: float | None) -> None:
+        """A server answered after this time, or (None) asked for fewer calls."""
         limit = self._limit(place)
-        limit.refused() if refused else limit.answered()
+        limit.refused() if answered_s is None else limit.answered(answered_s)
 
     async def state(self) -> dict[str, Any]:
         """What the driver shows and decides on."""
@@ -253,11 +253,11 @@ class LedgerLimit(CallLimit):
 
     def refused(self) -> None:
         """The server asked for fewer calls."""
-        self._ledger.paced.remote(self._place, True)
+        self._ledger.paced.remote(self._place, None)
 
-    def answered(self) -> None:
-        """One call was answered."""
-        self._ledger.paced.remote(self._place, False)
+    def answered(self, seconds: float) -> None:
+        """One call was answered after this time."""
+        self._ledger.paced.remote(self._place, seconds)
 
 
 class LedgerLimits(Limits):

@@ -261,7 +261,7 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         self._failed_in_a_row, self._answered_once = 0, True
         answered_by.set(self.spec.name)
         if self._limit:
-            self._limit.answered()
+            self._limit.answered(answer.seconds)
         return texts
 
     def _give_up(self, fault: Exception) -> None:

@@ -22,7 +22,7 @@ from programs.baselines import NAIVE, NaiveWriter
 from programs.budget import Budget, BudgetSpentError
 from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
 from programs.config import AdapterName, SynthesizeConfig
-from programs.inline_calls import inline
+from programs.inline_calls import inline, rare_collections
 from programs.lms import ModelSpec, prepared_at_once
 from programs.meter import Journal
 from programs.models import Models
@@ -85,7 +85,8 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         work = SynthesisWork(program, profile, config, store, limits.all())
         try:
             threads = not all(prepared_at_once(spec) for models in specs.values() for spec in models)
-            live = asyncio.run(inline(work.run(read_input(config), total), threads=threads))
+            with rare_collections():
+                live = asyncio.run(inline(work.run(read_input(config), total), threads=threads))
         except BudgetSpentError as spent:
             raise InputError(f"{spent}; finished rows are kept: a larger budget on the same command goes on") from None
         if work.stopped:

@@ -52,7 +52,7 @@ def test_refusals_cut_once_a_burst_and_answers_raise_again(monkeypatch: pytest.M
     limit.refused()
     assert limit.allowed == pytest.approx(40 / 3)
     for _ in range(2000):
-        limit.answered()
+        limit.answered(1.0)
     assert limit.allowed == 30
     assert limit.lowest == pytest.approx(40 / 3)
     for _ in range(100):
@@ -113,3 +113,42 @@ def test_after_close_no_call_starts_and_settled_waits_for_the_last() -> None:
         return events
 
     assert asyncio.run(scenario()) == ["answered", "settled"]
+
+
+def test_calls_start_spread_over_the_time_of_an_answer_and_none_starts_after_close() -> None:
+    async def scenario() -> tuple[list[float], int]:
+        limit, starts = CallLimit(4), []
+        limit.answered(0.4)
+        loop = asyncio.get_running_loop()
+
+        async def one() -> None:
+            async with limit.slot():
+                starts.append(loop.time())
+                await asyncio.sleep(0.05)
+
+        calls = [asyncio.create_task(one()) for _ in range(8)]
+        while len(starts) < 5:
+            await asyncio.sleep(0.01)
+        limit.close()
+        await limit.settled()
+        held = limit.in_flight
+        started = len(starts)
+        await asyncio.sleep(0.3)
+        assert len(starts) == started
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        return starts, held
+
+    starts, held = asyncio.run(scenario())
+    # A tenth of a second a place; a loop that is late only makes the gaps after it shorter.
+    assert all(at - starts[0] >= 0.1 * number - 0.01 for number, at in enumerate(starts))
+    assert held == 0
+
+
+def test_one_quick_answer_is_forgotten() -> None:
+    limit = CallLimit(4)
+    limit.answered(0.01)
+    for _ in range(1000):
+        limit.answered(0.4)
+    assert limit._fastest_s == pytest.approx(0.4)
