@@ -1,20 +1,22 @@
 """Encoding without padding: the tokens of all texts in one row, attention inside each text alone.
 
 Texts of equal length lie side by side, so that attention runs on plain [texts, heads, length, width] blocks without a
-mask. Everything else in a transformer acts on single tokens and does not notice.
+mask; a GPU that has a kernel for texts of different lengths takes them all at once. Everything else in a transformer
+acts on single tokens and does not notice.
 
 Axes: T tokens of all texts, H heads, L length of a group's texts, d width of a head, W width of the transformer.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer.dropout import dropout
+from trainer.jagged import has_jagged_attention, jagged_attention
 from trainer.tokens import Tokens
 
 ATTENTION = "causalneg_packed"
@@ -27,12 +29,21 @@ _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """Texts laid end to end, longest first. `groups` holds (number of texts, their length) in that order."""
+    """Texts laid end to end, longest first. `groups` holds (number of texts, their length) in that order.
+
+    Text i of that order has the tokens offsets[i] to offsets[i + 1].
+    """
 
     input_ids_1T: Tensor
     position_ids_1T: Tensor
+    offsets: Tensor
     groups: tuple[tuple[int, int], ...]
     order: list[int]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return self.groups[0][1]
 
 
 def pack(tokens: Sequence[Tokens], device: torch.device) -> Packing:
@@ -43,6 +54,7 @@ def pack(tokens: Sequence[Tokens], device: torch.device) -> Packing:
     return Packing(
         input_ids_1T=torch.tensor([id for i in order for id in tokens[i]]).unsqueeze(0).to(device),
         position_ids_1T=positions.unsqueeze(0).to(device),
+        offsets=torch.tensor([0, *accumulate(len(tokens[i]) for i in order)]).to(device),
         groups=groups,
         order=order,
     )
@@ -66,7 +78,7 @@ def hidden_states(transformer: nn.Module, packing: Packing) -> Tensor:
     positions = packing.position_ids_1T
     if config.model_type in _OFFSET_POSITIONS:
         positions = positions + config.pad_token_id + 1
-    output = transformer(input_ids=packing.input_ids_1T, position_ids=positions, packed_groups=packing.groups)
+    output = transformer(input_ids=packing.input_ids_1T, position_ids=positions, packing=packing)
     return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
 
@@ -91,7 +103,7 @@ def packed_attention(
     value_1HTd: Tensor,
     attention_mask: Tensor | None,
     *,
-    packed_groups: tuple[tuple[int, int], ...],
+    packing: Packing,
     scaling: float,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -99,8 +111,16 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of every text over itself; transformers calls it in place of its own. Returns [1, T, H, d]."""
     causal = bool(getattr(module, "is_causal", False))
+    query_THd, key_THd, value_THd = (tensor[0].transpose(0, 1) for tensor in (query_1HTd, key_1HTd, value_1HTd))
+    whole = sliding_window is None or packing.longest <= sliding_window
+    if whole and has_jagged_attention(query_1HTd.device, query_1HTd.dtype, causal):
+        attended = jagged_attention(
+            query_THd, key_THd, value_THd, packing.offsets, packing.longest,
+            causal=causal, scaling=scaling, dropout=dropout,
+        )  # fmt: skip
+        return attended.unsqueeze(0), None
     outputs = []
-    blocks = [_split(tensor[0].transpose(0, 1), packed_groups) for tensor in (query_1HTd, key_1HTd, value_1HTd)]
+    blocks = [_split(tensor_THd, packing.groups) for tensor_THd in (query_THd, key_THd, value_THd)]
     for query, key, value in zip(*blocks, strict=True):
         mask = _window_mask(query.shape[1], sliding_window, causal, query.device)
         attended = _attend(
