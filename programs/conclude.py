@@ -14,9 +14,12 @@ from programs.config import SynthesizeConfig
 from programs.funnel import Funnel
 from programs.outcome import negative_of
 from programs.store import RunStore
+from programs.worker import progress_bar
 
 # How finished rows name a program that was not compiled.
 UNCOMPILED = "uncompiled"
+# Most runs have written their rows before a bar would be of use.
+_QUIET_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +52,14 @@ def conclude(
             funnel.add(synthesis)
             accepted = tuple(negative_of(candidate, program=program.name) for candidate in synthesis.accepted)
             yield replace(row, negatives=row.negatives + accepted, requirements=synthesis.requirements)
+            progress.update()
         calibration = funnel.calibration(config.max_miss_rate)
         # Raised inside the writer, so that rows.jsonl never takes its name.
         if calibration.unusable and not config.accept_unusable_verifier:
             raise refuse_unusable(config, calibration, store, seconds)
 
-    write_rows(target, enriched())
+    with progress_bar(None, "write rows", delay_s=_QUIET_S) as progress:
+        write_rows(target, enriched())
     summary = {
         "funnel": funnel.as_dict(),
         "verifier": funnel.calibration(config.max_miss_rate).as_dict(),

@@ -140,10 +140,12 @@ def row_inputs(row: Row, row_id: str, profile: CorpusProfile, config: Synthesize
     )
 
 
-def progress_bar(total: int) -> "tqdm[object]":
-    """Progress over rows on stderr: redrawn on a terminal, a line every ten seconds in a log."""
+def progress_bar(total: int | None, what: str = "synthesize", *, delay_s: float = 0.0) -> "tqdm[object]":
+    """Progress over rows on stderr: redrawn on a terminal, a line every ten seconds in a log; quiet for `delay_s`."""
     every = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, unit="row", file=sys.stderr, desc="synthesize", dynamic_ncols=True, mininterval=every)
+    return tqdm(
+        total=total, unit="row", file=sys.stderr, desc=what, dynamic_ncols=True, mininterval=every, delay=delay_s
+    )
 
 
 def is_canary(row_id: str, share: float, seed: int) -> bool:
