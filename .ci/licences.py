@@ -1,6 +1,6 @@
 """Writes docs/licences.md: the licence of every package that a release install brings (requirements.lock).
 
-Run by `just licences` in an environment with those packages; tests/test_supply_chain.py checks the result.
+Run by `just lock` in an environment with those packages; tests/test_supply_chain.py checks the result.
 """
 
 import importlib.metadata
@@ -65,7 +65,10 @@ def table() -> str:
     lines = [
         "# Licences of what a release install brings",
         "",
-        "Written by `just licences` from the metadata of the packages in `requirements.lock`.",
+        "A release install takes every file by its hash: `pip install --require-hashes -r requirements.lock`, then",
+        "`pip install --no-deps .` in this folder.",
+        "",
+        "Written by `just lock` from the metadata of the packages in `requirements.lock`.",
         "",
         "| package | version | licence |",
         "|---|---|---|",

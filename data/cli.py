@@ -1,6 +1,7 @@
 """The front door of every room: dataclass configs as sub-commands, users' faults as one line and exit code 2."""
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,10 @@ def run_command(
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough (`| head`); what is still buffered must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 

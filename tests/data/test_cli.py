@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,3 +109,14 @@ def test_a_config_is_saved_as_plain_json_values() -> None:
         "evergreen": False,
         "place": "garden",
     }
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "data", "convert", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    child.stdout.close()
+    assert child.wait(timeout=60) == 141
+    assert child.stderr is not None
+    assert child.stderr.read() == ""
