@@ -12,7 +12,7 @@ from programs.lms import ModelSpec
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 60.0
 # One burst of refusals is one signal: the limit drops once, not once a refused call.
-_BURST_S = 1.0
+_BURST_S = 0.25
 # How much slower the fastest answer may seem after each answer, so that one lucky answer is forgotten.
 _FORGET = 1.01
 
@@ -97,10 +97,11 @@ class CallLimit:
         """Wait, after `close`, until no call is in flight."""
         await self._settled.wait()
 
-    def refused(self) -> None:
-        """The server asked for fewer calls."""
+    def refused(self, seconds: float) -> None:
+        """The server asked, after this time, for fewer calls."""
         now = time.monotonic()
-        if now - self._last_cut >= _BURST_S:
+        # What started before the last cut says nothing about the limit since then.
+        if now - self._last_cut >= max(_BURST_S, seconds):
             self._last_cut = now
             self.allowed = max(1.0, self.allowed * 2 / 3)
             self.lowest = min(self.lowest, self.allowed)

@@ -157,10 +157,10 @@ class Ledger:
         if slot is not None:
             await slot.aclose()
 
-    async def paced(self, place: Place, answered_s: float | None) -> None:
-        """A server answered after this time, or (None) asked for fewer calls."""
+    async def paced(self, place: Place, refused: bool, seconds: float) -> None:
+        """A server answered after this time, or asked for fewer calls."""
         limit = self._limit(place)
-        limit.refused() if answered_s is None else limit.answered(answered_s)
+        limit.refused(seconds) if refused else limit.answered(seconds)
 
     async def state(self) -> dict[str, Any]:
         """What the driver shows and decides on."""
@@ -251,13 +251,13 @@ class LedgerLimit(CallLimit):
         finally:
             self._ledger.leave.remote(self._name, number)
 
-    def refused(self) -> None:
-        """The server asked for fewer calls."""
-        self._ledger.paced.remote(self._place, None)
+    def refused(self, seconds: float) -> None:
+        """The server asked, after this time, for fewer calls."""
+        self._ledger.paced.remote(self._place, True, seconds)
 
     def answered(self, seconds: float) -> None:
         """One call was answered after this time."""
-        self._ledger.paced.remote(self._place, seconds)
+        self._ledger.paced.remote(self._place, False, seconds)
 
 
 class LedgerLimits(Limits):

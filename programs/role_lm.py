@@ -190,7 +190,7 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             fault = final_fault(result.error, role=self.role, model=self.spec.name)
             self._meter.record(key, fault.loss if isinstance(fault, CallError) else "refused", result.seconds)
             if isinstance(result.error, LMRateLimitError) and self._limit:
-                self._limit.refused()
+                self._limit.refused(result.seconds)
             if loss is None or attempt >= self._retries:
                 if isinstance(fault, InputError):
                     self._budget.fail(fault)

@@ -45,11 +45,13 @@ def test_refusals_cut_once_a_burst_and_answers_raise_again(monkeypatch: pytest.M
     now = 100.0
     monkeypatch.setattr(pacing.time, "monotonic", lambda: now)
     limit = CallLimit(30)
-    limit.refused()
-    limit.refused()
+    limit.refused(0.1)
+    limit.refused(0.1)
     assert limit.allowed == pytest.approx(20)
     now += 2
-    limit.refused()
+    limit.refused(2.1)  # it started before the cut
+    assert limit.allowed == pytest.approx(20)
+    limit.refused(1.9)
     assert limit.allowed == pytest.approx(40 / 3)
     for _ in range(2000):
         limit.answered(1.0)
@@ -57,7 +59,7 @@ def test_refusals_cut_once_a_burst_and_answers_raise_again(monkeypatch: pytest.M
     assert limit.lowest == pytest.approx(40 / 3)
     for _ in range(100):
         now += 2
-        limit.refused()
+        limit.refused(0.1)
     assert limit.allowed == 1
 
 

@@ -136,7 +136,7 @@ def test_places_are_limited_over_all_workers_and_shrink_on_refusal(ledger: Ledge
         assert not third.done()
         await ledger.leave("a", first)
         await third
-        await ledger.paced(PLACE, None)
+        await ledger.paced(PLACE, True, 0.1)
         assert (await ledger.state())["lowest"] == 1
 
     asyncio.run(run())
