@@ -32,18 +32,20 @@ def embedding_gradients(
     kept: list[Tensor] = []
     embeddings_BD = torch.empty(len(tokens), encoder.dimension, device=encoder.device, dtype=encoder.dtype)
     for number, part in enumerate(parts):
-        states.append(_random_state(encoder.device))
-        with torch.set_grad_enabled(number >= num_twice):
+        twice = number < num_twice
+        if twice:
+            states.append(_random_state(encoder.device))
+        with torch.set_grad_enabled(not twice):
             encoded = encoder([tokens[i] for i in part])
         embeddings_BD[part] = encoded.detach().to(embeddings_BD.dtype)
-        if number >= num_twice:
+        if not twice:
             kept.append(encoded)
     gradient_BD = embeddings_gradient(embeddings_BD)
     for part in reversed(parts[num_twice:]):
         encoded = kept.pop()
         torch.autograd.backward(encoded, gradient_BD[part].to(encoded.dtype))
     end = _random_state(encoder.device)
-    for part, state in zip(parts[:num_twice], states[:num_twice], strict=True):
+    for part, state in zip(parts[:num_twice], states, strict=True):
         _set_random_state(state, encoder.device)
         again = encoder([tokens[i] for i in part])
         again.backward(gradient_BD[part].to(again.dtype))

@@ -22,7 +22,7 @@ SCENARIOS: dict[str, Scenario] = {
     "faults": provider_faults.provider_faults,
     "kills": kills.kills,
     "interrupt": kills.interrupt,
-    "interrupt-stalled": lambda folder: kills.interrupt(folder, answer_s=60.0),
+    "interrupt-stalled": lambda folder: kills.interrupt(folder, answer_s=10.0),
     "two-at-once": kills.two_at_once,
     "full-disk": disks.full_disk,
     "full-tmpfs": lambda folder: disks.full_disk(folder, use_tmpfs=True),
