@@ -48,9 +48,6 @@ class BenchTrainerConfig:
     large: int = 16
     """Rows per step in the comparison with CachedMultipleNegativesRankingLoss (0: skip)."""
 
-    max_tokens_per_step: int = 4096
-    """Most tokens that our in-batch step holds in graphs; below a batch's, the rest is encoded twice."""
-
     rounds: int = 5
     """Measurements of each variant; medians and ranges are reported."""
 
@@ -70,10 +67,9 @@ class BenchTrainerConfig:
     """Seed of the texts."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "threads", "max_tokens_per_step"):
+        for name in ("rounds", "threads"):
             if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise InputError(f"--{flag}: expected at least 1, got {getattr(self, name)}")
+                raise InputError(f"--{name}: expected at least 1, got {getattr(self, name)}")
         if not 3 <= self.min_tokens <= self.max_tokens:
             raise InputError("--min-tokens: expected at least 3 and at most --max-tokens")
 
@@ -185,12 +181,7 @@ def _one_token_words(tokenizer: Any) -> list[str]:
 def _our_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], None]:
     encoder = Encoder.load(config.model, device="cpu").train()
     encoder.set_dropout(job["dropout"])
-    settings = TrainConfig(
-        rows="-",
-        out="-",
-        in_batch="in-batch" if job["variant"] == "ours in-batch" else "none",
-        max_tokens_per_step=config.max_tokens_per_step,
-    )
+    settings = TrainConfig(rows="-", out="-", in_batch="in-batch" if job["variant"] == "ours in-batch" else "none")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-5)
     words = _one_token_words(encoder.tokenizer)
 

@@ -3,14 +3,10 @@
 import dataclasses
 import json
 import logging
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from data.beir import write_beir
 from data.errors import InputError
@@ -21,9 +17,7 @@ from trainer.__main__ import _closing as closing
 from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
-from trainer.grad_cache import _num_beyond
 from trainer.gradients import accumulate_gradients
-from trainer.tokens import Tokens
 from trainer.train import learning_rate, train
 
 
@@ -124,40 +118,20 @@ def test_in_batch_negatives_raise_the_loss_and_train(config: TrainConfig, mode: 
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("max_tokens", [60, 200, 10_000], ids=["one kept", "some kept", "all kept"])
-def test_gradient_caching_equals_one_graph_over_all_texts(
-    config: TrainConfig, dropout: float, max_tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradient_caching_equals_one_graph_over_all_texts(config: TrainConfig, dropout: float) -> None:
     from trainer import grad_cache
     from trainer.tokens import token_chunks
 
-    monkeypatch.setattr("trainer.encoder._CPU_TOKENS_WITH_GRADIENT", 60)
-    graphs: dict[str, int] = Counter()
-    forward = Encoder.forward
-
-    def counted(self: Encoder, tokens: Sequence[Tokens]) -> torch.Tensor:
-        graphs["with" if torch.is_grad_enabled() else "without"] += len(tokens)
-        return forward(self, tokens)
-
     def in_one_graph(encoder, tokens, max_tokens, embeddings_gradient):  # type: ignore[no-untyped-def]
-        parts = token_chunks(tokens, encoder.part_tokens(max_tokens), padded=False)
+        parts = token_chunks(tokens, max_tokens, padded=False)
         whole = torch.cat([encoder([tokens[i] for i in part]) for part in parts])
         order = torch.tensor([i for part in parts for i in part])
         whole = whole[order.argsort()]
         whole.backward(embeddings_gradient(whole.detach()))
 
-    config = dataclasses.replace(
-        config, in_batch="in-batch", batch_size=12, max_tokens_per_step=max_tokens, entropy_weight=0.5
-    )
+    config = dataclasses.replace(config, in_batch="in-batch", batch_size=12, max_tokens_per_step=60, entropy_weight=0.5)
     torch.manual_seed(5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Encoder, "forward", counted)
-        cached, loss = gradient(config, dropout)
-    if max_tokens == 10_000:
-        assert graphs["without"] == 0
-    else:
-        # Every text is in a graph once; what could not keep its graph was encoded without one before.
-        assert 0 < graphs["without"] < graphs["with"]
+    cached, loss = gradient(config, dropout)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.gradients.embedding_gradients", in_one_graph)
         torch.manual_seed(5)
@@ -166,13 +140,6 @@ def test_gradient_caching_equals_one_graph_over_all_texts(
     assert loss == pytest.approx(plain_loss, rel=1e-12)
     for name, expected in plain.items():
         torch.testing.assert_close(cached[name], expected, rtol=1e-9, atol=1e-12)
-
-
-@given(st.lists(st.integers(1, 50)), st.integers(1, 200))
-def test_graphs_are_kept_up_to_the_bound_and_no_further(sizes: list[int], max_tokens: int) -> None:
-    beyond = _num_beyond(max_tokens, sizes)
-    assert sum(sizes[beyond:]) <= max_tokens
-    assert beyond == 0 or sum(sizes[beyond - 1 :]) > max_tokens
 
 
 def test_entropy_weight_zero_is_info_nce_alone(config: TrainConfig) -> None:
