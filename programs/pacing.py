@@ -15,6 +15,8 @@ _LONGEST_DELAY_S = 60.0
 _BURST_S = 0.25
 # How much slower the fastest answer may seem after each answer, so that one lucky answer is forgotten.
 _FORGET = 1.01
+# Calls start this much closer together than an even spread, so that what an idle moment lost is caught up.
+_CLOSER = 0.85
 
 
 def retry_delay(attempt: int, retry_after: float | None, rng: random.Random) -> float:
@@ -68,7 +70,7 @@ class CallLimit:
             self.in_flight += 1
             now = time.monotonic()
             start = max(now, self._next_start)
-            self._next_start = start + self._fastest_s / self.allowed
+            self._next_start = start + _CLOSER * self._fastest_s / self.allowed
             if start <= now:
                 return
             try:
