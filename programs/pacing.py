@@ -58,15 +58,7 @@ class CallLimit:
 
     async def _take_place(self) -> None:
         while True:
-            while self._is_full():
-                turn = asyncio.get_running_loop().create_future()
-                self._waiting.append(turn)
-                try:
-                    await turn
-                except asyncio.CancelledError:
-                    # A place that was handed over just now must not be lost.
-                    self._wake()
-                    raise
+            await self._wait_for_room()
             self.in_flight += 1
             now = time.monotonic()
             start = max(now, self._next_start)
@@ -82,8 +74,16 @@ class CallLimit:
                 return
             self._free_place()
 
-    def _is_full(self) -> bool:
-        return self._closed or self.in_flight >= int(self.allowed)
+    async def _wait_for_room(self) -> None:
+        while self._closed or self.in_flight >= int(self.allowed):
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                # A place that was handed over just now must not be lost.
+                self._wake()
+                raise
 
     def _free_place(self) -> None:
         self.in_flight -= 1

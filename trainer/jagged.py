@@ -13,7 +13,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-# The first call explains on a warning's channel that jagged tensors are young; `has_jagged_attention` is our answer.
+# PyTorch says so once, at the first jagged tensor, which is that of the trial; the trial is our answer to it.
 _YOUNG = "The PyTorch API of nested tensors is in prototype stage"
 log = logging.getLogger(__name__)
 
@@ -36,15 +36,13 @@ def jagged_attention(
     shared = query_THd.shape[1] // key_THd.shape[1]
     if shared > 1:
         key_THd, value_THd = key_THd.repeat_interleave(shared, dim=1), value_THd.repeat_interleave(shared, dim=1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=_YOUNG)
-        query, key, value = (
-            torch.nested.nested_tensor_from_jagged(tensor, offsets, max_seqlen=longest).transpose(1, 2)
-            for tensor in (query_THd, key_THd, value_THd)
-        )
-        attended = nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=causal, scale=scaling, dropout_p=dropout
-        )
+    query, key, value = (
+        torch.nested.nested_tensor_from_jagged(tensor, offsets, max_seqlen=longest).transpose(1, 2)
+        for tensor in (query_THd, key_THd, value_THd)
+    )
+    attended = nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=causal, scale=scaling, dropout_p=dropout
+    )
     return attended.transpose(1, 2).values()
 
 
@@ -82,7 +80,8 @@ def _difference(device: torch.device, dtype: torch.dtype, causal: bool) -> float
         return jagged_attention(query, key, value, offsets, max(lengths), causal=causal, scaling=scaling)
 
     results = []
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_YOUNG)
         for attend in (by_text, all_texts):
             leaves = [tensor.clone().requires_grad_() for tensor in inputs]
             output = attend(*leaves)
