@@ -63,9 +63,7 @@ def hosted_model(
 
     Reasoning models get no temperature and no token limit, which they refuse.
     """
-    provider = _provider(name, flag)
-    if provider in _SCHEMA_PROVIDERS and not litellm.supports_response_schema(name, custom_llm_provider=provider):
-        litellm.register_model({name: {"litellm_provider": provider, "mode": "chat", "supports_response_schema": True}})
+    _list(name, _provider(name, flag))
     if litellm.supports_reasoning(name):
         temperature, max_tokens = None, None
     return ModelSpec(
@@ -103,6 +101,30 @@ def loopback_model(
         free=True,
         bounded=bounded,
     )
+
+
+def _list(name: str, provider: str) -> None:
+    """Put a model on litellm's list, without a price, where the list says too little of it.
+
+    A server of one's own that speaks OpenAI's protocol has models that nobody lists; for each call to one litellm goes
+    through all its rules for unknown names, several times.
+    """
+    entry: dict[str, Any] = {"litellm_provider": provider, "mode": "chat"}
+    if provider in _SCHEMA_PROVIDERS:
+        entry["supports_response_schema"] = True
+        listed = litellm.supports_response_schema(name, custom_llm_provider=provider)
+    else:
+        listed = provider != "openai" or _is_listed(name)
+    if not listed:
+        litellm.register_model({name: entry})
+
+
+def _is_listed(name: str) -> bool:
+    try:
+        litellm.get_model_info(name)
+    except litellm.exceptions.ModelNotMappedError:
+        return False
+    return True
 
 
 def client_settings(spec: ModelSpec) -> dict[str, Any]:
