@@ -10,18 +10,10 @@ from markupsafe import Markup
 from evals.charts import axis_of, histogram_chart, interval_track, line_chart, track_axis
 from evals.closing import inside, interval
 from evals.funnel import LOSS_WORDS
+from evals.retrieval import LABELS
 from evals.run_folder import RunFolder
 from evals.stats import Interval
 
-MEASURE_NAMES = {
-    "ndcg@10": "nDCG@10",
-    "mrr@10": "MRR@10",
-    "recall@10": "Recall@10",
-    "recall@100": "Recall@100",
-    "map": "MAP",
-    "accuracy@1": "accuracy@1",
-    "siblings": "tells siblings apart",
-}
 # The first that occur are shown as plots; the others follow in a table.
 _PLOTTED = ("ndcg@10", "accuracy@1", "siblings", "mrr@10")
 _MOST_PLOTS = 3
@@ -40,7 +32,7 @@ def tiles(run: RunFolder) -> list[dict[str, str]]:
             found.append(
                 {
                     "value": f"{value['mean']:.3f}",
-                    "name": f"{MEASURE_NAMES[measure]}, {last}",
+                    "name": f"{LABELS[measure]}, {last}",
                     "note": f"{before['mean']:.3f} {first}; 95% interval {value['low']:.3f} to {value['high']:.3f}",
                 }
             )
@@ -87,8 +79,8 @@ def results_view(run: RunFolder) -> dict[str, Any] | None:
     if not run.results:
         return None
     arms = run.results["arms"]
-    measures = [measure for measure in MEASURE_NAMES if all(measure in found for found in arms.values())]
-    measures += sorted({m for found in arms.values() for m in found} - set(MEASURE_NAMES))
+    measures = [measure for measure in LABELS if all(measure in found for found in arms.values())]
+    measures += sorted({m for found in arms.values() for m in found} - set(LABELS))
     plots = []
     for measure in [m for m in _PLOTTED if m in measures][:_MOST_PLOTS]:
         axis = axis_of([arms[arm][measure][end] for arm in arms for end in ("low", "high")])
@@ -100,12 +92,12 @@ def results_view(run: RunFolder) -> dict[str, Any] | None:
             }
             for n, (arm, found) in enumerate(arms.items())
         ]
-        plots.append({"name": MEASURE_NAMES.get(measure, measure), "lines": lines, "axis": track_axis(axis)})
+        plots.append({"name": LABELS.get(measure, measure), "lines": lines, "axis": track_axis(axis)})
     table = [(arm, [interval(found.get(measure)) for measure in measures]) for arm, found in arms.items()]
     comparisons = [
         {
             "name": name,
-            "measure": MEASURE_NAMES.get(measure, measure),
+            "measure": LABELS.get(measure, measure),
             "difference": f"{Interval.of(pair['difference']):+}",
             "p": f"{pair['p_value']:.3f}",
             "words": _verdict_words(pair),
@@ -117,7 +109,7 @@ def results_view(run: RunFolder) -> dict[str, Any] | None:
         "plots": plots,
         "spread": run.results["spread"],
         "notes": run.results["notes"],
-        "measures": [MEASURE_NAMES.get(measure, measure) for measure in measures],
+        "measures": [LABELS.get(measure, measure) for measure in measures],
         "table": table,
         "comparisons": comparisons,
     }

@@ -18,26 +18,35 @@ VARIABLE = "MY_ACCESS"
 
 @pytest.mark.slow
 def test_a_planted_key_is_nowhere(made_rows: Callable[[int], Path], tmp_path: Path) -> None:
-    # The last one ends the run, with the provider's words in the error.
-    faults = (None, "500", "malformed", None, "429", "drop", "not_json", "cut_body", None, "503", "wrong_schema", "401")
-    rows, out = made_rows(2), tmp_path / "out"
-    with fake_process(tmp_path / "server.jsonl", Behaviour(faults=faults, echo_key=True, key=KEY)) as server:
-        flags = [f"rows={rows}", f"out={out}", "lm=openai/fake", f"api_base={server.api_base}", "adapter=chat"]
-        ended = subprocess.run(
-            [sys.executable, "-m", "programs", "synthesize", *flags, f"api_key_env={VARIABLE}", "retries=5"],
-            cwd=ROOT,
-            # The libraries' own logs at their most talkative.
-            env=os.environ | {VARIABLE: KEY, "LITELLM_LOG": "DEBUG", "OPENAI_LOG": "debug"},
-            capture_output=True,
-            check=False,
-        )
-        assert {served.fault for served in server.log()} == set(faults)
-    assert ended.returncode == 2, ended.stderr.decode()[-2000:]
+    faults = (None, "500", "malformed", None, "429", "drop", "not_json", "cut_body", None, "503", "wrong_schema")
+    rows, out, log = made_rows(2), tmp_path / "out", tmp_path / "server.jsonl"
+    flags = ["synthesize", f"rows={rows}", f"out={out}", "lm=openai/fake", "adapter=chat", f"api_key_env={VARIABLE}"]
+    # The last fault ends the run, with the provider's words in the error; the same command then goes on to the end.
+    with fake_process(log, Behaviour(faults=(*faults, "401"), echo_key=True, key=KEY)) as server:
+        refused = _command("programs", *flags, f"api_base={server.api_base}", code=2)
+        assert {served.fault for served in server.log()} == {*faults, "401"}
+    assert b"the key was refused" in refused
+    with fake_process(log, Behaviour(faults=faults, echo_key=True, key=KEY)) as server:
+        finished = _command("programs", *flags, f"api_base={server.api_base}", code=0)
+    reported = _command("evals", "report", f"run={out}", code=0)
     written = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert {"store.sqlite", "config.json"} <= written.keys()
-    assert b"the key was refused" in ended.stderr
-    for name, content in {**written, "stdout": ended.stdout, "stderr": ended.stderr}.items():
+    assert {"store.sqlite", "config.json", "rows.jsonl", "summary.json", "report.html"} <= written.keys()
+    for name, content in {**written, "refused": refused, "finished": finished, "reported": reported}.items():
         assert KEY.encode() not in content, name
+
+
+def _command(package: str, *words: str, code: int) -> bytes:
+    """What the command writes to stdout and stderr, the libraries' own logs at their most talkative."""
+    ended = subprocess.run(
+        [sys.executable, "-m", package, *words],
+        cwd=ROOT,
+        env=os.environ | {VARIABLE: KEY, "LITELLM_LOG": "DEBUG", "OPENAI_LOG": "debug"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stdout.decode()[-2000:]
+    return ended.stdout
 
 
 def test_protected_keys_are_taken_out_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
