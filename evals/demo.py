@@ -7,16 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from data.__main__ import DemoConfig as DemoDataConfig
 from data.__main__ import write_demo
 from data.cli import config_dict
 from data.demo_set import demo_family_set
+from data.errors import InputError
 from data.files import write_json
 from data.jsonl import read_rows, write_rows
 from evals.arms import mined_arm, mixed_arm
 from evals.config import DemoConfig, ReportConfig
+from evals.diagnostics import DIAGNOSTICS_FILE, SCORES_FILE
 from evals.report import report
 from evals.retrieval import LABELS, SIBLINGS, evaluate
 from evals.stats import PairedComparison, bootstrap_interval, compare_paired
@@ -34,18 +37,21 @@ log = logging.getLogger(__name__)
 ZERO_SHOT, MINED, FULL = "zero-shot", "mined only", "mined + generated + entropy"
 # The recorded answers hold three or four negatives a query.
 MAX_GENERATED = 4
+# Written first: only a folder that holds it is a demo's to clear.
+MARKER = "demo.json"
+# Labels of an audit stay: they are a person's work, and they are matched by text.
+WRITTEN = (
+    "data", "mined.jsonl", "synthesis", "rows", "train", "summary.json", "report.html",
+    f"diagnostics/{DIAGNOSTICS_FILE}", f"diagnostics/{SCORES_FILE}",
+)  # fmt: skip
 SHOWN = {measure: LABELS[measure] for measure in ("ndcg@10", "accuracy@1", SIBLINGS)}
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Run every step and return what summary.json holds."""
     out = config.out
-    for name in ("data", "mined.jsonl", "synthesis", "rows", "train"):
-        target = out / name
-        if target.is_dir():
-            shutil.rmtree(target)
-        elif target.exists():
-            target.unlink()
+    remove_earlier_demo(out)
+    write_json(out / MARKER, config_dict(config))
     seconds: dict[str, float] = {}
 
     with _step(seconds, "mine", "1/5 mine: hard negatives for 120 queries of six organisations"):
@@ -128,6 +134,21 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         f"{_closing_text(scores, against_mined)}\nEverything is in {out}/; open {page} in a browser to look at it.\n"
     )
     return summary
+
+
+def remove_earlier_demo(out: Path) -> None:
+    """Remove what a demo wrote into this folder. Raises InputError where such names are there and no demo's mark is."""
+    found = [out / name for name in WRITTEN if (out / name).exists() or (out / name).is_symlink()]
+    if found and not (out / MARKER).is_file():
+        raise InputError(
+            f"--out: {found[0]} is there and may be your own, as no demo that this version knows has left its {MARKER} "
+            "in this folder: choose another folder, or remove an older demo's yourself"
+        )
+    for target in found:
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink()
 
 
 @contextmanager

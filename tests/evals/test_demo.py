@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from data.cli import run_command
+from data.errors import InputError
 from data.jsonl import read_rows
 from evals.__main__ import COMMANDS
+from evals.demo import MARKER, WRITTEN, remove_earlier_demo
 
 ARMS = ["zero-shot", "mined only", "mined + generated + entropy"]
 
@@ -24,12 +26,18 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     stale = out / "rows" / "stale.jsonl"
     stale.parent.mkdir(parents=True)
     stale.write_text("", encoding="utf-8")
+    (out / MARKER).write_text("{}", encoding="utf-8")
+    labels = out / "diagnostics" / "audit.jsonl"
+    labels.parent.mkdir()
+    labels.write_text("", encoding="utf-8")
+    (labels.parent / "diagnostics.json").write_text("{}", encoding="utf-8")
     assert run("demo", f"out={out}", f"model={tiny_bert}", "epochs=1") == 0
     shown = capsys.readouterr().out
     assert all(arm in shown for arm in ARMS)
     assert "tells siblings apart: " in shown
 
     assert not stale.exists()
+    assert list(labels.parent.iterdir()) == [labels]
     assert "<title>" in (out / "report.html").read_text(encoding="utf-8")
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert list(summary["test"]) == ARMS
@@ -71,6 +79,29 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     assert lines[0].startswith('"model","query_id","query","ndcg@10"')
     difference = measured["baseline"]["comparisons"]["ndcg@10"]["difference"]["mean"]
     assert difference == pytest.approx(measured["means"]["ndcg@10"] - measured["baseline"]["means"]["ndcg@10"])
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_folder_with_files_of_ones_own_is_not_cleared(name: str, tmp_path: Path) -> None:
+    own = tmp_path / name
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match=f"{name} is there and may be your own.*choose another folder"):
+        remove_earlier_demo(tmp_path)
+    assert own.read_text(encoding="utf-8") == "mine"
+    (tmp_path / MARKER).write_text("{}", encoding="utf-8")
+    remove_earlier_demo(tmp_path)
+    assert not own.exists()
+
+
+def test_a_link_among_a_demos_files_is_removed_and_not_what_it_points_to(tmp_path: Path) -> None:
+    own, out = tmp_path / "own", tmp_path / "demo"
+    own.mkdir()
+    out.mkdir()
+    (out / "data").symlink_to(own)
+    (out / MARKER).write_text("{}", encoding="utf-8")
+    remove_earlier_demo(out)
+    assert own.is_dir() and not (out / "data").is_symlink()
 
 
 @pytest.mark.parametrize(
