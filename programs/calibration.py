@@ -6,7 +6,7 @@ that is, when chance does not explain how many positives it missed. A few canari
 is far off (2 misses of 2), while a good one is never condemned by a single miss among many.
 
 It is unusable as well when it does not tell the two apart: when, with ten canaries or more and at least one miss, it
-calls known positives irrelevant as often as the candidates. Such verdicts are chance or habit, whatever their number.
+calls known positives irrelevant as often as the drafts. Such verdicts are chance or habit, whatever their number.
 """
 
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ class Calibration:
     """The verifier's record on known positives and what follows for the accepted negatives.
 
     canaries: known positives with a verdict; missed: those called "does not answer"; unread: those that no usable
-    verdict came on. judged: candidate negatives with a
-    verdict; called_relevant: those called "answers the query"; accepted: those that became negatives.
+    verdict came on. judged: drafts of negatives with a verdict, those that were written again included;
+    called_relevant: those called "answers the query"; accepted: the negatives that came of them.
     """
 
     canaries: int
@@ -66,7 +66,7 @@ class Calibration:
 
     @property
     def undiscerning(self) -> bool:
-        """Whether it calls known positives irrelevant at least as often as candidates."""
+        """Whether it calls known positives irrelevant at least as often as drafts."""
         if self.canaries < _COMPARED_CANARIES or not self.missed or not self.judged:
             return False
         return self.missed * self.judged >= (self.judged - self.called_relevant) * self.canaries
@@ -76,8 +76,9 @@ class Calibration:
         """An upper bound on the share of accepted negatives that are relevant after all; 1 where nothing can be said.
 
         With miss rate at most m (upper end) and a share of at most a judged relevant (upper end), at most a / (1 - m)
-        of the candidates were relevant and at most m times that many were let through. It assumes that the verifier
-        misses relevant candidates as often as known positives; borderline ones may be missed more often.
+        of the drafts were relevant and at most m times that many were let through. A draft that was refused and written
+        again counts like any other: the verifier could have missed it. It assumes that the verifier misses relevant
+        drafts as often as known positives; borderline ones may be missed more often.
         """
         miss = self.miss_interval[1]
         if self.canaries == 0 or self.accepted == 0 or miss >= 1:
@@ -97,7 +98,7 @@ class Calibration:
             f"(95% interval {low:.1%} to {high:.1%})"
         )
         if self.undiscerning:
-            found += f" and calls no larger share of the {self.judged} candidates irrelevant"
+            found += f" and calls no larger share of the {self.judged} drafts irrelevant"
         if self.unusable:
             return f"{found}; its verdicts are not usable"
         if self.accepted == 0:

@@ -37,8 +37,8 @@ class Funnel:
         self.rows_with_accepted += bool(synthesis.accepted)
         for candidate in synthesis.candidates:
             self.fates[candidate.fate] += 1
-            self.judged += candidate.verdict is not None
-            self.judged_relevant += candidate.fate == "answers_query"
+            self.judged += candidate.verdicts
+            self.judged_relevant += candidate.verdicts_relevant
             if candidate.fate == "accepted":
                 kept, others = candidate.others_kept
                 self.disruptions[candidate.disruption] += 1

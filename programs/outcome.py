@@ -23,6 +23,8 @@ FATES: tuple[str, ...] = get_args(Fate)
 class Candidate:
     """One planned violation and its fate; `verdict` is the last draft's, `generator` the model that wrote it.
 
+    `verdicts` counts the verdicts on all its drafts, refused ones included, `verdicts_relevant` those of them that said
+    "answers the query".
     `requirement` is None for the naive baseline, which plans nothing.
     """
 
@@ -33,6 +35,8 @@ class Candidate:
     text: str = ""
     explanation: str = ""
     verdict: Verdict | None = None
+    verdicts: int = 0
+    verdicts_relevant: int = 0
     repaired: bool = False
     generator: str = ""
 
@@ -110,7 +114,7 @@ def synthesis_from_dict(value: Mapping[str, Any]) -> Synthesis:
     candidates = tuple(
         Candidate(
             **{
-                **candidate,
+                **_counted(candidate),
                 "requirement": Requirement(**candidate["requirement"]) if candidate["requirement"] else None,
                 "verdict": _verdict(candidate["verdict"]),
             }
@@ -126,6 +130,18 @@ def synthesis_from_dict(value: Mapping[str, Any]) -> Synthesis:
             "faults": Counter(value["faults"]),
         }
     )
+
+
+def _counted(candidate: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The candidate with its verdicts counted: a store of before they were counted holds the last one alone.
+
+    The refused draft before a repair is then taken as relevant, which can only raise the bound on false negatives.
+    """
+    if "verdicts" in candidate or candidate["verdict"] is None:
+        return candidate
+    refused = int(candidate["repaired"])
+    answers = int(candidate["verdict"]["answers_query"])
+    return {**candidate, "verdicts": refused + 1, "verdicts_relevant": refused + answers}
 
 
 def _verdict(value: Mapping[str, Any] | None) -> Verdict | None:

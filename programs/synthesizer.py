@@ -96,7 +96,7 @@ class Synthesizer(RowProgram):
             fresh: dict[int, Candidate] = {}
             for (number, (position, way)), draft in zip(pending.items(), drafts, strict=True):
                 candidate = _drafted(requirements[position], way, draft, known, faults)
-                fresh[number] = replace(candidate, repaired=attempt > 0)
+                fresh[number] = candidate if attempt == 0 else _repair(candidate, candidates[number])
             to_verify = [number for number, candidate in fresh.items() if candidate.fate == "not_verified"]
             asks = [_verify_step(row, statements, fresh[number].text) for number in to_verify]
             with_canary = row.canary and attempt == 0
@@ -180,7 +180,13 @@ def judged(candidate: Candidate, verdict: Verdict | None) -> Candidate:
         fate = "answers_query"
     elif verdict.satisfied[candidate.requirement.id - 1]:
         fate = "target_kept"
-    return replace(candidate, verdict=verdict, fate=fate)
+    return replace(
+        candidate,
+        verdict=verdict,
+        fate=fate,
+        verdicts=candidate.verdicts + 1,
+        verdicts_relevant=candidate.verdicts_relevant + verdict.answers_query,
+    )
 
 
 def _drafted(
@@ -197,6 +203,11 @@ def _drafted(
         planned, draft.text, explanation=draft.explanation, generator=draft.author, step="violate", known=known,
         faults=faults,
     )  # fmt: skip
+
+
+def _repair(candidate: Candidate, refused: Candidate) -> Candidate:
+    """The next draft of a refused candidate. The verdicts before it still tell how many drafts were relevant."""
+    return replace(candidate, repaired=True, verdicts=refused.verdicts, verdicts_relevant=refused.verdicts_relevant)
 
 
 def _planned(

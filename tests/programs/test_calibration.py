@@ -1,10 +1,18 @@
 """Wilson's interval and what the canaries decide."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.jsonl import read_rows
+from data.text import content_id
 from programs.calibration import Calibration, wilson_interval
+from programs.config import SynthesizeConfig
+from programs.run import synthesize
+from tests.fakes.fake_model import FakeModel
 
 counts = st.integers(1, 2000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials)))
 
@@ -85,3 +93,29 @@ def test_the_bound_by_hand() -> None:
     found = calibration(0, 120, relevant=0, judged=394, accepted=380)
     miss, relevant = wilson_interval(0, 120)[1], wilson_interval(0, 394)[1]
     assert found.false_negative_bound == pytest.approx(miss * relevant / (1 - miss) * 394 / 380)
+
+
+def test_the_bound_holds_with_repairs(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def relevant(passage: str) -> bool:
+        # Every first draft answers its query after all, no second one does.
+        return "breaks requirement" not in passage or "This draft" in passage
+
+    def noticed(passage: str) -> bool:
+        return relevant(passage) and int(content_id(passage), 16) % 10 > 0
+
+    with FakeModel(says_relevant=noticed) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        config = SynthesizeConfig(
+            rows=made_rows(60), out=tmp_path / "out", lm="openai/fake", api_base=server.api_base, adapter="chat",
+            canary_share=1.0, repairs=1,
+        )  # fmt: skip
+        summary = synthesize(config)
+        again = synthesize(config)
+    accepted = [negative for row in read_rows(Path(summary["rows_file"])) for negative in row.of_source("generated")]
+    wrong = sum(relevant(negative.text) for negative in accepted) / len(accepted)
+    assert summary["funnel"]["accepted_after_repair"] > 0
+    assert 0.05 < wrong <= summary["verifier"]["false_negative_upper_bound"] < 0.5
+    # Also when it is worked out from the store.
+    assert again["verifier"] == summary["verifier"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data.records import Requirement, Verdict
 from programs.lms import loopback_model
-from programs.outcome import Candidate
+from programs.outcome import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
 from programs.role_lm import RoleLM
 from programs.row_program import RowInputs
 from programs.signatures import RequirementDraft, Way
@@ -60,7 +60,8 @@ def test_the_acceptance_rule(satisfied: tuple[bool, ...], answers: bool, fate: s
     target = Requirement(id=2, kind="attribute", statement="s")
     candidate = Candidate(requirement=target, disruption="entity_shift", direction="d", fate="not_verified", text="t")
     verdict = Verdict(satisfied=satisfied, answers_query=answers, reason="r")
-    assert judged(candidate, verdict).fate == fate
+    found = judged(candidate, verdict)
+    assert (found.fate, found.verdicts, found.verdicts_relevant) == (fate, 1, int(answers))
     assert judged(candidate, None) == candidate
 
 
@@ -97,3 +98,17 @@ def test_copies_are_not_negatives() -> None:
         texts = tuple(candidate.text.upper() for candidate in first.candidates[:2])
         again = program(inputs=RowInputs(query="q", passage="p", relevance="r", known_texts=texts)).synthesis
     assert [candidate.fate for candidate in again.candidates] == ["copies_a_passage"] * 2 + ["accepted"] * 2
+
+
+@pytest.mark.parametrize(("repaired", "counts"), [(False, (1, 0)), (True, (2, 1))])
+def test_a_store_without_counted_verdicts_is_read_with_care(repaired: bool, counts: tuple[int, int]) -> None:
+    candidate = Candidate(
+        requirement=None, disruption="", direction="", fate="accepted", text="t", repaired=repaired,
+        verdict=Verdict(satisfied=(), answers_query=False, reason="r"),
+    )  # fmt: skip
+    stored = synthesis_to_dict(Synthesis(candidates=(candidate,)))
+    for name in ("verdicts", "verdicts_relevant"):
+        del stored["candidates"][0][name]
+    (found,) = synthesis_from_dict(stored).candidates
+    # Of a draft that was refused before, the verdict is gone: it counts as relevant.
+    assert (found.verdicts, found.verdicts_relevant) == counts
