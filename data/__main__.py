@@ -1,6 +1,7 @@
 """`python -m data COMMAND`: look at data before work is spent on it."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +106,14 @@ def _convert(config: ConvertConfig) -> None:
         # A pass of its own, so that a file of any size still streams.
         counted = BadRows() if config.skip_bad_rows else None
         num_negatives = fewest_negatives(read_format(config.input, config.source, counted), config.to)
-    rows = read_format(config.input, config.source, bad_rows)
+    unknown: Counter[str] = Counter()
+    rows = read_format(config.input, config.source, bad_rows, unknown)
     report = write_format(config.out, config.to, rows, num_negatives)
     sidecar = None if target.lossless else sidecar_path(config.out)
     sys.stdout.write(report.summary(target, num_negatives or 0, sidecar) + "\n")
+    if unknown:
+        counts = ", ".join(f"{count} as {name}" for name, count in sorted(unknown.items()))
+        sys.stdout.write(f"  negatives that {sidecar_path(config.input)} does not know, kept without ids: {counts}\n")
     if bad_rows is not None:
         sys.stdout.write(bad_rows.summary() + "\n")
 

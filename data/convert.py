@@ -46,21 +46,29 @@ def _counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
 
 
-def read_format(path: str | Path, name: str, bad_rows: BadRows | None = None) -> Iterator[Row]:
+def read_format(
+    path: str | Path, name: str, bad_rows: BadRows | None = None, unknown: Counter[str] | None = None
+) -> Iterator[Row]:
     """Stream the rows of a file in a known format (.jsonl, or .parquet for canonical rows).
 
-    A sidecar beside it restores ids and origins. Raises InputError (file, line, field) at the first bad line, or counts
-    it in `bad_rows`; with a sidecar, which must stay in step, a bad line always ends the reading.
+    A sidecar beside a file that cannot carry everything restores ids and origins; `unknown` counts by origin the
+    negatives that it does not know, which keep the origin that the format gives them. Raises InputError (file, line,
+    field) at the first bad line, or counts it in `bad_rows`; with a sidecar, which must stay in step, a bad line always
+    ends the reading.
     """
     path, known = Path(path), format_named(name)
-    sidecar = Sidecar(path) if sidecar_path(path).is_file() else None
+    # Beside canonical rows, which say everything themselves, a sidecar can only be of an earlier file of that name.
+    sidecar = Sidecar(path) if not known.lossless and sidecar_path(path).is_file() else None
     if sidecar is not None:
         bad_rows = None
     objects = read_parquet_objects(path) if path.suffix == ".parquet" else read_objects(path, bad_rows)
     for readers, line in _groups(objects, known, sidecar, str(path), bad_rows):
         try:
             row = known.from_lines(readers)
-            row = row if line is None else line.restore(row)
+            if line is not None:
+                row, num_unknown = line.restore(row)
+                if unknown is not None:
+                    unknown.update(negative.source for negative in row.negatives[len(row.negatives) - num_unknown :])
         except InputError as error:
             if bad_rows is None:
                 raise
@@ -108,20 +116,18 @@ def write_format(path: str | Path, name: str, rows: Iterable[Row], num_negatives
     with ExitStack() as stack:
         sidecar = None if known.lossless else stack.enter_context(atomic_writer(sidecar_path(path)))
         if path.suffix == ".parquet":
-            write_parquet_objects(path, _lines(known, rows, report, None, num_negatives or 0))
+            write_parquet_objects(path, _lines(path, known, rows, report, None, num_negatives or 0))
         else:
             file = stack.enter_context(atomic_writer(path))
-            for value in _lines(known, rows, report, sidecar, num_negatives or 0):
+            for value in _lines(path, known, rows, report, sidecar, num_negatives or 0):
                 file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
-        if not report.rows:
-            # Raised inside, so that neither file takes its name.
-            reasons = "; ".join(f"{count} dropped: {reason}" for reason, count in report.dropped.items())
-            raise InputError(f"no row could be written as {name}" + (f" ({reasons})" if reasons else ""), file=path)
+    if known.lossless:
+        sidecar_path(path).unlink(missing_ok=True)
     return report
 
 
 def _lines(
-    known: Format, rows: Iterable[Row], report: ConvertReport, sidecar: Any, num_negatives: int
+    path: Path, known: Format, rows: Iterable[Row], report: ConvertReport, sidecar: Any, num_negatives: int
 ) -> Iterator[dict[str, Any]]:
     for row in rows:
         negatives = known.choose(row, num_negatives)
@@ -137,6 +143,10 @@ def _lines(
         if sidecar is not None:
             write_sidecar_line(sidecar, row, num_lines=len(lines))
         yield from lines
+    if not report.rows:
+        # Raised while the files are being written, so that none of them takes its name.
+        reasons = "; ".join(f"{count} dropped: {reason}" for reason, count in report.dropped.items())
+        raise InputError(f"no row could be written as {known.name}" + (f" ({reasons})" if reasons else ""), file=path)
 
 
 def fewest_negatives(rows: Iterable[Row], name: str) -> int:

@@ -1,8 +1,8 @@
 """The sidecar of a converted file: what the foreign format cannot carry, line by line beside it.
 
 `FILE.provenance.jsonl` holds, for each row of FILE in order, the ids, origins, requirements and verdicts, keyed by
-content hashes of the texts. A reader that finds it gives back the rows as they were; without it every negative counts
-as mined.
+content hashes of the texts. A reader that finds it gives back the rows as they were; without it, and for a text that it
+does not know, every negative counts as mined.
 """
 
 import json
@@ -29,7 +29,7 @@ def write_sidecar_line(file: IO[str], row: Row, *, num_lines: int) -> None:
         "key": _key(row.query),
         "query_id": row.query_id,
         "lines": num_lines,
-        "positives": {_key(p.text): p.id for p in row.positives},
+        "positives": [{"key": _key(p.text), "id": p.id} for p in row.positives],
         "negatives": [
             {"key": _key(n["text"])} | {name: item for name, item in n.items() if name != "text"}
             for n in value["negatives"]
@@ -60,23 +60,46 @@ class SidecarLine:
         self._reader = reader
         self.num_lines = int(reader.number("lines"))
 
-    def restore(self, row: Row) -> Row:
-        """The row with its ids, origins and judgements. Raises InputError when the line is about another row."""
+    def restore(self, row: Row) -> tuple[Row, int]:
+        """The row with its ids, origins and judgements, and how many of its negatives this line does not know.
+
+        Those come last, as the format gave them. Raises InputError when the line is about another row.
+        """
         reader = self._reader
         if reader.text("key") != _key(row.query):
             reader.fail("key", "is of another query: the sidecar belongs to another file; remove it")
-        ids = reader.value.get("positives")
-        ids = ids if isinstance(ids, Mapping) else {}
-        found = {_key(negative.text): negative for negative in row.negatives}
+        ids = self._positive_ids()
+        unknown: dict[str, list[Negative]] = {}
+        for negative in row.negatives:
+            unknown.setdefault(_key(negative.text), []).append(negative)
         # In the order of the original row; what the format left out stays out.
-        kept = [(found[item.text("key")], item) for item in reader.objects("negatives") if item.text("key") in found]
-        return Row(
+        known = [
+            _restored(same.pop(0), item)
+            for item in reader.objects("negatives")
+            if (same := unknown.get(item.text("key")))
+        ]
+        others = [negative for same in unknown.values() for negative in same]
+        restored = Row(
             query_id=reader.text("query_id"),
             query=row.query,
-            positives=tuple(Passage(id=str(ids.get(_key(p.text), p.id)), text=p.text) for p in row.positives),
-            negatives=tuple(_restored(negative, item) for negative, item in kept),
+            positives=tuple(
+                Passage(id=found.pop(0) if (found := ids.get(_key(p.text))) else p.id, text=p.text)
+                for p in row.positives
+            ),
+            negatives=(*known, *others),
             requirements=tuple(requirement_from(item) for item in reader.objects("requirements", default=())),
         )
+        return restored, len(others)
+
+    def _positive_ids(self) -> dict[str, list[str]]:
+        """The ids of the positives by text: equal texts may have several."""
+        saved = self._reader.value.get("positives")
+        if isinstance(saved, Mapping):  # as sidecars were written at first: one id a text
+            return {str(key): [str(found)] for key, found in saved.items()}
+        ids: dict[str, list[str]] = {}
+        for item in self._reader.objects("positives", default=()):
+            ids.setdefault(item.text("key"), []).append(item.text("id"))
+        return ids
 
 
 def _restored(negative: Negative, item: FieldReader) -> Negative:

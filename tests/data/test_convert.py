@@ -158,6 +158,65 @@ def test_a_sidecar_of_another_file_is_refused(tmp_path: Path) -> None:
         list(read_format(tmp_path / "a.jsonl", "flag-embedding"))
 
 
+def test_texts_that_the_sidecar_does_not_know_stay_and_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "flag.jsonl"
+    write_format(path, "flag-embedding", [ROW])
+    line = json.loads(path.read_text(encoding="utf-8"))
+    line["neg"] = ["n1", *line["neg"][1:], "n2"]
+    write_objects(path, [line])
+    argv = ["convert", f"input={path}", "source=flag-embedding", f"out={tmp_path}/back.jsonl"]
+    assert run_command("data", COMMANDS, argv) == 0
+    assert f"negatives that {path}.provenance.jsonl does not know, kept without ids: 2 as mined" in (
+        capsys.readouterr().out
+    )
+    (back,) = read_rows(tmp_path / "back.jsonl")
+    added = (Negative(text="n1", source="mined"), Negative(text="n2", source="mined"))
+    assert back == replace(ROW, negatives=(*ROW.negatives[1:], *added))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_sidecar_says_nothing_about_canonical_rows(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows{suffix}"
+    older = tmp_path / "older.jsonl"
+    write_format(older, "flag-embedding", [replace(ROW, negatives=ROW.negatives[1:])])
+    sidecar = sidecar_path(older).read_bytes()
+    write_format(path, "rows", [ROW])
+    sidecar_path(path).write_bytes(sidecar)
+    assert list(read_format(path, "rows")) == [ROW]
+    write_format(path, "rows", [ROW])
+    assert not sidecar_path(path).exists()
+
+
+@pytest.mark.parametrize("name", ["flag-embedding", "tevatron", "st-labelled"])
+def test_equal_texts_keep_an_id_each(name: str, tmp_path: Path) -> None:
+    negatives = (Negative(text="t", source="mined", id="d1"), Negative(text="t", source="generated", generator="m"))
+    row = replace(ROW, positives=(Passage(id="p1", text="same"), Passage(id="p2", text="same")), negatives=negatives)
+    write_format(tmp_path / "x.jsonl", name, [row])
+    assert list(read_format(tmp_path / "x.jsonl", name)) == [row]
+
+
+def test_a_sidecar_of_the_first_form_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    write_format(path, "flag-embedding", [ROW])
+    line = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+    line["positives"] = {item["key"]: item["id"] for item in line["positives"]}
+    write_objects(sidecar_path(path), [line])
+    assert list(read_format(path, "flag-embedding")) == [ROW]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_an_empty_conversion_leaves_the_file_that_is_there(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows{suffix}"
+    write_format(path, "rows", [ROW])
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="no row could be written as rows"):
+        write_format(path, "rows", [])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     bare = replace(ROW, negatives=())
     with pytest.raises(InputError, match=r"no row could be written as flag-embedding \(1 dropped: no negatives\)"):
