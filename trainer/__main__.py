@@ -14,8 +14,9 @@ from trainer.world import started_rank
 
 
 def _mine(config: MineConfig) -> None:
-    sys.stdout.write(mine(config).summary())
-    sys.stdout.write(f"  rows: {config.out}\n")
+    report = mine(config)
+    if started_rank() == 0:
+        sys.stdout.write(f"{report.summary()}  rows: {config.out}\n")
 
 
 def _train(config: TrainConfig) -> None:

@@ -40,6 +40,7 @@ class RunState:
     data_key: str = ""
     checksums: dict[str, str] = field(default_factory=dict)
     num_skipped: int = 0
+    num_processes: int = 1
     scaler: dict[str, float] = field(default_factory=dict)
     mined_RM: Tensor | None = None
 
@@ -76,10 +77,13 @@ class Checkpoints:
     def load_best(self, step: int, module: nn.Module) -> None:
         load_weights(self._best_file(step), module)
 
-    def resume(self, module: nn.Module, optimizer: torch.optim.Optimizer, data_key: str) -> RunState | None:
+    def resume(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, data_key: str, num_processes: int
+    ) -> RunState | None:
         """Load the newest checkpoint that is whole; None when there is none.
 
-        Raises InputError when it belongs to other rows or another model.
+        Raises InputError when it belongs to other rows, another model, or a run of another number of processes: they
+        share the rows of a step out among them, so that it would go on as another run.
         """
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             try:
@@ -92,6 +96,12 @@ class Checkpoints:
                 continue
             if state.data_key != data_key:
                 raise InputError("is a checkpoint of other training rows: --restart to begin anew", file=folder)
+            if state.num_processes != num_processes:
+                raise InputError(
+                    f"is of a run with {state.num_processes} processes, this one has {num_processes}: start as many "
+                    "again, or --restart to begin anew",
+                    file=folder,
+                )
             _copy_weights(weights, module, folder)
             _restore_optimizer(moments, optimizer)
             return state

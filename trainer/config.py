@@ -132,7 +132,7 @@ class TrainConfig:
     """Where metrics go besides metrics.jsonl: tensorboard, wandb or trackio, each to be installed by you."""
 
     seed: int = 0
-    """Seed of row order, negative samples, choice of positive and dropout."""
+    """Seed of row order, negative samples, choice of positive and dropout: 0 to 4294967295."""
 
     device: str | None = None
     """Device, like cpu or cuda:0 (None: a GPU if there is one)."""
@@ -141,7 +141,7 @@ class TrainConfig:
     """Throw away what an earlier run left in `out`; without it the same command resumes that run."""
 
     skip_bad_rows: bool = False
-    """Count and skip bad rows instead of stopping at the first."""
+    """Count and skip bad rows, and bad lines of the dev data, instead of stopping at the first."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "grad_accumulation", "max_tokens_per_step", "keep_checkpoints"):
@@ -161,6 +161,7 @@ class TrainConfig:
         self._check("max_generated_share", share is None or 0 < share < 1, "a share above 0 and below 1")
         self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "a probability from 0 to below 1")
         self._check("remine_every", not self.remine_every or self.remine_like is not None, "--remine-like with it")
+        self._check("seed", 0 <= self.seed < 2**32, "0 to 4294967295")
         self._check("patience", not self.patience or self.dev is not None, "--dev to be given with it")
 
     def _check(self, name: str, right: bool, expected: str) -> None:

@@ -101,7 +101,12 @@ class Encoder(nn.Module):
             raise InputError(f"expected 1 to {width} for {spec}, got {settings.dimensions}", field="dimensions")
         settings = replace(settings, max_length=settings.max_length or longest)
         encoder = cls(name=spec, transformer=transformer, tokenizer=tokenizer, settings=settings)
-        return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return encoder.to(device).eval()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"cannot put {spec} on {device}: {reason}", field="device") from error
 
     @property
     def pooling(self) -> str:
@@ -250,7 +255,7 @@ class Encoder(nn.Module):
         for module in self.transformer.modules():
             if isinstance(module, nn.Dropout):
                 module.p = probability
-            elif isinstance(getattr(module, "attention_dropout", None), float):
+            elif isinstance(getattr(module, "attention_dropout", None), float | int):  # whole numbers where it is 0
                 module.attention_dropout = probability  # type: ignore[assignment]
 
     def checkpoint_gradients(self) -> None:
@@ -270,9 +275,16 @@ class Encoder(nn.Module):
         self.transformer = get_peft_model(self.transformer, config)
 
     def fingerprint(self) -> str:
-        """A key over everything that decides an embedding: weights, pooling, normalisation, prompts, length."""
+        """A key over everything that decides an embedding: weights, tokens, pooling, normalisation, prompts, length."""
+        config: Any = self.transformer.config
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # Where a model came from and which kernel it uses decide nothing; the tokenizer notes its latest call.
+        architecture = {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
+        for transient in ("truncation", "padding"):
+            tokenizer.pop(transient, None)
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps(asdict(self.settings), sort_keys=True).encode())
+        for part in (asdict(self.settings), architecture, tokenizer):
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         digest.update(type(self.transformer).__name__.encode())
         for name, tensor in sorted(self.transformer.state_dict().items()):
             digest.update(name.encode())

@@ -33,6 +33,7 @@ class StepReport:
     num_rows: int
     num_texts: int
     num_tokens: int
+    num_truncated: int
 
 
 def accumulate_gradients(
@@ -74,6 +75,7 @@ class _Step:
         self.num_generated_rows = sum(bool(example.generated) for batch in batches for example in batch)
         self.sums: list[LossSums] = []
         self.num_texts = self.num_tokens = 0
+        self.truncated_before = encoder.num_truncated
 
     def row_by_row(self, examples: Sequence[Example]) -> None:
         """Rows that see only their own candidates: parts of whole rows, each forward and backward once."""
@@ -150,17 +152,19 @@ class _Step:
     def report(self, world: World) -> StepReport:
         """The step's means, the same on every process."""
         device = self.encoder.device
-        losses = torch.zeros(2, device=device, dtype=torch.float64)
-        for part in self.sums:
-            losses += torch.stack([part.info_nce.detach(), part.query_view.detach()])
-        info_nce, query_view, ratio, mass, expected, num_texts, num_tokens = world.sum_values(
+        losses = [torch.zeros(2, device=device)]  # a process may have no row
+        losses += [torch.stack([part.info_nce.detach(), part.query_view.detach()]) for part in self.sums]
+        # Added up off the device: not every device has double precision.
+        summed = torch.stack(losses).cpu().double().sum(dim=0)
+        info_nce, query_view, ratio, mass, expected, num_texts, num_tokens, num_truncated = world.sum_values(
             [
-                *losses.tolist(),
+                *summed.tolist(),
                 sum(part.entropy_ratio for part in self.sums),
                 sum(part.mass for part in self.sums),
                 sum(part.expected_mass for part in self.sums),
                 self.num_texts,
                 self.num_tokens,
+                self.encoder.num_truncated - self.truncated_before,
             ],
             device,
         )
@@ -176,6 +180,7 @@ class _Step:
             num_rows=self.num_rows,
             num_texts=int(num_texts),
             num_tokens=int(num_tokens),
+            num_truncated=int(num_truncated),
         )
 
 

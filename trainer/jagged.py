@@ -23,7 +23,7 @@ def jagged_attention(
     key_THd: Tensor,
     value_THd: Tensor,
     offsets: Tensor,
-    longest: int,
+    lengths: tuple[int, int],
     *,
     causal: bool,
     scaling: float,
@@ -31,13 +31,16 @@ def jagged_attention(
 ) -> Tensor:
     """Attention of every text over itself, [T, H, d]; text i has the tokens offsets[i] to offsets[i + 1].
 
+    `lengths` are those of the shortest and of the longest text: without them each layer would ask the device for both.
     Keys and values may have fewer heads than queries. Raises RuntimeError where the device has no kernel for it.
     """
     shared = query_THd.shape[1] // key_THd.shape[1]
     if shared > 1:
         key_THd, value_THd = key_THd.repeat_interleave(shared, dim=1), value_THd.repeat_interleave(shared, dim=1)
     query, key, value = (
-        torch.nested.nested_tensor_from_jagged(tensor, offsets, max_seqlen=longest).transpose(1, 2)
+        torch.nested.nested_tensor_from_jagged(tensor, offsets, min_seqlen=lengths[0], max_seqlen=lengths[1]).transpose(
+            1, 2
+        )
         for tensor in (query_THd, key_THd, value_THd)
     )
     attended = nn.functional.scaled_dot_product_attention(
@@ -46,11 +49,15 @@ def jagged_attention(
     return attended.transpose(1, 2).values()
 
 
-@functools.cache
 def has_jagged_attention(device: torch.device, dtype: torch.dtype, causal: bool) -> bool:
     """Whether this device computes jagged attention and its gradient as text by text; tried once, on three texts."""
-    if device.type == "cpu":
-        return False  # it works there without causal masks, seven times slower than groups of equal lengths
+    # A CPU does so without causal masks, seven times slower than groups of equal lengths.
+    return device.type != "cpu" and agrees(device, dtype, causal)
+
+
+@functools.cache
+def agrees(device: torch.device, dtype: torch.dtype, causal: bool) -> bool:
+    """The trial of `has_jagged_attention`."""
     try:
         difference = _difference(device, dtype, causal)
     except RuntimeError as error:
@@ -77,13 +84,18 @@ def _difference(device: torch.device, dtype: torch.dtype, causal: bool) -> float
         return torch.cat([attend(q, k, v, is_causal=causal, scale=scaling) for q, k, v in texts], 1).transpose(0, 1)
 
     def all_texts(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return jagged_attention(query, key, value, offsets, max(lengths), causal=causal, scaling=scaling)
+        ends = (min(lengths), max(lengths))
+        return jagged_attention(query, key, value, offsets, ends, causal=causal, scaling=scaling)
 
     results = []
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False), warnings.catch_warnings():
+    # Without hooks of its own the trial would be taken for a part of the layer in which it runs, where layers are
+    # computed again for the backward pass.
+    own_hooks = torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved)
+    with own_hooks, torch.enable_grad(), torch.autocast(device.type, enabled=False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_YOUNG)
         for attend in (by_text, all_texts):
             leaves = [tensor.clone().requires_grad_() for tensor in inputs]
             output = attend(*leaves)
             results.append([output, *torch.autograd.grad((output * inputs[0]).sum(), leaves)])
-    return max(float((one - other).detach().abs().max()) for one, other in zip(*results, strict=True))
+    # The largest of all, NaN if one is.
+    return float(torch.stack([(one - other).detach().abs().max() for one, other in zip(*results, strict=True)]).max())

@@ -125,7 +125,10 @@ class MineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MineReport:
-    """Counts of a mining run. `dropped` counts ranked passages by the first rule that they broke."""
+    """Counts of a mining run. `dropped` counts ranked passages by the first rule that they broke.
+
+    `truncated_texts` counts among those that this run encoded, not among those that came from the cache.
+    """
 
     queries: int
     corpus: int
@@ -166,7 +169,8 @@ def mine(config: MineConfig) -> MineReport:
         passages_PD = cached_embeddings(encoder, list(data.passages.values()), "document", config.cache, world)
         queries_QD = cached_embeddings(encoder, [row.query for row in rows], "query", config.cache, world)
         mined, counts = mine_rows(rows, data, queries_QD, passages_PD, config)
-        report = _report(mined, counts, data, config, encoder.num_truncated)
+        truncated = int(world.sum_values([encoder.num_truncated], encoder.device)[0])
+        report = _report(mined, counts, data, config, truncated)
         if world.is_main:
             write_rows(config.out, mined)
             write_json(f"{config.out}.report.json", {"config": asdict(config)} | asdict(report))

@@ -131,12 +131,15 @@ class CounterfactualLoss(nn.Module):
         self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
         """{"info_nce": scalar, "query_view": scalar}; without labels every negative counts as mined."""
-        columns = [
-            nn.functional.normalize(self.model(features)["sentence_embedding"], dim=-1)
-            for features in sentence_features
-        ]
+        columns = [self.model(features)["sentence_embedding"] for features in sentence_features]
         if len(columns) < 2:
             raise ValueError(f"expected the columns anchor, positive and any negatives, got {len(columns)} column")
+        # At temperature 0.05 half precision would lose the differences that the losses are about.
+        with torch.autocast(columns[0].device.type, enabled=False):
+            exact = (column.to(torch.promote_types(column.dtype, torch.float32)) for column in columns)
+            return self._losses([nn.functional.normalize(column, dim=-1) for column in exact], labels)
+
+    def _losses(self, columns: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
         queries_BD, candidates_BND = columns[0], torch.stack(columns[1:], dim=1)
         generated_BN = _generated_of(labels, candidates_BND)
         num_rows, num_candidates = generated_BN.shape

@@ -45,6 +45,11 @@ class Packing:
         """Tokens of the longest text."""
         return self.groups[0][1]
 
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest text."""
+        return self.groups[-1][1]
+
 
 def pack(tokens: Sequence[Tokens], device: torch.device) -> Packing:
     """Lay out texts by falling length; `order[i]` is the place in `tokens` of the i-th text laid out."""
@@ -110,12 +115,13 @@ def packed_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of every text over itself; transformers calls it in place of its own. Returns [1, T, H, d]."""
-    causal = bool(getattr(module, "is_causal", False))
+    # A decoder that was made to look both ways says so in its configuration alone.
+    causal = bool(getattr(module, "is_causal", False)) and getattr(module.config, "is_causal", None) is not False
     query_THd, key_THd, value_THd = (tensor[0].transpose(0, 1) for tensor in (query_1HTd, key_1HTd, value_1HTd))
     whole = sliding_window is None or packing.longest <= sliding_window
-    if whole and has_jagged_attention(query_1HTd.device, query_1HTd.dtype, causal):
+    if whole and has_jagged_attention(query_1HTd.device, _computed_in(query_1HTd), causal):
         attended = jagged_attention(
-            query_THd, key_THd, value_THd, packing.offsets, packing.longest,
+            query_THd, key_THd, value_THd, packing.offsets, (packing.shortest, packing.longest),
             causal=causal, scaling=scaling, dropout=dropout,
         )  # fmt: skip
         return attended.unsqueeze(0), None
@@ -134,6 +140,12 @@ def packed_attention(
         )
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).unsqueeze(0), None
+
+
+def _computed_in(tensor: Tensor) -> torch.dtype:
+    """The type that attention over this tensor is computed in: autocast's, which may not have reached it yet."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
 def _window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:

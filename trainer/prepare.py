@@ -21,13 +21,15 @@ log = logging.getLogger(__name__)
 
 def read_data(config: TrainConfig) -> tuple[list[Row], RetrievalSet | None]:
     """The training rows, at least one, and the dev data if there is any."""
-    bad_rows = BadRows() if config.skip_bad_rows else None
+    bad_rows, bad_dev = (BadRows(), BadRows()) if config.skip_bad_rows else (None, None)
     rows = list(read_rows(config.rows, bad_rows))
-    if bad_rows is not None and bad_rows.count:
-        log.warning("warning: %s", bad_rows.summary())
     if not rows:
         raise InputError("holds no rows", file=config.rows)
-    return rows, None if config.dev is None else read_source(config.dev, config.dev_split)
+    dev = None if config.dev is None else read_source(config.dev, config.dev_split, bad_dev)
+    for name, bad in ((config.rows, bad_rows), (config.dev, bad_dev)):
+        if bad is not None and bad.count:
+            log.warning("warning: %s: %s", name, bad.summary())
+    return rows, dev
 
 
 def data_key(rows: Sequence[Row], corpus: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 from trainer.tracking import NoTracker, Tracker, make_tracker
 
 # Settings that may differ between a run and its resumption.
-_FREE = frozenset({"out", "device", "restart", "keep_checkpoints"})
+_FREE = frozenset({"out", "device", "restart", "keep_checkpoints", "tracking"})
 
 
 class RunFolder:
@@ -33,13 +33,19 @@ class RunFolder:
     def open(self, restart: bool) -> None:
         """Begin, or check that what is there may be gone on with; only the main process calls this.
 
-        Raises InputError when the folder holds a run with other settings, or something that is no run.
+        Raises InputError when the folder holds a run with other settings, or something that is no run, and when the
+        tracker is not installed.
         """
-        self._tracker = make_tracker(self._tracking, self.path, self._settings)
+        self._claim(restart)
+        if self.summary() is None:
+            # Not before: a tracker may write into the folder, and tells others that a run has begun.
+            self._tracker = make_tracker(self._tracking, self.path, self._settings)
+
+    def _claim(self, restart: bool) -> None:
         if restart:
             for path in (self._summary, self._config, self._metrics):
                 path.unlink(missing_ok=True)
-            for path in (self.checkpoints, self.model, self.path / "remining"):
+            for path in (self.checkpoints, self.model, self.path / "remining", self.path / "tensorboard"):
                 shutil.rmtree(path, ignore_errors=True)
         if not self._config.exists():
             if self.path.exists() and any(self.path.iterdir()) and not restart:
@@ -63,12 +69,8 @@ class RunFolder:
         return read_json_object(self._summary) if self._summary.exists() else None
 
     def log_metrics(self, **values: Any) -> None:
-        """Append one line to metrics.jsonl; what is None or NaN is left out."""
-        kept = {
-            name: value
-            for name, value in values.items()
-            if value is not None and not (isinstance(value, float) and math.isnan(value))
-        }
+        """Append one line to metrics.jsonl; what is None or not finite, which JSON does not have, is left out."""
+        kept = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(kept) + "\n")
         self._tracker.log(kept.pop("step"), kept)

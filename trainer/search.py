@@ -19,6 +19,7 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 _QUERIES, _PASSAGES = 256, 65536
 # FAISS cuts its own blocks of passages and is faster with many queries at a time.
 _FAISS_QUERIES = 8192
+_BROKEN = "an embedding holds NaN or infinity: the model is broken"
 
 
 def top_k(queries_QD: Floats, passages_PD: Floats, k: int, *, backend: Backend = "torch") -> tuple[Floats, Indices]:
@@ -34,7 +35,10 @@ def top_k(queries_QD: Floats, passages_PD: Floats, k: int, *, backend: Backend =
         return np.empty((len(queries_QD), max(k, 0)), np.float32), np.empty((len(queries_QD), max(k, 0)), np.int64)
     search, size = (_faiss_block, _FAISS_QUERIES) if backend == "faiss" else (_torch_block, _QUERIES)
     blocks = [search(queries_QD[start : start + size], passages_PD, k) for start in range(0, len(queries_QD), size)]
-    return np.concatenate([scores for scores, _ in blocks]), np.concatenate([index for _, index in blocks])
+    scores_QK = np.concatenate([scores for scores, _ in blocks])
+    if not np.isfinite(scores_QK).all():
+        raise InputError(_BROKEN)
+    return scores_QK, np.concatenate([index for _, index in blocks])
 
 
 def checked_queries(queries_QD: Floats, passages_PD: Floats) -> None:
@@ -45,7 +49,7 @@ def checked_queries(queries_QD: Floats, passages_PD: Floats) -> None:
             "they come from different models"
         )
     if not np.isfinite(queries_QD).all():
-        raise InputError("an embedding holds NaN or infinity: the model is broken")
+        raise InputError(_BROKEN)
 
 
 def _torch_block(queries_QD: Floats, passages_PD: Floats, k: int) -> tuple[Floats, Indices]:
@@ -62,8 +66,6 @@ def _torch_block(queries_QD: Floats, passages_PD: Floats, k: int) -> tuple[Float
             index_QK = torch.cat([best_index, index_QK], dim=1).gather(1, chosen)
         best_scores, best_index = scores_QK, index_QK
     assert best_scores is not None
-    if not torch.isfinite(best_scores).all():
-        raise InputError("an embedding holds NaN or infinity: the model is broken")
     return best_scores.numpy(), best_index.numpy()
 
 
@@ -91,6 +93,9 @@ def _stable_top_k(scores_QP: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _faiss_block(queries_QD: Floats, passages_PD: Floats, k: int) -> tuple[Floats, Indices]:
     import faiss
 
+    # FAISS would leave such passages out and say nothing.
+    if not all(np.isfinite(passages_PD[i : i + _PASSAGES]).all() for i in range(0, len(passages_PD), _PASSAGES)):
+        raise InputError(_BROKEN)
     scores_QK, index_QK = faiss.knn(
         np.ascontiguousarray(queries_QD), np.ascontiguousarray(passages_PD), k, metric=faiss.METRIC_INNER_PRODUCT
     )

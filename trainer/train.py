@@ -92,17 +92,16 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
         log.info("%s already holds this run, finished; --restart trains anew", config.out)
         return TrainResult(**finished)
     key = data_key(rows, remining.data.passages if remining else {})
-    state = checkpoints.resume(encoder.transformer, optimizer, key)
+    state = checkpoints.resume(encoder.transformer, optimizer, key, world.size)
     if world.is_main:
         folder.forget_metrics_after(state.step if state else -1)
     if state is None:
         scores = dev_scores(encoder, dev, config.matryoshka, world)
-        state = RunState(data_key=key, dev_before=scores.get("dev_ndcg_at_10"))
+        state = RunState(data_key=key, num_processes=world.size, dev_before=scores.get("dev_ndcg_at_10"))
         if world.is_main:
             folder.log_metrics(step=0, **scores)
     else:
         log.info("resuming after step %d of %d", state.step, total_steps)
-        encoder.num_truncated = state.num_truncated
         scaler.load_state_dict(state.scaler)
         if remining and state.mined_RM is not None:
             remining.restore(state.mined_RM)
@@ -113,6 +112,10 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
         for step, batches in enumerate(_steps(examples, config), start=1):
             if step <= state.step:
                 continue
+            # Asked here, of what a checkpoint holds: a run that died on its last step must not go on either.
+            if config.patience and (state.step - state.best_step) // eval_every >= config.patience:
+                log.info("%d evaluations without a better dev nDCG@10: stopped at step %d", config.patience, state.step)
+                break
             began = time.monotonic()
             torch.manual_seed(((config.seed * 1_000_003 + step) << 10) + world.rank)
             encoder.train()
@@ -143,7 +146,7 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
             score = scores.get("dev_ndcg_at_10")
             mined = remining.mine(encoder, world) if remining and step % config.remine_every == 0 and not done else {}
             state.mined_RM = remining.mined_RM if remining else None
-            state.num_truncated = encoder.num_truncated
+            state.num_truncated += report.num_truncated
             state.seconds = before + time.monotonic() - start
             if world.is_main:
                 folder.log_metrics(step=step, lr=optimizer.param_groups[0]["lr"], grad_norm=norm, **asdict(report),
@@ -155,9 +158,6 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
                     checkpoints.save_best(step, encoder.transformer)
             if world.is_main and step % checkpoint_every == 0 and not done:
                 checkpoints.save(state, encoder.transformer, optimizer)
-            if config.patience and score is not None and (step - state.best_step) // eval_every >= config.patience:
-                log.info("%d evaluations without a better dev nDCG@10: stopped at step %d", config.patience, step)
-                break
 
     if dev is None:
         state.best_step = state.step

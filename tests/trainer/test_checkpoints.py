@@ -153,6 +153,12 @@ def test_checkpoints_of_other_rows_or_another_model_are_refused(
         stop_after(5, patch)
         with pytest.raises(KeyboardInterrupt):
             train(config)
+    newest = max((Path(config.out) / "checkpoints").glob("step-*")) / "state.json"
+    state = json.loads(newest.read_text())
+    newest.write_text(json.dumps(state | {"num_processes": 2}))
+    with pytest.raises(InputError, match="a run with 2 processes, this one has 1"):
+        train(config)
+    newest.write_text(json.dumps(state))
     write_rows(config.rows, training_rows()[1:])
     with pytest.raises(InputError, match="other training rows"):
         train(config)

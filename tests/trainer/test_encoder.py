@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from tokenizers import normalizers
 
 from data.errors import InputError
 from tests.trainer.conftest import TEXTS
@@ -105,6 +106,14 @@ def test_encode_switches_dropout_off_and_back_on(tiny_bert: Path) -> None:
     assert torch.equal(encoder.embed(TEXTS, "query"), encoder.embed(TEXTS, "query"))
 
 
+def test_dropout_of_attention_is_set_where_the_model_says_0(tiny_qwen: Path) -> None:
+    encoder = Encoder.load(str(tiny_qwen), device="cpu").train()
+    attention = encoder.transformer.get_submodule("layers.0.self_attn")
+    attention.attention_dropout = 0  # type: ignore[assignment]
+    encoder.set_dropout(0.5)
+    assert attention.attention_dropout == 0.5
+
+
 def test_long_texts_are_cut_and_counted(tiny_bert: Path) -> None:
     encoder = Encoder.load(str(tiny_bert), device="cpu", max_length=10)
     assert all(len(ids) <= 10 for ids in encoder.tokenize(TEXTS, "document"))
@@ -121,9 +130,21 @@ def test_fingerprint_covers_weights_prompts_pooling_and_length(tiny_bert: Path) 
     altered = load()
     with torch.no_grad():
         next(altered.parameters()).view(-1)[0] += 1e-3
-    others = [load(pooling="cls"), load(normalize=False), load(query_prompt="q"), load(max_length=20), altered]
-    keys = {base, *(other.fingerprint() for other in others)}
-    assert len(keys) == 6
+    cased, wider = load(), load()
+    cased.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    wider.transformer.config.layer_norm_eps = 1e-3  # type: ignore[union-attr]
+    others = [load(pooling="cls"), load(normalize=False), load(query_prompt="q"), load(max_length=20)]
+    keys = {base, *(other.fingerprint() for other in (*others, altered, cased, wider))}
+    assert len(keys) == 8
+    used = load()
+    used.encode(TEXTS, "query")
+    assert used.fingerprint() == base
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_one_line(device: str, tiny_bert: Path) -> None:
+    with pytest.raises(InputError, match=f"'device': cannot put .* on {device}: "):
+        Encoder.load(str(tiny_bert), device=device)
 
 
 def test_save_replaces_an_older_model_whole_and_leaves_nothing_else(tiny_bert: Path, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def test_equal_to_each_text_by_itself(key_heads: int) -> None:
         return torch.autograd.grad((output * weights).sum(), (query, key, value))
 
     offsets = torch.tensor([0, *accumulate(LENGTHS)])
-    together = jagged_attention(query, key, value, offsets, max(LENGTHS), causal=False, scaling=0.3)
+    ends = (min(LENGTHS), max(LENGTHS))
+    together = jagged_attention(query, key, value, offsets, ends, causal=False, scaling=0.3)
     alone = torch.cat([
         torch.nn.functional.scaled_dot_product_attention(
             *(tensor.transpose(0, 1).unsqueeze(0) for tensor in text), scale=0.3, enable_gqa=True
@@ -42,7 +43,7 @@ def test_equal_to_each_text_by_itself(key_heads: int) -> None:
 def test_the_trial_on_a_device_measures_values_and_gradients() -> None:
     # A processor has the kernel without causal masks and lacks it with them: both ends of the trial.
     assert jagged._difference(torch.device("cpu"), torch.float64, False) < 1e-12
-    with pytest.raises(RuntimeError, match="No viable backend"):
+    with pytest.raises(RuntimeError):  # in other words where PyTorch was built for GPUs
         jagged._difference(torch.device("cpu"), torch.float64, True)
 
 
@@ -50,6 +51,19 @@ def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = jagged.jagged_attention
     monkeypatch.setattr(jagged, "jagged_attention", lambda *tensors, **how: right(*tensors, **how) * 1.2)
     assert jagged._difference(torch.device("cpu"), torch.float64, False) > 0.05
+
+
+def test_a_kernel_whose_gradient_is_not_a_number_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = jagged.jagged_attention
+
+    def broken(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: object, **how: object) -> object:
+        value.register_hook(lambda gradient: gradient * float("nan"))
+        return right(query, key, value, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(jagged, "jagged_attention", broken)
+    jagged.agrees.cache_clear()
+    assert not jagged.agrees(torch.device("cpu"), torch.float64, False)
+    jagged.agrees.cache_clear()
 
 
 def test_not_used_on_a_processor() -> None:
@@ -69,3 +83,39 @@ def test_an_encoder_on_a_device_that_has_it_gives_the_same(tiny_bert: Path, monk
     monkeypatch.setattr(packed, "jagged_attention", attention)
     assert (made.embed(TEXTS, "document") - groups).abs().max() < 1e-13
     assert len(calls) == made.transformer.config.num_hidden_layers  # type: ignore[union-attr]
+
+
+def test_the_trial_may_run_inside_a_layer_that_is_computed_again(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    differences: list[float] = []
+
+    def tried(device: torch.device, dtype: torch.dtype, causal: bool) -> bool:
+        if not differences:
+            differences.append(jagged._difference(device, dtype, causal))
+        return False  # what a processor computes there cannot be computed again
+
+    monkeypatch.setattr(packed, "has_jagged_attention", tried)
+
+    def gradients(recomputed: bool) -> list[torch.Tensor]:
+        differences.clear()
+        made = Encoder.load(str(tiny_bert), device="cpu")
+        made.set_dropout(0.0)
+        if recomputed:
+            made.checkpoint_gradients()
+        made.train().embed(TEXTS, "document")[:, 0].sum().backward()
+        assert differences[0] < 1e-4
+        return [parameter.grad for parameter in made.parameters() if parameter.grad is not None]
+
+    for one, other in zip(gradients(True), gradients(False), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_is_tried_is_the_type_of_autocast(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.dtype] = []
+    monkeypatch.setattr(packed, "has_jagged_attention", lambda device, dtype, causal: asked.append(dtype))
+    made = Encoder.load(str(tiny_bert), device="cpu")
+    made.embed(TEXTS, "document")
+    made.autocast = torch.bfloat16
+    made.embed(TEXTS, "document")
+    assert asked == [torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]

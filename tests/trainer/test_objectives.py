@@ -108,6 +108,23 @@ def test_the_loss_for_tuples(in_batch: bool, embeddings: tuple[Tensor, Tensor]) 
         CounterfactualLoss(Lookup())(features[:1])
 
 
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_half_precision_embeddings_lose_nothing_more(in_batch: bool, embeddings: tuple[Tensor, Tensor]) -> None:
+    queries, candidates = (torch.nn.functional.normalize(e.detach(), dim=-1).bfloat16() for e in embeddings)
+    labels = GENERATED[:, 1:].long()
+
+    def losses(kind: torch.dtype) -> dict[str, Tensor]:
+        features = [{"x": x.to(kind)} for x in (queries, *candidates.unbind(dim=1))]
+        return CounterfactualLoss(Lookup(), in_batch=in_batch)(features, labels)
+
+    exact = losses(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        autocast = losses(torch.bfloat16)
+    for name, value in losses(torch.bfloat16).items():
+        torch.testing.assert_close(value, exact[name])
+        torch.testing.assert_close(autocast[name], exact[name])
+
+
 def test_the_exports_are_there_and_import_nothing_heavy() -> None:
     assert trainer.InfoNCE is InfoNCE and trainer.Encoder.__module__ == "trainer.encoder"
     with pytest.raises(AttributeError, match="Nothing"):

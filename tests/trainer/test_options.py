@@ -193,3 +193,29 @@ def test_a_tracker_that_is_not_installed_is_one_line(config: TrainConfig, monkey
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(InputError, match="pip install trackio"):
         train(dataclasses.replace(config, tracking="trackio"))
+    assert train(dataclasses.replace(config, epochs=1, tracking="none", out=config.out + "2")).steps == 3
+
+
+def test_a_tracker_that_writes_into_the_folder_at_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    class Writer:
+        def __init__(self, folder: str):
+            opened.append(Path(folder))
+            Path(folder).mkdir()
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            (opened[-1] / f"{step}-{name}").write_text(str(value))
+
+        def close(self) -> None:
+            (opened[-1] / "closed").touch()
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    tracked = dataclasses.replace(config, epochs=1, tracking="tensorboard")
+    train(tracked)
+    assert (Path(config.out) / "tensorboard" / "closed").exists()
+    (Path(config.out) / "tensorboard" / "of an old run").touch()
+    train(tracked)  # finished: it is only read
+    assert len(opened) == 1
+    train(dataclasses.replace(tracked, restart=True))
+    assert len(opened) == 2 and not (opened[1] / "of an old run").exists()

@@ -81,6 +81,20 @@ def test_texts_do_not_see_each_other(tiny_qwen: Path) -> None:
     np.testing.assert_allclose(made.encode(LONG, "document"), alone, atol=2e-6)
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_a_decoder_that_looks_both_ways(kind: str, tiny_bert: Path, tmp_path: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
+    config = tiny_config(kind, len(tokenizer))
+    config.is_causal = False
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    both_ways = [encoder(tmp_path / "m", packed, "mean").encode(LONG, "document") for packed in (True, False)]
+    np.testing.assert_allclose(*both_ways, atol=1e-5)
+    causal = Encoder.load(str(tmp_path / "m"), device="cpu", pooling="mean", max_length=60)
+    causal.transformer.config.is_causal = True  # type: ignore[union-attr]
+    assert np.abs(causal.encode(LONG, "document") - both_ways[0]).max() > 1e-2
+
+
 def test_an_architecture_that_is_not_known_is_padded(tiny_bert: Path, tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
     config = transformers.MPNetConfig(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data.errors import InputError
 from trainer import search
-from trainer.search import top_k
+from trainer.search import Backend, top_k
 
 
 def by_full_sort(queries: np.ndarray, passages: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,6 +50,14 @@ def test_memory_mapped_passages_are_searched(tmp_path) -> None:
     np.save(tmp_path / "p.npy", passages)
     mapped = np.load(tmp_path / "p.npy", mmap_mode="r")
     np.testing.assert_array_equal(top_k(passages[:4], mapped, 5)[1], top_k(passages[:4], passages, 5)[1])
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+def test_a_passage_that_is_not_a_number_is_refused(backend: Backend) -> None:
+    passages = np.eye(6, dtype=np.float32)
+    passages[4, 2] = np.nan
+    with pytest.raises(InputError, match="NaN or infinity"):
+        top_k(np.eye(6, dtype=np.float32)[:2], passages, 2, backend=backend)
 
 
 def test_k_beyond_the_corpus_and_no_queries() -> None:

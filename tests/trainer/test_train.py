@@ -63,7 +63,6 @@ def test_saved_model_is_the_best_one_by_dev(config: TrainConfig) -> None:
     from trainer.dev import ndcg_at_10, rank
 
     result = train(dataclasses.replace(config, eval_every=1))
-    assert result.best_step < result.steps or result.dev_after is not None
     best = Encoder.load(result.model, device="cpu")
     assert ndcg_at_10(rank(best, dev_set(), k=10), dev_set().qrels) == pytest.approx(result.dev_after)
 
@@ -160,6 +159,37 @@ def test_early_stopping_counts_evaluations_without_gain(config: TrainConfig, mon
     monkeypatch.setattr(train_module, "dev_scores", lambda *_: {"dev_ndcg_at_10": next(scores)})
     result = train(dataclasses.replace(config, eval_every=1, patience=2))
     assert (result.steps, result.best_step, result.dev_after) == (4, 2, 0.6)
+
+
+def test_a_run_that_dies_after_its_last_step_does_not_go_on_training(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(config, eval_every=1, checkpoint_every=1, patience=2)
+
+    def run(scores: list[float], out: str) -> train_module.TrainResult:
+        coming = iter(scores)
+        monkeypatch.setattr(train_module, "dev_scores", lambda *_: {"dev_ndcg_at_10": next(coming)})
+        return train(dataclasses.replace(config, out=out))
+
+    scores = [0.1, 0.5, 0.6, 0.6, 0.55]
+    whole = run(scores, config.out + "-whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "save", lambda *_: (_ for _ in ()).throw(InputError("No space left on device")))
+        with pytest.raises(InputError, match="No space left"):
+            run(scores, config.out)
+    resumed = run([0.9], config.out)
+    assert (resumed.steps, resumed.best_step, resumed.dev_after) == (whole.steps, whole.best_step, whole.dev_after)
+    assert all(torch.equal(one, weights(whole.model)[name]) for name, one in weights(resumed.model).items())
+
+
+def test_bad_lines_of_dev_data_are_skipped_on_demand(config: TrainConfig, tmp_path: Path) -> None:
+    pairs = tmp_path / "dev.jsonl"
+    line = {"query": "how long can we restore deleted files", "positive": "Deleted files: 30 days."}
+    pairs.write_text(json.dumps(line) + "\nno JSON\n")
+    asked = dataclasses.replace(config, dev=str(pairs), epochs=1)
+    with pytest.raises(InputError, match="not valid JSON"):
+        train(asked)
+    assert train(dataclasses.replace(asked, skip_bad_rows=True)).dev_after == 1.0
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
