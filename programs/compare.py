@@ -3,7 +3,6 @@
 import logging
 import re
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from programs.local_server import PREFIX
 from programs.outcome import synthesis_of_row
 from programs.retriever import EncoderRetriever, Retriever
 from programs.row_feedback import row_feedback
-from programs.run import synthesize
+from programs.run import mined_rows, synthesize
 from trainer.encoder import Encoder
 
 log = logging.getLogger(__name__)
@@ -44,12 +43,7 @@ def compare(config: CompareConfig, retriever: Retriever | None = None) -> dict[s
     when none can be used.
     """
     names = config.lms.split()
-    rows = list(islice(read_rows(config.rows), config.max_rows))
-    if any(row.of_source("generated") for row in rows):
-        # They would be counted as every model's own.
-        raise InputError(
-            "already hold generated negatives: compare on rows as `just mine` writes them", file=config.rows
-        )
+    rows = list(mined_rows(config.rows, config.max_rows))
     retriever = retriever or EncoderRetriever(Encoder.load(config.retriever))
     board = []
     for name in names:

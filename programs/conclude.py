@@ -51,7 +51,8 @@ def conclude(
                 raise InputError("the rows changed while the run worked on them; run it again", file=config.rows)
             funnel.add(synthesis)
             accepted = tuple(negative_of(candidate, program=program.name) for candidate in synthesis.accepted)
-            yield replace(row, negatives=row.negatives + accepted, requirements=synthesis.requirements)
+            requirements = synthesis.requirements or row.requirements
+            yield replace(row, negatives=row.negatives + accepted, requirements=requirements)
             progress.update()
         calibration = funnel.calibration(config.max_miss_rate)
         # Raised inside the writer, so that rows.jsonl never takes its name.

@@ -22,7 +22,8 @@ class SynthesizeConfig:
     """Write and verify counterfactual negatives for the rows of a JSONL file."""
 
     rows: Path
-    """Training rows in JSONL, as `mine` writes them (mined negatives are kept, and shown to the model as style)."""
+    """Training rows in JSONL, as `mine` writes them, without generated negatives (mined ones are kept; some of those of
+    the first rows are shown to the model as style)."""
 
     out: Path = Path("runs/synthesize")
     """Run folder: rows.jsonl, store.sqlite, config.json, summary.json. The same command goes on where it ended."""
@@ -74,7 +75,7 @@ class SynthesizeConfig:
     """How often a draft that the verifier refused is written again with its reason; 0 drops it at once."""
 
     max_rows: int | None = None
-    """Use only the first this many rows; None uses all."""
+    """Use only the first this many rows; None uses all, and finished ones are kept when it is raised."""
 
     canary_share: float = 0.25
     """Share of the rows (0 to 1) whose known positive is verified blind too, to measure what the verifier misses."""

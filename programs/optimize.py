@@ -34,7 +34,7 @@ from programs.projection import project
 from programs.retriever import EncoderRetriever, Retriever
 from programs.role_lm import RoleLM
 from programs.row_program import RowInputs
-from programs.run import mined_style
+from programs.run import mined_passages, mined_style
 from programs.splits import Split, split_rows
 from programs.store import RunStore
 from programs.synthesizer import Synthesizer
@@ -74,7 +74,7 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         raise InputError("holds no rows", file=config.rows)
     split = split_rows(rows, dev_share=config.dev_share, held_out_share=config.held_out_share, seed=config.seed)
     profile = load_profile(config.profile)
-    style = profile.style or mined_style(iter(rows), count=config.style_passages, seed=config.seed)
+    style = profile.style or mined_style(mined_passages(rows), count=config.style_passages, seed=config.seed)
     with ExitStack() as stack:
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         specs = resolve_specs(stack, config, budget)

@@ -5,10 +5,11 @@ import json
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from data.cli import config_dict
@@ -48,21 +49,21 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     Raises InputError for anything a user can mend, KeyboardInterrupt after Ctrl-C; both leave a store to go on from.
     """
     started = time.monotonic()
+    check_files(config)
     total = count_input(config)
+    # Reads the first rows: what is wrong with them is said before anything is written.
+    mined = mined_passages(mined_rows(config.rows, _STYLE_ROWS))
     profile = load_profile(config.profile)
-    if not profile.style:
-        profile = replace(profile, style=mined_style(read_input(config), count=config.style_passages, seed=config.seed))
     with ExitStack() as stack:
         resolver = Models(
             stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env
         )
-        specs = resolve_roles(resolver, config)
-        program, name = build_program(config)
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
-        for role, models in specs.items():
-            for spec in models:
-                budget.check_priced(spec, role)
+        specs = resolve_roles(resolver, config, budget)
+        program, name = build_program(config)
         store = stack.enter_context(RunStore(config.out / "store.sqlite"))
+        if not profile.style:
+            profile = replace(profile, style=folder_style(config, store, mined))
         budget.add_spent(store.usage(whole_folder=True).values())
         limits = Limits(config.concurrency)
         lms = {
@@ -146,24 +147,32 @@ def build_program(config: SynthesizeConfig) -> tuple[RowProgram, str]:
     return program, UNCOMPILED if config.program is None else load_program(config.program, program)
 
 
-def resolve_roles(resolver: Models, config: SynthesizeConfig) -> dict[str, list[ModelSpec]]:
-    """The checked models of generator and verifier, each followed by its fallbacks."""
+def resolve_roles(resolver: Models, config: SynthesizeConfig, budget: Budget) -> dict[str, list[ModelSpec]]:
+    """The checked models of generator and verifier, each followed by its fallbacks.
+
+    Raises InputError that names the flag when a model cannot be used, or has no price that `budget` could be kept by.
+    """
     verifier = config.verifier_lm or config.lm
     verifier_base = config.verifier_api_base or (None if config.verifier_lm else config.api_base)
     wanted = {
-        "generator": ("lm", config.lm, config.api_base, config.temperature, config.lm_fallbacks),
-        "verifier": (
-            "verifier-lm" if config.verifier_lm else "lm", verifier, verifier_base, 0.0, config.verifier_fallbacks
-        ),
-    }  # fmt: skip
-    specs = {}
-    for role, (flag, name, api_base, temperature, fallbacks) in wanted.items():
-        specs[role] = [resolver.resolve(name, flag=flag, temperature=temperature, api_base=api_base)]
-        for other in (fallbacks or "").split(","):
-            if other.strip():
-                flag = f"{flag.removesuffix('-lm')}-fallbacks"
-                specs[role].append(resolver.resolve(other.strip(), flag=flag, temperature=temperature))
+        "generator": [("lm", config.lm, config.api_base), *_fallbacks("lm-fallbacks", config.lm_fallbacks)],
+        "verifier": [
+            ("verifier-lm" if config.verifier_lm else "lm", verifier, verifier_base),
+            *_fallbacks("verifier-fallbacks", config.verifier_fallbacks),
+        ],
+    }
+    specs: dict[str, list[ModelSpec]] = {}
+    for role, models in wanted.items():
+        temperature = config.temperature if role == "generator" else 0.0
+        for flag, name, api_base in models:
+            spec = resolver.resolve(name, flag=flag, temperature=temperature, api_base=api_base)
+            budget.check_priced(spec, flag)
+            specs.setdefault(role, []).append(spec)
     return specs
+
+
+def _fallbacks(flag: str, names: str | None) -> list[tuple[str, str, None]]:
+    return [(flag, name.strip(), None) for name in (names or "").split(",") if name.strip()]
 
 
 def open_role(
@@ -185,9 +194,29 @@ def open_role(
     return lms[0]
 
 
+def check_files(config: SynthesizeConfig) -> None:
+    """Raise InputError when the run would write over, or remove, the rows that it reads."""
+    if config.rows.resolve() == (config.out / "rows.jsonl").resolve():
+        raise InputError(
+            "is the file that this run would write its rows into: choose another --out", file=config.rows, field="rows"
+        )
+
+
 def read_input(config: SynthesizeConfig) -> Iterator[Row]:
     """Stream the rows of this run."""
-    return islice(read_rows(config.rows), config.max_rows)
+    return mined_rows(config.rows, config.max_rows)
+
+
+def mined_rows(path: Path, max_rows: int | None) -> Iterator[Row]:
+    """Stream the first `max_rows` rows. Raises InputError at one with generated negatives: their verdicts are about the
+    requirements that it has, which a synthesis replaces, and they would be counted as its own."""
+    for row in islice(read_rows(path), max_rows):
+        if row.of_source("generated"):
+            raise InputError(
+                f"query {row.query_id!r} already has generated negatives: expected rows as `just mine` writes them",
+                file=path,
+            )
+        yield row
 
 
 def count_input(config: SynthesizeConfig) -> int:
@@ -198,9 +227,28 @@ def count_input(config: SynthesizeConfig) -> int:
     return count
 
 
-def mined_style(rows: Iterator[Row], *, count: int, seed: int) -> tuple[str, ...]:
-    """A seeded choice of mined passages of the first rows: one for the whole run, so that prompts share a prefix."""
-    texts = sorted({negative.text for row in islice(rows, _STYLE_ROWS) for negative in row.of_source("mined")})
+def folder_style(config: SynthesizeConfig, store: RunStore, mined: Sequence[str]) -> tuple[str, ...]:
+    """The style passages of this run folder, of the `mined` ones: drawn once and kept when rows are added.
+
+    They are in every prompt: other ones would make all finished work that of another program, and have it paid again.
+    """
+    note = f"style:{config.style_passages}:{config.seed}"
+    noted = tuple(json.loads(store.get_note(note) or "[]"))
+    # Passages of a corpus that these rows are not from are no style for them.
+    if noted and {text[:_STYLE_CHARS] for text in mined}.issuperset(noted):
+        return noted
+    style = mined_style(mined, count=config.style_passages, seed=config.seed)
+    store.set_note(note, json.dumps(style))
+    return style
+
+
+def mined_passages(rows: Iterable[Row]) -> list[str]:
+    """The different mined passages of the rows that style passages may come from."""
+    return sorted({negative.text for row in islice(rows, _STYLE_ROWS) for negative in row.of_source("mined")})
+
+
+def mined_style(texts: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
+    """A seeded choice of mined passages: one for the whole run, so that prompts share a prefix."""
     chosen = random.Random(seed).sample(texts, min(count, len(texts)))
     return tuple(text[:_STYLE_CHARS] for text in chosen)
 

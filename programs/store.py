@@ -36,7 +36,7 @@ CREATE TABLE answers (row_id TEXT NOT NULL, key TEXT NOT NULL, answer TEXT NOT N
 WITHOUT ROWID;
 """
 # Failures of a row whose cause may be gone at the next start; any other failure is an outcome.
-_PASSING_FAILURES = tuple(f"extract_{loss}" for loss in PASSING_LOSSES)
+_PASSING_FAILURES = tuple(f"{step}_{loss}" for step in ("extract", "write") for loss in PASSING_LOSSES)
 # The row whose calls are being made in this context: calls are recorded under it.
 current_row: ContextVar[str] = ContextVar("current_row", default="")
 

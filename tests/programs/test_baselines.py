@@ -58,3 +58,15 @@ def test_what_a_naive_run_cannot_have(made_rows: Rows, tmp_path: Path) -> None:
         SynthesizeConfig(rows=rows, method="naive")
     with pytest.raises(InputError, match="expected none with --method naive"):
         SynthesizeConfig(rows=rows, method="naive", lm="openai/fake", program=tmp_path)
+
+
+def test_rows_that_nothing_answered_are_asked_again(
+    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, healthy = made_rows(2), [False]
+    with FakeModel(fault=lambda number: None if healthy[0] else "503") as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        settings = config(rows, server, tmp_path / "out", adapter="chat", retries=0)
+        assert synthesize(settings)["funnel"]["rows_failed"] == {"write_server_error": 2}
+        healthy[0] = True
+        assert synthesize(settings)["funnel"]["rows_failed"] == {}

@@ -1,0 +1,116 @@
+"""What a run does with its input: which rows it takes, what it never touches, what it never pays for twice."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.errors import InputError
+from data.jsonl import read_rows, write_rows
+from data.records import Negative, Requirement
+from programs.__main__ import main
+from programs.config import SynthesizeConfig
+from programs.run import synthesize
+from tests.fakes.fake_model import FakeModel
+from tests.fakes.made_rows import made_row
+
+Rows = Callable[[int], Path]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    def started(rows: Path, server: FakeModel, **settings: Any) -> dict[str, Any]:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        base = {"rows": rows, "out": tmp_path / "out", "lm": "openai/fake", "api_base": server.api_base}
+        return synthesize(SynthesizeConfig(**base | {"adapter": "chat", "canary_share": 1.0} | settings))
+
+    return started
+
+
+def test_a_few_rows_first_are_not_paid_again(made_rows: Rows, run: Callable[..., dict[str, Any]]) -> None:
+    rows = made_rows(12)
+    with FakeModel() as server:
+        run(rows, server, max_rows=6)
+        first = len(server.log)
+        assert run(rows, server)["funnel"]["rows"] == 12
+        assert len(server.log) == 2 * first
+        assert max(Counter(served.request for served in server.log).values()) == 1
+
+
+def test_rows_that_are_added_do_not_change_the_others(
+    tmp_path: Path, made_rows: Rows, run: Callable[..., dict[str, Any]]
+) -> None:
+    rows = made_rows(4)
+    with FakeModel() as server:
+        key = run(rows, server)["program"]["key"]
+        write_rows(rows, (made_row(number) for number in range(8)))
+        assert run(rows, server)["program"]["key"] == key
+        assert max(Counter(served.request for served in server.log).values()) == 1
+        # Rows of another corpus get a style of their own.
+        write_rows(rows, (made_row(number) for number in range(20, 24)))
+        assert run(rows, server)["program"]["key"] != key
+
+
+@pytest.mark.parametrize("place", ["rows.jsonl", "../out/rows.jsonl", "link.jsonl"])
+def test_the_input_is_never_written_over(
+    place: str, tmp_path: Path, run: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write_rows(out / "rows.jsonl", [made_row(0)])
+    (out / "link.jsonl").symlink_to(out / "rows.jsonl")
+    before = sorted(out.iterdir()), (out / "rows.jsonl").read_bytes()
+    assert main(["synthesize", f"rows={out / place}", f"out={out}"]) == 2
+    assert "choose another --out" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert (sorted(out.iterdir()), (out / "rows.jsonl").read_bytes()) == before
+
+
+def test_rows_that_were_synthesized_before_are_refused(
+    tmp_path: Path, made_rows: Rows, run: Callable[..., dict[str, Any]]
+) -> None:
+    with FakeModel() as server:
+        first = run(made_rows(2), server)
+        asked = len(server.log)
+        with pytest.raises(InputError, match="'q0' already has generated negatives"):
+            run(Path(first["rows_file"]), server, out=tmp_path / "again")
+        assert len(server.log) == asked
+    assert not (tmp_path / "again").exists()
+
+
+def test_requirements_that_a_row_came_with_are_not_lost(tmp_path: Path, run: Callable[..., dict[str, Any]]) -> None:
+    requirement = Requirement(id=1, kind="entity", statement="is about the thing")
+    write_rows(tmp_path / "rows.jsonl", [replace(made_row(0), requirements=(requirement,))])
+    with FakeModel() as server:
+        summary = run(tmp_path / "rows.jsonl", server, method="naive")
+    (row,) = read_rows(Path(summary["rows_file"]))
+    assert row.requirements == (requirement,)
+    assert Negative(text="A mined passage near thing 0.", source="mined", id="m0") in row.negatives
+
+
+@pytest.mark.parametrize(
+    ("flags", "field"),
+    [
+        (["lm_fallbacks=openai/other,nobody/model"], "lm-fallbacks"),
+        (["verifier_fallbacks=nobody/model"], "verifier-fallbacks"),
+        (["verifier_lm=openai/fake", "verifier_fallbacks=openai/other,nobody/model"], "verifier-fallbacks"),
+        (["budget_usd=1"], "lm"),
+        (["lm=openai/gpt-4.1-mini", "verifier_lm=openai/fake", "budget_usd=1"], "verifier-lm"),
+        (["lm=openai/gpt-4.1-mini", "lm_fallbacks=openai/fake", "budget_usd=1"], "lm-fallbacks"),
+    ],
+)
+def test_the_flag_that_is_wrong_is_named(
+    flags: list[str],
+    field: str,
+    made_rows: Rows,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    lm = [] if flags[0].startswith("lm=") else ["lm=openai/fake"]
+    assert main(["synthesize", f"rows={made_rows(1)}", f"out={tmp_path / 'out'}", *lm, *flags]) == 2
+    assert f"field '{field}'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
