@@ -64,6 +64,7 @@ def _per_accepted(usage: dict[str, Any]) -> str:
 def optimization_table(summary: dict[str, Any]) -> str:
     """Before and after of every part, and what it took."""
     lines = [part["in_words"] for part in summary["parts"].values()]
+    lines += [f"{name}: not compiled: {why}" for name, why in summary["parts_not_compiled"].items()]
     calls = sum(usage["requests"] for usage in summary["usage"].values())
     replayed = sum(usage["replayed"] for usage in summary["usage"].values())
     lines.append(

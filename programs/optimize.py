@@ -2,12 +2,9 @@
 
 import json
 import logging
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -21,8 +18,9 @@ from data.jsonl import read_rows
 from data.records import Row, row_content_id
 from data.text import content_id
 from programs.adapters import choose_adapter, make_adapter
-from programs.budget import Budget
+from programs.budget import Budget, BudgetSpentError
 from programs.feedback import Bands, corpus_style
+from programs.interruption import in_background, stop_on_interrupt
 from programs.lms import ModelSpec
 from programs.metric import Judge, synthesis_judge, verifier_judge
 from programs.models import Models
@@ -108,8 +106,13 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         log.info("rows: %s", ", ".join(f"{name.replace('_', '-')} {size}" for name, size in split.describe().items()))
         projection = project(config, split, program, specs)
         log.info("%s", projection.sentence(budget))
-        with stop_on_interrupt(budget):
-            results = in_background(lambda: compile_parts(setting, retriever))
+        with stop_on_interrupt(budget) as interrupted:
+            try:
+                results, not_compiled = in_background(lambda: compile_parts(setting, retriever))
+            except BudgetSpentError:
+                if interrupted.is_set():
+                    raise KeyboardInterrupt from None
+                raise
         if budget.fatal is not None:
             raise budget.fatal
         summary = {
@@ -118,11 +121,12 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
             "optimizer": config.optimizer,
             "adapters": layouts,
             "parts": {result.name: result.as_dict() for result in results},
+            "parts_not_compiled": not_compiled,
             "projected": projection.as_dict(),
             "budget": {"usd": config.budget_usd, "tokens": config.budget_tokens},
-            "spent": {"usd": round(budget.spent_usd, 6), "tokens": budget.spent_tokens},
+            "spent": {"usd": spent_usd(budget, store), "tokens": budget.spent_tokens},
             "usage": {role: usage.as_dict() for role, usage in sorted(store.usage().items())},
-            "ended_early": budget.refusal,
+            "ended_early": budget.refusal or next(filter(None, (part.search_ended_by for part in results)), None),
             "seconds_this_run": round(time.monotonic() - started, 3),
             "program_folder": str(config.out / "program"),
         }
@@ -131,9 +135,15 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         return summary
 
 
-def compile_parts(setting: Setting, retriever: Retriever) -> list[PartResult]:
-    """The verifier first, then the generator with the verifier frozen; `setting.program` ends up compiled."""
-    config, program, results = setting.config, setting.program, []
+def compile_parts(setting: Setting, retriever: Retriever) -> tuple[list[PartResult], dict[str, str]]:
+    """The verifier first, then the generator with the verifier frozen; `setting.program` ends up compiled.
+
+    Returns the results, and why a part has none. Raises InputError, also for the generator, unless the verifier's
+    prompt became another: that is kept, whatever ends the generator's turn.
+    """
+    config, program = setting.config, setting.program
+    results: list[PartResult] = []
+    not_compiled: dict[str, str] = {}
     if config.parts in ("verifier", "both"):
         examples = {name: _verifier_examples(setting, rows) for name, rows in _parts_of(setting.split).items()}
         verifier = Verifier().use(setting.verifier, program.adapters["verify"])
@@ -143,17 +153,33 @@ def compile_parts(setting: Setting, retriever: Retriever) -> list[PartResult]:
         program.verify = compiled.verify
         program.verify.lm = setting.verifier
         results.append(result)
-    if config.parts in ("generator", "both") and setting.budget.open:
-        frozen = freeze_verifier(program)
-        examples = {
-            name: [_row_example(setting, row) for row in rows] for name, rows in _parts_of(setting.split).items()
-        }
-        judge = _row_judge(setting, retriever)
-        result, compiled = compile_part("generator", frozen, judge, examples, setting.reflector, setting.budget, config)
-        program.extract, program.violate = compiled.extract, compiled.violate
-        program.extract.lm = program.violate.lm = setting.generator
-        results.append(result)
-    return results
+    if config.parts in ("generator", "both"):
+        try:
+            results.append(_compile_generator(setting, retriever))
+        except InputError as error:
+            if all(result.kept_uncompiled for result in results):
+                raise
+            not_compiled["generator"] = str(error)
+    return results, not_compiled
+
+
+def _compile_generator(setting: Setting, retriever: Retriever) -> PartResult:
+    if not setting.budget.open:
+        raise BudgetSpentError(str(setting.budget.refusal))
+    program, budget = setting.program, setting.budget
+    frozen = freeze_verifier(program)
+    examples = {name: [_row_example(setting, row) for row in rows] for name, rows in _parts_of(setting.split).items()}
+    judge = _row_judge(setting, retriever)
+    result, compiled = compile_part("generator", frozen, judge, examples, setting.reflector, budget, setting.config)
+    program.extract, program.violate = compiled.extract, compiled.violate
+    program.extract.lm = program.violate.lm = setting.generator
+    return result
+
+
+def spent_usd(budget: Budget, store: RunStore) -> float | None:
+    """What all runs in this folder cost; None when nobody has said what a model that was used costs."""
+    unknown = any(usage.unpriced_calls for usage in store.usage(whole_folder=True).values())
+    return None if unknown else round(budget.spent_usd, 6)
 
 
 def with_gold(row: Row) -> Row:
@@ -188,44 +214,6 @@ def resolve_specs(stack: ExitStack, config: OptimizeConfig, budget: Budget) -> d
     return specs
 
 
-@contextmanager
-def stop_on_interrupt(budget: Budget) -> Iterator[None]:
-    """Turn Ctrl-C into a closed budget: the search ends by itself with the best so far."""
-
-    def stop(number: int, frame: object) -> None:
-        budget.close("stopped by Ctrl-C")
-        log.info("stopping: calls in flight are settled, then the best so far is saved")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def in_background(work: Callable[[], list[PartResult]]) -> list[PartResult]:
-    """Run `work` in a thread of its own, where DSPy leaves Ctrl-C alone; raises what it raised."""
-    results: list[PartResult] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.extend(work())
-        except BaseException as error:  # noqa: BLE001 - handed over to the waiting thread, whatever it is
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="optimise", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(timeout=0.2)
-    if errors:
-        raise errors[0]
-    return results
-
-
 def manifest(
     config: OptimizeConfig, rows: list[Row], specs: dict[str, ModelSpec], summary: dict[str, Any]
 ) -> dict[str, Any]:
@@ -243,6 +231,7 @@ def manifest(
         "spent": summary["spent"],
         "ended_early": summary["ended_early"],
         "parts": summary["parts"],
+        "parts_not_compiled": summary["parts_not_compiled"],
         "python": ".".join(map(str, sys.version_info[:3])),
     }
 

@@ -25,7 +25,10 @@ _AFTER_COSTS_MORE = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartResult:
-    """One part before and after. `held_out` is None when the budget or Ctrl-C left nothing to measure it with."""
+    """One part before and after. `held_out` is None when the budget or Ctrl-C left nothing to measure it with.
+
+    `search_ended_by` says what ended the search before it was done: a part of the budget is kept for the measurement.
+    """
 
     name: str
     examples: dict[str, int]
@@ -34,6 +37,7 @@ class PartResult:
     kept_uncompiled: bool
     held_out: PairedDifference | None
     why_not_measured: str | None = None
+    search_ended_by: str | None = None
 
     def sentence(self) -> str:
         """The outcome in words."""
@@ -63,6 +67,7 @@ class PartResult:
                 "examples": held.examples,
                 "significant": held.significant,
             },
+            "search_ended_by": self.search_ended_by,
             "in_words": self.sentence(),
         }
 
@@ -111,16 +116,20 @@ def compile_part(
         program, judge, train=train, dev=dev, baseline=baseline, reflector=reflector, budget=budget, config=config
     )
     _restore_models(compiled, program)
+    result = replace(result, search_ended_by=budget.refusal)
     budget.release()
+    if not _changed(compiled, program):
+        return replace(result, dev_after=result.dev_before, kept_uncompiled=True), program
+    dev_after: float | None = None
     try:
         dev_after = _mean(evaluate(compiled, dev, judge, config.concurrency))
         # A tie keeps the compiled prompt: the search preferred it on its own examples.
-        if dev_after < result.dev_before or not _changed(compiled, program):
+        if dev_after < result.dev_before:
             return replace(result, dev_after=dev_after, kept_uncompiled=True), program
         after = evaluate(compiled, held_out, judge, config.concurrency)
     except BudgetSpentError as error:
-        # The search itself chose this program on dev; only the final measurement is missing.
-        return replace(result, why_not_measured=str(error)), compiled
+        # Its own measure speaks for it: gepa and mipro chose it on dev, bootstrap its demonstrations on train.
+        return replace(result, dev_after=dev_after, why_not_measured=str(error)), compiled
     return replace(result, dev_after=dev_after, held_out=paired_difference(before, after, seed=config.seed)), compiled
 
 

@@ -1,17 +1,25 @@
 """Optimisation end to end on recorded:demo, its errors, its budget, and stopping with the best so far."""
 
+import json
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+import programs.optimize
 from data.demo_set import demo_items
 from data.errors import InputError
 from data.jsonl import write_rows
 from data.records import Negative
 from programs.__main__ import main
+from programs.closing import optimization_table
 from programs.config import SynthesizeConfig
+from programs.loopback import message_text
 from programs.optimize import optimize
 from programs.optimize_config import OptimizeConfig
 from programs.program_files import load_program
@@ -85,14 +93,80 @@ def test_the_budget_ends_the_search_with_the_best_so_far(tmp_path: Path, monkeyp
     write_rows(rows, closed_loop_rows(16))
     with ObedientModel() as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        small = optimize(settings(rows, server, budget_tokens=260_000), WordsRetriever())
-        assert small["spent"]["tokens"] <= 260_000
-        assert (
-            "budget of 260000 tokens is spent" in str(small["ended_early"]) or small["parts"]["generator"]["held_out"]
-        )
+        small = optimize(settings(rows, server, budget_tokens=110_000), WordsRetriever())
+        assert small["spent"]["tokens"] <= 110_000
+        assert "budget of 110000 tokens is spent" in small["ended_early"]
+        assert load_program(tmp_path / "out" / "program", Synthesizer()).startswith("program@")
         with pytest.raises(InputError, match="budget of 5000 tokens is spent"):
             optimize(settings(rows, server, budget_tokens=5000, out=tmp_path / "tiny"), WordsRetriever())
         assert not (tmp_path / "tiny" / "program").exists()
+
+
+class Interrupting(ObedientModel):
+    """Presses Ctrl-C at the first request that holds `at`, and finds some passages relevant, so that a verifier has
+    something to learn."""
+
+    def __init__(self, at: str = ""):
+        super().__init__()
+        self._at = at
+        self._delay_s = 0.01 if at else 0.0
+        self._says_relevant = lambda passage: len(passage) % 3 != 0
+
+    async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if self._at and f"## {self._at} ##" in message_text(body["messages"][-1]):
+            self._at = ""
+            os.kill(os.getpid(), signal.SIGINT)
+        return await super().answer(request, body)
+
+
+@pytest.fixture
+def both_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    def run(server: Interrupting, **more: Any) -> dict[str, Any]:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        rows = tmp_path / "rows.jsonl"
+        write_rows(rows, closed_loop_rows(10))
+        base = {"optimizer": "bootstrap", "reflection_lm": None, "rollouts": 5, "parts": "both"}
+        return optimize(settings(rows, server, **base | more), WordsRetriever())
+
+    return run
+
+
+@pytest.mark.parametrize("ended_by", ["budget", "Ctrl-C", "constant metric"])
+def test_a_compiled_verifier_outlives_the_generator(
+    ended_by: str, both_parts: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more: dict[str, Any] = {}
+    if ended_by == "budget":
+        with Interrupting() as server:
+            alone = both_parts(server, parts="verifier", out=tmp_path / "alone")["spent"]["tokens"]
+        more = {"budget_tokens": alone + 3000}
+    if ended_by == "constant metric":
+        monkeypatch.setattr(programs.optimize, "synthesis_judge", lambda *_: lambda example, prediction: (0.25, str))
+    with Interrupting("target" if ended_by == "Ctrl-C" else "") as server:
+        summary = both_parts(server, **more)
+    words = {"budget": "tokens is spent", "Ctrl-C": "stopped by Ctrl-C", "constant metric": "scores 0.2500"}[ended_by]
+    assert list(summary["parts"]) == ["verifier"]
+    assert words in summary["parts_not_compiled"]["generator"]
+    (line,) = [line for line in optimization_table(summary).splitlines() if line.startswith("generator: not compiled")]
+    assert words in line
+    # No price is listed for the model that was used.
+    assert summary["spent"]["usd"] is None
+    program = Synthesizer()
+    load_program(tmp_path / "out" / "program", program)
+    assert program.verify.demos
+    assert not program.violate.demos
+    manifest = json.loads((tmp_path / "out" / "program" / "manifest.json").read_text())
+    assert manifest["spent"]["usd"] is None
+    assert words in manifest["parts_not_compiled"]["generator"]
+
+
+def test_an_interrupt_before_there_is_anything_to_keep(
+    both_parts: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with Interrupting("satisfied") as server, pytest.raises(KeyboardInterrupt):
+        both_parts(server)
+    assert not (tmp_path / "out" / "program").exists()
+    assert not (tmp_path / "out" / "summary.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +204,7 @@ def test_a_constant_metric_is_refused(tmp_path: Path) -> None:
     items = demo_items()[:8]
     # Nothing recorded fits these passages, so every row fails and scores nothing.
     write_rows(rows, [replace(closed_loop_rows(8)[n], query=item.row.query) for n, item in enumerate(items)])
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="every example of the generator scores 0"):
         optimize(OptimizeConfig(rows=rows, out=tmp_path / "out", parts="generator"), WordsRetriever())
     assert not (tmp_path / "out" / "program").exists()
 
