@@ -76,14 +76,14 @@ def bench_mining(config: BenchMiningConfig) -> dict[str, Any]:
             if isinstance(result, str):
                 raise InputError(f"the bench of {variant} failed: {result}")
             found[variant].append(result)
-            log.info("round %d: %s: %.2f s CPU", number + 1, variant, result.cpu)
+            log.info("round %d: %s: %.2f s CPU", number + 1, variant, result.seconds)
     figures = {
         "config": asdict(config),
         "variants": {
             variant: {
-                "queries_per_cpu_second": middle([config.queries / m.cpu for m in measured]),
+                "queries_per_cpu_second": middle([config.queries / m.seconds for m in measured]),
                 "peak_gib": middle([m.peak / GIB for m in measured]),
-                "speed": middle([p.cpu / m.cpu for p, m in zip(found["peer"], measured, strict=True)]),
+                "speed": middle([p.seconds / m.seconds for p, m in zip(found["peer"], measured, strict=True)]),
             }
             for variant, measured in found.items()
         },

@@ -1,4 +1,4 @@
-"""Measure a piece of work in a process of its own: CPU time, memory over base, and the matmul rate beside it."""
+"""Measure a piece of work in a process of its own: time, memory over base, and the matmul rate beside it."""
 
 import json
 import os
@@ -19,44 +19,73 @@ from data.errors import InputError
 GIB = 2**30
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One run of a piece of work: CPU and wall seconds, peak memory in bytes over what was held before it began.
+    """One run of a piece of work: its seconds, and peak memory in bytes over what was held before it began.
 
-    `matmul_rate` is the mean of two measurements, before and after, in floating-point operations per CPU second.
+    Seconds are CPU time, as other programs may share the machine; on a GPU they go by the clock. `matmul_rate` is the
+    mean of two measurements, before and after, in floating-point operations per such second.
     """
 
-    cpu: float
-    wall: float
+    seconds: float
     peak: int
     matmul_rate: float
 
 
-def measure(work: Callable[[], Any], threads: int) -> Measurement:
-    """Run `work` once. Counts CPU time, as other programs may share the machine; memory is Linux's resident size."""
+def measure(
+    work: Callable[[], Any], threads: int, device: torch.device = CPU, dtype: torch.dtype = torch.float32
+) -> Measurement:
+    """Run `work` once, on a GPU after a first time that chooses its kernels. Memory is Linux's resident size, or the
+    GPU's own count."""
     torch.set_num_threads(threads)
-    before = matmul_rate()
-    base = _reset_peak()
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = _status("VmHWM") - base
-    return Measurement(cpu=cpu, wall=wall, peak=peak, matmul_rate=(before + matmul_rate()) / 2)
+    if device.type == "cuda":
+        work()
+    before = matmul_rate(device, dtype)
+    base = _reset_peak(device)
+    seconds = _seconds(work, device)
+    peak = _peak(device) - base
+    return Measurement(seconds=seconds, peak=peak, matmul_rate=(before + matmul_rate(device, dtype)) / 2)
 
 
-def matmul_rate() -> float:
-    """Operations per CPU second of the matrix product that a MiniLM layer does most."""
-    left, right = torch.randn(2048, 384), torch.randn(384, 1536)
+def matmul_rate(device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> float:
+    """Operations per second of the matrix product that a MiniLM layer does most, on a GPU of one that fills it."""
+    rows, inner, columns = (8192, 8192, 8192) if device.type == "cuda" else (2048, 384, 1536)
+    left, right = (torch.randn(size, device=device, dtype=dtype) for size in ((rows, inner), (inner, columns)))
     left @ right
-    cpu = time.process_time()
-    for _ in range(10):
-        left @ right
-    return 10 * 2 * 2048 * 384 * 1536 / (time.process_time() - cpu)
+
+    def ten() -> None:
+        for _ in range(10):
+            left @ right
+
+    return 10 * 2 * rows * inner * columns / _seconds(ten, device)
 
 
-def _reset_peak() -> int:
+def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+    if device.type != "cuda":
+        began = time.process_time()
+        work()
+        return time.process_time() - began
+    torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    work()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def _reset_peak(device: torch.device) -> int:
+    """What is held now; the peak is counted from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to VmRSS
     return _status("VmRSS")
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
 
 
 def _status(field: str) -> int:
@@ -66,11 +95,12 @@ def _status(field: str) -> int:
     raise InputError("memory is measured through /proc, which only Linux has")
 
 
-def run_child(module: str, job: dict[str, Any], memory_gib: float) -> Measurement | str:
-    """Run `python -m MODULE JOB` with a bound on its memory; its Measurement, or why there is none."""
+def run_child(module: str, job: dict[str, Any], memory_gib: float | None) -> Measurement | str:
+    """Run `python -m MODULE JOB` with a bound on its memory (None: none); its Measurement, or why there is none."""
 
     def bound() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gib * GIB), int(memory_gib * GIB)))
+        if memory_gib is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gib * GIB), int(memory_gib * GIB)))
 
     child = subprocess.run(
         [sys.executable, "-m", module, json.dumps(job)],
@@ -79,7 +109,7 @@ def run_child(module: str, job: dict[str, Any], memory_gib: float) -> Measuremen
     )  # fmt: skip
     if child.returncode != 0:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        return f"more than {memory_gib} GiB" if "memory" in child.stderr else last
+        return f"more than {memory_gib} GiB" if memory_gib and "memory" in child.stderr else last
     return Measurement(**json.loads(child.stdout.strip().splitlines()[-1]))
 
 

@@ -9,7 +9,7 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -23,6 +23,7 @@ from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.gradients import accumulate_gradients
 from trainer.model_files import find_model_folder
+from trainer.precision import Precision, autocast_type
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,14 @@ class BenchTrainerConfig:
     threads: int = 1
     """Threads of each process."""
 
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Device of both: on a GPU time goes by the clock, and memory is the GPU's."""
+
+    precision: Precision = "float32"
+    """Precision of both encoders' matrix products, and of the product that their rate is compared with."""
+
     memory_gib: float = 14.0
-    """Bound on the memory of each process, in GiB; a variant that needs more is reported as such."""
+    """Bound on the memory of each process on a CPU, in GiB; a variant that needs more is reported as such."""
 
     seed: int = 0
     """Seed of the texts."""
@@ -77,6 +84,8 @@ class BenchTrainerConfig:
 def bench_trainer(config: BenchTrainerConfig) -> dict[str, Any]:
     """Run all variants in turns, save and return the figures. Raises InputError without sentence-transformers."""
     _require_peer()
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no GPU here")
     variants = [
         (variant, rows, dropout)
         for rows, names in ((config.small, ("peer", "ours")), (config.large, ("peer cached", "ours", "ours in-batch")))
@@ -92,14 +101,14 @@ def bench_trainer(config: BenchTrainerConfig) -> dict[str, Any]:
             if key in failed:
                 continue
             job = {"variant": variant, "rows": rows, "dropout": dropout, "round": number} | asdict(config)
-            result = run_child("trainer.bench_trainer", job, config.memory_gib)
+            result = run_child("trainer.bench_trainer", job, config.memory_gib if config.device == "cpu" else None)
             if isinstance(result, str):
                 failed[key] = result
                 log.warning("warning: %s at %d rows, dropout %s: %s", variant, rows, dropout, result)
             else:
                 found[key].append(result)
                 log.info(
-                    "round %d: %s at %d rows, dropout %s: %.1f s CPU", number + 1, variant, rows, dropout, result.cpu
+                    "round %d: %s at %d rows, dropout %s: %.2f s", number + 1, variant, rows, dropout, result.seconds
                 )
     figures = {
         "config": asdict(config),
@@ -117,11 +126,13 @@ def _figures(key: tuple[str, int, float], found: list[Measurement], config: Benc
     if not found:
         return named
     tokens = sum(len(text.split()) + 2 for example in examples(config, rows, ["word"]) for text in _texts(example))
+    operations = flops(config.model, tokens)
     return named | {
-        "rows_per_cpu_second": middle([rows / m.cpu for m in found]),
-        "tokens_per_cpu_second": middle([tokens / m.cpu for m in found]),
+        "rows_per_second": middle([rows / m.seconds for m in found]),
+        "tokens_per_second": middle([tokens / m.seconds for m in found]),
         "peak_gib": middle([m.peak / GIB for m in found]),
-        "share_of_matmul_rate": middle([flops(config.model, tokens) / m.cpu / m.matmul_rate for m in found]),
+        "tflop_per_second": middle([operations / m.seconds / 1e12 for m in found]),
+        "share_of_matmul_rate": middle([operations / m.seconds / m.matmul_rate for m in found]),
     }
 
 
@@ -136,7 +147,7 @@ def _ratios(
             # Round by round, as the two of a round ran one after the other.
             ratios.append({
                 "variant": variant, "against": peer, "rows": rows, "dropout": dropout,
-                "speed": middle([theirs.cpu / ours.cpu for ours, theirs in pairs]),
+                "speed": middle([theirs.seconds / ours.seconds for ours, theirs in pairs]),
                 "peak_share": middle([ours.peak / theirs.peak for ours, theirs in pairs]),
             })  # fmt: skip
     return ratios
@@ -179,8 +190,9 @@ def _one_token_words(tokenizer: Any) -> list[str]:
 
 
 def _our_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], None]:
-    encoder = Encoder.load(config.model, device="cpu").train()
+    encoder = Encoder.load(config.model, device=config.device).train()
     encoder.set_dropout(job["dropout"])
+    encoder.autocast = autocast_type(config.precision, encoder.device)
     settings = TrainConfig(rows="-", out="-", in_batch="in-batch" if job["variant"] == "ours in-batch" else "none")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-5)
     words = _one_token_words(encoder.tokenizer)
@@ -200,7 +212,8 @@ def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], 
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import losses
 
-    model = SentenceTransformer(str(find_model_folder(config.model)), device="cpu").train()
+    model = SentenceTransformer(str(find_model_folder(config.model)), device=config.device).train()
+    half = autocast_type(config.precision, model.device)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = job["dropout"]
@@ -213,7 +226,13 @@ def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], 
 
     def step(batch: list[Example]) -> None:
         columns = zip(*(_texts(example) for example in batch), strict=True)
-        loss([model.preprocess(list(column)) for column in columns], torch.arange(len(batch))).backward()
+        features = [
+            {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in part.items()}
+            for part in (model.preprocess(list(column)) for column in columns)
+        ]
+        with torch.autocast(model.device.type, dtype=half, enabled=half is not None):
+            found = loss(features, torch.arange(len(batch), device=model.device))
+        found.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -232,15 +251,16 @@ def _require_peer() -> None:
 
 def summary(figures: dict[str, Any]) -> str:
     """The figures as a table of a few lines."""
-    lines = [f"{'':14}{'rows':>5}{'dropout':>9}{'rows/s':>9}{'tokens/s':>10}{'peak GiB':>10}{'of matmul rate':>16}"]
+    heads = f"{'rows/s':>9}{'tokens/s':>10}{'peak GiB':>10}{'TFLOP/s':>9}{'of matmul rate':>16}"
+    lines = [f"{'':14}{'rows':>5}{'dropout':>9}{heads}"]
     for step in figures["steps"]:
         head = f"{step['variant']:14}{step['rows']:>5}{step['dropout']:>9}"
         if step["failed"]:
             lines.append(f"{head}  {step['failed']}")
             continue
-        names = ("rows_per_cpu_second", "tokens_per_cpu_second", "peak_gib", "share_of_matmul_rate")
-        rows, tokens, peak, share = (step[name]["median"] for name in names)
-        lines.append(f"{head}{rows:>9.2f}{tokens:>10.0f}{peak:>10.2f}{share:>15.0%} ")
+        names = ("rows_per_second", "tokens_per_second", "peak_gib", "tflop_per_second", "share_of_matmul_rate")
+        rows, tokens, peak, tflop, share = (step[name]["median"] for name in names)
+        lines.append(f"{head}{rows:>9.2f}{tokens:>10.0f}{peak:>10.2f}{tflop:>9.3g}{share:>15.0%} ")
     for ratio in figures["ratios"]:
         speed, peak = ratio["speed"], ratio["peak_share"]["median"]
         lines.append(
@@ -259,7 +279,8 @@ def _child(job: dict[str, Any]) -> None:
     config = BenchTrainerConfig(**{name: value for name, value in job.items() if name in names})
     torch.manual_seed(job["round"])
     step = (_peer_step if job["variant"] in PEERS else _our_step)(job, config)
-    report_to_parent(measure(step, config.threads))
+    device = torch.device(config.device)
+    report_to_parent(measure(step, config.threads, device, autocast_type(config.precision, device) or torch.float32))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Rank a retrieval set with an encoder and score the ranking: what training stops on and what evals/ builds on."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import ir_measures
 import numpy as np
@@ -19,6 +20,7 @@ def rank(
 ) -> Run:
     """The `k` best passages of every query with their scores: run[query_id][passage_id] = inner product.
 
+    A passage that is the query itself (RetrievalSet.is_a_passage) is left out.
     Several processes share the encoding; each gets the whole run.
     """
     return _rank(retrieval_set, *_embeddings(encoder, retrieval_set, progress, world), k)
@@ -52,12 +54,17 @@ def _narrow(embeddings_BD: Floats, width: int) -> Floats:
 
 
 def _rank(retrieval_set: RetrievalSet, queries_QD: Floats, passages_PD: Floats, k: int) -> Run:
-    passage_ids, query_ids = list(retrieval_set.passages), list(retrieval_set.queries)
-    scores_QK, index_QK = top_k(queries_QD, passages_PD, k)
-    return {
-        query_id: {passage_ids[i]: float(score) for i, score in zip(index_K, scores_K, strict=True)}
-        for query_id, index_K, scores_K in zip(query_ids, index_QK.tolist(), scores_QK.tolist(), strict=True)
-    }
+    passage_ids = list(retrieval_set.passages)
+    # A query that is a passage, too, would find itself first.
+    itself = {query_id for query_id in retrieval_set.queries if retrieval_set.is_a_passage(query_id)}
+    scores_QK, index_QK = top_k(queries_QD, passages_PD, k + bool(itself))
+    run: Run = {}
+    for query_id, index_K, scores_K in zip(retrieval_set.queries, index_QK.tolist(), scores_QK.tolist(), strict=True):
+        found = {passage_ids[i]: float(score) for i, score in zip(index_K, scores_K, strict=True)}
+        if query_id in itself:
+            found.pop(query_id, None)
+        run[query_id] = dict(islice(found.items(), k))
+    return run
 
 
 def ndcg_at_10(run: Run, qrels: Qrels) -> float:

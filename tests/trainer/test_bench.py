@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from data.errors import InputError
 from trainer.bench_losses import bench_losses
 from trainer.bench_mining import BenchMiningConfig, bench_mining, summary
 from trainer.bench_process import run_child
-from trainer.bench_trainer import BenchTrainerConfig, examples
+from trainer.bench_trainer import BenchTrainerConfig, bench_trainer, examples
 
 
 def test_the_loop_over_samples_computes_the_same_losses() -> None:
@@ -39,6 +40,12 @@ def test_a_child_that_needs_too_much_memory_is_reported() -> None:
     assert run_child("trainer.bench_trainer", job, 0.05) != "" and isinstance(
         run_child("trainer.bench_trainer", job, 0.05), str
     )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(InputError, match="--device cuda: PyTorch finds no GPU"):
+        bench_trainer(BenchTrainerConfig(device="cuda"))
 
 
 def test_bad_settings_name_their_flag() -> None:
