@@ -66,6 +66,7 @@ def retrieval_set_of(task: Any, subset: str, split: str) -> RetrievalSet:
         passages={str(line["id"]): _passage(line) for line in corpus},
         queries={str(line["id"]): str(line["text"]) for line in queries},
         qrels={str(query): dict(graded) for query, graded in found["relevant_docs"].items()},
+        shared_ids=bool(task.ignore_identical_ids),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from data.records import Passage, Row
+from data.text import same_text_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,6 +13,7 @@ class RetrievalSet:
 
     `queries` holds the judged queries only. `name` is for messages and reports. `families` gives the family of each
     passage in a challenge set, where a family is a group of passages about nearly the same thing; empty elsewhere.
+    `shared_ids` says whether a passage with a query's id is that query (None: where the texts are equal).
     """
 
     name: str
@@ -19,10 +21,26 @@ class RetrievalSet:
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
     families: dict[str, str] = field(default_factory=dict)
+    shared_ids: bool | None = None
 
     def positives(self, query_id: str) -> dict[str, str]:
         """Text by id of the passages that are relevant to a query."""
         return {pid: self.passages[pid] for pid, grade in self.qrels.get(query_id, {}).items() if grade > 0}
+
+    def is_a_passage(self, query_id: str) -> bool:
+        """Whether the query is a passage under its own id, as in ArguAna and Quora: then that passage is no result.
+
+        BEIR's evaluator goes by the id alone and so drops an unrelated passage where queries and passages are both
+        numbered from 1; texts that are equal, a passage's title aside, tell the two apart. A passage that is judged
+        relevant to itself stays.
+        """
+        passage = self.passages.get(query_id)
+        if passage is None or self.shared_ids is not None:
+            return passage is not None and bool(self.shared_ids)
+        query, without_title = same_text_key(self.queries[query_id]), passage.partition("\n")[2]
+        return query in (same_text_key(passage), same_text_key(without_title)) and query_id not in self.positives(
+            query_id
+        )
 
     def rows(self) -> Iterator[Row]:
         """One row without negatives for each query that has a positive."""

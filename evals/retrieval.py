@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from heapq import nlargest
+from itertools import chain
 
 import ir_measures
+import numpy as np
 from ir_measures import AP, RR, R, Success, nDCG
 
 from data.retrieval_set import RetrievalSet
@@ -13,7 +16,7 @@ from trainer.encoder import Encoder
 
 MEASURES = {
     "ndcg@10": nDCG @ 10,
-    "mrr@10": RR @ 10,
+    "mrr@10": RR,  # of a run that is cut to its first ten
     "recall@10": R @ 10,
     "recall@100": R @ 100,
     "map": AP,
@@ -63,10 +66,22 @@ def score_run(run: Run, qrels: Mapping[str, Mapping[str, int]]) -> RetrievalScor
     # trec_eval leaves out queries that have no relevant passage; so do we, and count a query with no result as 0.
     judged = [query_id for query_id, grades in qrels.items() if any(grade > 0 for grade in grades.values())]
     per_query = {name: dict.fromkeys(judged, 0.0) for name in MEASURES}
-    for result in ir_measures.iter_calc(list(MEASURES.values()), {q: dict(qrels[q]) for q in judged}, run):
+    judgements = {query_id: dict(qrels[query_id]) for query_id in judged}
+    first_ten = {query_id: _first(found, 10) for query_id, found in run.items()}
+    results = chain(
+        ir_measures.iter_calc([measure for measure in MEASURES.values() if measure != RR], judgements, run),
+        # ir-measures hands RR@10 to another provider, which breaks ties in another way than trec_eval.
+        ir_measures.iter_calc([RR], judgements, first_ten),
+    )
+    for result in results:
         if result.query_id in per_query[names[result.measure]]:
             per_query[names[result.measure]][result.query_id] = float(result.value)
     return RetrievalScores(per_query=per_query)
+
+
+def _first(found: Mapping[str, float], k: int) -> dict[str, float]:
+    """The k best passages as trec_eval ranks them: by the score in single precision, ties by the higher id."""
+    return dict(nlargest(k, found.items(), key=lambda item: (np.float32(item[1]), item[0])))
 
 
 def score(run: Run, retrieval_set: RetrievalSet) -> RetrievalScores:

@@ -1,11 +1,15 @@
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from data.retrieval_set import RetrievalSet
-from evals.retrieval import LABELS, MEASURES, score, score_run, tells_siblings_apart
+from evals.retrieval import LABELS, MEASURES, evaluate, score, score_run, tells_siblings_apart
+from trainer.dev import rank
 
 # q1 finds its positive second, q2 never, q3 has two positives of different grade, q4 has no positive.
 QRELS = {"q1": {"a": 1, "b": 0}, "q2": {"c": 1}, "q3": {"a": 2, "c": 1}, "q4": {"a": 0}}
@@ -47,13 +51,63 @@ def test_equal_to_pytrec_eval_with_ties() -> None:
             "recall@100": "recall_100",
             "map": "map",
             "accuracy@1": "success_1",
+            "mrr@10": "recip_rank",
         }
-        expected = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.10,100", "map", "success.1"}).evaluate(
-            run
-        )
+        expected = pytrec_eval.RelevanceEvaluator(
+            qrels, {"ndcg_cut.10", "recall.10,100", "map", "success.1", "recip_rank"}
+        ).evaluate(run)
+        for values in expected.values():
+            values["recip_rank"] *= values["recip_rank"] >= 0.1
         found = score_run(run, qrels).per_query
         for ours, theirs in names.items():
             assert found[ours] == pytest.approx({q: expected[q][theirs] for q in queries}), ours
+
+
+def test_a_tie_is_broken_alike_for_every_measure() -> None:
+    for passage_id, first in (("a", 0.0), ("b", 1.0)):
+        found = score_run({"q": {"a": 1.0, "b": 1.0}}, {"q": {passage_id: 1}}).per_query
+        assert found["accuracy@1"]["q"] == first
+        assert found["mrr@10"]["q"] == found["map"]["q"] == (1 + first) / 2
+
+
+class Letters:
+    """Embeds a text as the share of each letter."""
+
+    def encode(self, texts: Sequence[str], role: str, **_: object) -> np.ndarray:
+        counts_BD = np.array([[text.count(letter) for letter in "abcd"] for text in texts], dtype=np.float32)
+        return counts_BD / np.linalg.norm(counts_BD, axis=1, keepdims=True)
+
+
+SHARED = RetrievalSet(
+    name="t",
+    passages={"1": "aab", "2": "A title\nabb", "3": "ccd", "4": "aaab", "5": "abbb", "6": "cd"},
+    # 1 and 2 are passages themselves; 3 only has the number of one, and its answer at that.
+    queries={"1": "aab", "2": "abb", "3": "cddd"},
+    qrels={"1": {"4": 1}, "2": {"5": 1}, "3": {"3": 1, "6": 1}},
+)
+
+
+def test_a_query_does_not_find_itself() -> None:
+    encoder: Any = Letters()
+    assert [SHARED.is_a_passage(query_id) for query_id in SHARED.queries] == [True, True, False]
+    run = rank(encoder, SHARED, k=5)
+    assert {query_id: len(found) for query_id, found in run.items()} == {"1": 5, "2": 5, "3": 5}
+    assert "1" not in run["1"] and "2" not in run["2"] and "3" in run["3"]
+    scores = evaluate(encoder, SHARED).per_query
+    assert set(scores["accuracy@1"].values()) == {1.0}
+    assert scores["recall@10"]["3"] == 1.0
+    # A task of MTEB says itself whether ids are shared, and goes by them alone.
+    assert not any(replace(SHARED, shared_ids=False).is_a_passage(query_id) for query_id in SHARED.queries)
+    assert evaluate(encoder, replace(SHARED, shared_ids=False)).per_query["accuracy@1"]["1"] == 0.0
+    assert all(replace(SHARED, shared_ids=True).is_a_passage(query_id) for query_id in SHARED.queries)
+    assert evaluate(encoder, replace(SHARED, shared_ids=True)).per_query["recall@10"]["3"] == 0.5
+
+
+def test_a_query_that_is_judged_to_answer_itself_stays() -> None:
+    judged = replace(SHARED, qrels=SHARED.qrels | {"1": {"1": 1}})
+    encoder: Any = Letters()
+    assert not judged.is_a_passage("1")
+    assert evaluate(encoder, judged).per_query["accuracy@1"]["1"] == 1.0
 
 
 def test_siblings() -> None:
