@@ -14,7 +14,9 @@ from programs.compare_config import CompareConfig
 from programs.config import SynthesizeConfig
 from programs.feedback import Bands, corpus_style
 from programs.leaderboard import Measure, measures
+from programs.lms import provider_of
 from programs.local_server import PREFIX
+from programs.models import is_hosted
 from programs.outcome import synthesis_of_row
 from programs.retriever import EncoderRetriever, Retriever
 from programs.row_feedback import row_feedback
@@ -43,6 +45,7 @@ def compare(config: CompareConfig, retriever: Retriever | None = None) -> dict[s
     when none can be used.
     """
     names = config.lms.split()
+    check_names(config, names)
     rows = list(mined_rows(config.rows, config.max_rows))
     retriever = retriever or EncoderRetriever(Encoder.load(config.retriever))
     board = []
@@ -69,8 +72,31 @@ def shown(name: str) -> str:
     return f"{PREFIX}{Path(name).name}" if name.startswith(PREFIX) else name
 
 
+def check_names(config: CompareConfig, names: list[str]) -> None:
+    """Raise InputError when one key would go to several providers, or two models would share a run folder."""
+    if config.api_key_env is not None and config.api_base is None:
+        providers = sorted({provider_of(name, "lms") for name in names if is_hosted(name)})
+        if len(providers) > 1:
+            raise InputError(
+                f"{config.api_key_env} would be sent to {' and '.join(providers)}: leave it out, each provider has a "
+                "variable of its own",
+                field="api-key-env",
+            )
+    by_folder: dict[Path, str] = {}
+    for name in names:
+        folder = run_folder(config, name)
+        other = by_folder.setdefault(folder, name)
+        if other != name:
+            raise InputError(f"{other} and {name} would share the run folder {folder}: rename a file", field="lms")
+
+
+def run_folder(config: CompareConfig, name: str) -> Path:
+    """Where the run of this model is kept."""
+    return config.out / re.sub(r"[^A-Za-z0-9._-]+", "-", shown(name))
+
+
 def _entry(config: CompareConfig, name: str, rows: list[Row], retriever: Retriever) -> dict[str, Any]:
-    folder = config.out / re.sub(r"[^A-Za-z0-9._-]+", "-", shown(name))
+    folder = run_folder(config, name)
     try:
         summary = synthesize(
             SynthesizeConfig(
@@ -80,7 +106,8 @@ def _entry(config: CompareConfig, name: str, rows: list[Row], retriever: Retriev
                 verifier_lm=config.verifier_lm,
                 api_base=config.api_base,
                 verifier_api_base=config.verifier_api_base,
-                api_key_env=config.api_key_env,
+                # Without a hosted model in its own place the key would be the verifier's.
+                api_key_env=config.api_key_env if is_hosted(name) else None,
                 profile=config.profile,
                 adapter=config.adapter,
                 negatives_per_row=config.negatives_per_row,

@@ -30,7 +30,8 @@ class CompareConfig:
     """Address for verifier_lm; None takes the provider's own."""
 
     api_key_env: str | None = None
-    """Name of the environment variable that holds the key; None takes each provider's usual one."""
+    """Name of the environment variable that holds the key; None takes each provider's usual one. The key goes to the
+    server of lms alone: lms of several providers are refused with it, another verifier_lm takes its usual one."""
 
     retriever: str = "bundled:all-MiniLM-L6-v2"
     """The retriever whose InfoNCE weights are compared: bundled:NAME, a model folder or a hub name."""

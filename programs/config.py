@@ -51,7 +51,8 @@ class SynthesizeConfig:
     """Address for verifier_lm; None takes api_base where verifier_lm is not given, else the provider's own."""
 
     api_key_env: str | None = None
-    """Name of the environment variable that holds the key; None takes the provider's usual one."""
+    """Name of the environment variable that holds the key; None takes the provider's usual one. The key goes to lm's
+    server alone (api_base or, without that, lm's provider): other models take their providers' usual ones."""
 
     program: Path | None = None
     """Folder of a compiled program, as `optimize` writes them; None uses the prompts as they stand in the code."""

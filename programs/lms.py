@@ -29,7 +29,8 @@ _NO_KEY = "none"
 class ModelSpec:
     """One model as a role uses it.
 
-    `name` is what users and records call it; `model` is litellm's string. `free` models run on this machine and cost
+    `name` is what users and records call it; `model` is litellm's string. `key_env` names the environment variable that
+    the key came from, where that was chosen. `free` models run on this machine and cost
     nothing; of any other model the price is what litellm's list says, or unknown. `bounded` models are decoded under
     the JSON schema, lengths included, so that they cannot run on.
     """
@@ -38,6 +39,7 @@ class ModelSpec:
     model: str
     api_base: str | None = None
     api_key: str | None = None
+    key_env: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     timeout_s: float = 120.0
@@ -63,7 +65,7 @@ def hosted_model(
 
     Reasoning models get no temperature and no token limit, which they refuse.
     """
-    _list(name, _provider(name, flag))
+    _list(name, provider_of(name, flag))
     if litellm.supports_reasoning(name):
         temperature, max_tokens = None, None
     return ModelSpec(
@@ -71,6 +73,7 @@ def hosted_model(
         model=name,
         api_base=api_base,
         api_key=_key(name, flag=flag, api_base=api_base, api_key_env=api_key_env),
+        key_env=api_key_env,
         temperature=temperature,
         max_tokens=max_tokens,
         timeout_s=timeout_s,
@@ -174,7 +177,8 @@ def prepared_at_once(spec: ModelSpec) -> bool:
     return spec.model.partition("/")[0] not in _FETCH_CREDENTIALS
 
 
-def _provider(name: str, flag: str) -> str:
+def provider_of(name: str, flag: str) -> str:
+    """The provider of a litellm model string. Raises InputError that names `flag` when litellm knows none."""
     try:
         return str(litellm.get_llm_provider(name)[1])
     except (litellm.BadRequestError, ValueError) as error:

@@ -42,7 +42,8 @@ class OptimizeConfig:
     """Address for reflection_lm; None takes the provider's own."""
 
     api_key_env: str | None = None
-    """Name of the environment variable that holds the key; None takes the provider's usual one."""
+    """Name of the environment variable that holds the key; None takes the provider's usual one. The key goes to lm's
+    server alone (api_base or, without that, lm's provider): other models take their providers' usual ones."""
 
     optimizer: OptimizerName = "bootstrap"
     """gepa rewrites instructions from the feedback's words; mipro searches instructions and demonstrations by score;

@@ -62,7 +62,7 @@ class RowActor:
         lms = {
             role: open_role(
                 role,
-                [with_key(spec, config.api_key_env) for spec in specs],
+                [with_key(spec) for spec in specs],
                 limits=limits,
                 store=journal,
                 budget=budget,
@@ -134,19 +134,19 @@ def read_line(line: str, file: Path) -> Row:
         raise InputError(f"{error.what} {where}", file=file, field=error.field) from error
 
 
-def with_key(spec: ModelSpec, api_key_env: str | None) -> ModelSpec:
+def with_key(spec: ModelSpec) -> ModelSpec:
     """The model with the key of this machine's environment. Raises InputError when it has none."""
-    if spec.free or api_key_env is None:
+    if spec.key_env is None:
         return spec
-    key = os.environ.get(api_key_env)
+    key = os.environ.get(spec.key_env)
     if not key:
-        raise InputError(f"the environment variable {api_key_env} is not set where this actor runs", field="lm")
+        raise InputError(f"the environment variable {spec.key_env} is not set where this actor runs", field="lm")
     return replace(spec, api_key=key)
 
 
-def without_key(spec: ModelSpec, api_key_env: str | None) -> ModelSpec:
+def without_key(spec: ModelSpec) -> ModelSpec:
     """The model as it travels: what came from the environment stays there."""
-    return spec if spec.free or api_key_env is None else replace(spec, api_key=None)
+    return spec if spec.key_env is None else replace(spec, api_key=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +278,7 @@ def _stream(ray: Any, work: RowWork, ledger: Any, total: int) -> None:
     share = max(1, config.concurrency // config.ray_actors)
     travelling = replace(
         work,
-        specs={role: [without_key(spec, config.api_key_env) for spec in specs] for role, specs in work.specs.items()},
+        specs={role: [without_key(spec) for spec in specs] for role, specs in work.specs.items()},
     )
     rows = ray.data.read_text(str(config.rows.resolve()))
     if config.max_rows is not None:

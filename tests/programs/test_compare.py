@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,12 +75,14 @@ def test_models_are_ranked_and_unusable_ones_named(
     assert json.loads((tmp_path / "out" / "leaderboard.json").read_text())["board"] == result["board"]
 
 
-def test_a_model_without_a_price_under_a_dollar_budget_is_not_usable(
-    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_compared(made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "unused")
     config = CompareConfig(rows=made_rows(3), lms="openai/nobody-knows", out=tmp_path / "out", budget_usd=1.0)
     with pytest.raises(InputError, match="price of openai/nobody-knows is unknown"):
         compare(config, WordsRetriever())
+    with pytest.raises(InputError, match="OTHER_KEY would be sent to anthropic and openai"):
+        compare(replace(config, lms="openai/gpt-4.1 anthropic/claude-3-5-haiku-20241022", api_key_env="OTHER_KEY"))
+    with pytest.raises(InputError, match="would share the run folder"):
+        compare(replace(config, lms="local:/a/model.gguf local:/b/model.gguf"))
     with pytest.raises(InputError, match="each model once"):
         CompareConfig(rows=tmp_path, lms="a/b a/b")

@@ -155,11 +155,14 @@ def test_a_bad_line_is_named_by_how_it_begins(line: str, words: str) -> None:
 
 
 def test_a_key_stays_in_the_environment_of_each_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = ModelSpec(name="m", model="m", api_key="planted")
-    travelling = without_key(spec, "MY_KEY")
+    spec = ModelSpec(name="m", model="m", api_key="planted", key_env="MY_KEY")
+    travelling = without_key(spec)
     assert travelling.api_key is None
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(InputError, match="MY_KEY is not set where this actor runs"):
-        with_key(travelling, "MY_KEY")
+        with_key(travelling)
     monkeypatch.setenv("MY_KEY", "planted")
-    assert with_key(travelling, "MY_KEY") == spec
+    assert with_key(travelling) == spec
+    # A key that was not chosen by its variable's name is another provider's business.
+    other = ModelSpec(name="o", model="o")
+    assert with_key(without_key(other)) == other
