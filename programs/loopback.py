@@ -81,7 +81,8 @@ class LoopbackServer(ABC):
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         given = request.headers.get("Authorization", "")
-        if not secrets.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
+        # A header is bytes; those that are no text are not the token either.
+        if not secrets.compare_digest(given.encode(errors="surrogateescape"), f"Bearer {self.token}".encode()):
             return error_response(401, "the token is not this server's", "invalid_api_key")
         try:
             body = json.loads(await request.read())

@@ -1,10 +1,12 @@
 """The servers that a run starts: on the loopback interface only, on a free port, with a token of their own, mortal."""
 
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from programs.loopback import HOST
 from programs.recorded import RecordedServer
 from tests.fakes.fake_process import ROOT
 
@@ -27,6 +29,15 @@ def test_two_servers_have_their_own_ports_and_tokens_on_the_loopback_interface_a
         assert len(one.token) > 30
         assert listening(one.port) == listening(two.port) == {"0100007F"}
     assert listening(one.port) == set()
+
+
+def test_a_token_that_is_no_text_is_refused_like_any_other() -> None:
+    with RecordedServer() as server, socket.create_connection((HOST, server.port)) as client:
+        client.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n"
+            b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"
+        )
+        assert client.recv(1000).startswith(b"HTTP/1.1 401 ")
 
 
 def test_they_die_with_a_killed_process() -> None:
