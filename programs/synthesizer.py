@@ -116,7 +116,7 @@ class Synthesizer(RowProgram):
                 break
         return Synthesis(
             requirements=requirements,
-            information_need=found.information_need[:MAX_REMARK_CHARS],
+            information_need=clean_text(found.information_need)[:MAX_REMARK_CHARS],
             candidates=tuple(candidates[number] for number in sorted(candidates)),
             canary=canary_verdict,
             canary_asked=row.canary,
