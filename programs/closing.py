@@ -67,8 +67,10 @@ def optimization_table(summary: dict[str, Any]) -> str:
     lines += [f"{name}: not compiled: {why}" for name, why in summary["parts_not_compiled"].items()]
     calls = sum(usage["requests"] for usage in summary["usage"].values())
     replayed = sum(usage["replayed"] for usage in summary["usage"].values())
+    usd = summary["spent"]["usd"]
+    cost = "price unknown" if usd is None else f"{usd:.4f} USD"
     lines.append(
-        f"spent: {summary['spent']['tokens']} tokens, {summary['spent']['usd']:.4f} USD, {calls} requests "
+        f"spent: {summary['spent']['tokens']} tokens, {cost}, {calls} requests "
         f"({replayed} more answered from the store), {summary['seconds_this_run']:.1f} seconds"
     )
     if summary["ended_early"]:
