@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import dspy
+import pydantic
 from dspy.utils.exceptions import AdapterParseError
 
 from programs.faults import CallError
 from programs.role_lm import answered_by
 
 Predictor = Literal["extract", "violate", "verify", "write"]
+# What an answer ends in that cannot be used; a thousand opening brackets are too deep for the parsers.
+UNREADABLE = (AdapterParseError, CallError, RecursionError)
 # A retry of an answer that could not be read must be able to differ from it.
 _RETRY_TEMPERATURE = 0.3
 # What delimits fields in the chat layout, and in the XML layout.
@@ -47,6 +50,8 @@ def as_data(value: Any) -> Any:
     """
     if isinstance(value, list):
         return [as_data(item) for item in value]
+    if isinstance(value, pydantic.BaseModel):
+        return value.model_copy(update={name: as_data(item) for name, item in value})
     if not isinstance(value, str):
         return value
     return _TAG.sub(r"‹\1›", _MARK.sub("[ [ ## ", value))
@@ -87,7 +92,7 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
                 try:
                     predictor = getattr(self, step.predictor)
                     return _checked(step, predictor(**step.as_data(), config=self._config(step.predictor, attempt)))
-                except (AdapterParseError, CallError) as error:
+                except UNREADABLE as error:
                     if (fault := self._lost(step, error, attempt, faults)) is not None:
                         return fault
         raise AssertionError("the last attempt returns")
@@ -101,16 +106,15 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
                     predictor = getattr(self, step.predictor)
                     answer = await predictor.acall(**step.as_data(), config=self._config(step.predictor, attempt))
                     return _checked(step, answer)
-                except (AdapterParseError, CallError) as error:
+                except UNREADABLE as error:
                     if (fault := self._lost(step, error, attempt, faults)) is not None:
                         return fault
         raise AssertionError("the last attempt returns")
 
     def _lost(self, step: Step, error: Exception, attempt: int, faults: Counter[str]) -> CallError | None:
         """Count a failed attempt; the fault to give up with, or None to ask again."""
-        if isinstance(error, AdapterParseError):
+        if not isinstance(error, CallError):
             error = CallError("malformed", str(error.message if hasattr(error, "message") else error))
-        assert isinstance(error, CallError)
         faults[f"{step.predictor}_{error.loss}"] += 1
         again = error.loss == "malformed" and attempt < self.malformed_retries
         return None if again else error
