@@ -5,12 +5,11 @@ from typing import Any, get_args
 
 import dspy
 import pydantic
-from dspy.utils.exceptions import AdapterParseError
 
 from data.errors import InputError
-from programs.asking import known_length
+from programs.asking import UNREADABLE, known_length
 from programs.config import AdapterName
-from programs.faults import CallError
+from programs.faults import PASSING_LOSSES, CallError, RunStoppedError
 from programs.lms import ModelSpec
 from programs.role_lm import RoleLM
 from programs.signatures import MAX_REQUIREMENTS, VerifyIrrelevance
@@ -113,7 +112,7 @@ def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterN
     """The layout for this model: the wanted one, or for "auto" the first that it answers a probe in.
 
     Models that take a JSON schema are probed with json first. The finding is kept in the store, so that a run that goes
-    on uses the same one. Raises InputError when the model follows no layout.
+    on uses the same one. Raises InputError when the model follows no layout, or when nothing answers.
     """
     if wanted != "auto":
         return wanted
@@ -143,9 +142,14 @@ def _probe(lm: RoleLM, name: AdapterName) -> str | None:
     with dspy.context(adapter=make_adapter(name, lm.spec)):
         try:
             predictor(**_PROBE)
-        except AdapterParseError:
-            return "not readable"
-        except CallError as error:
+        except UNREADABLE as error:
+            if not isinstance(error, CallError):
+                return "not readable"
+            if error.loss in PASSING_LOSSES:
+                raise RunStoppedError(
+                    f"{lm.spec.name} does not answer ({error}); check that the server runs and its address is right, "
+                    "then run the same command again"
+                ) from None
             return str(error)
     # Whether the content is right is for the canaries to tell; here only the form counts.
     return None

@@ -30,7 +30,8 @@ class Budget:
     """Limits over all calls that share it; None is no limit. Safe to use from several threads.
 
     A call is reserved at its upper estimate, so what is spent stays within the limit up to the error of the estimates
-    of the calls in flight. Once a call does not fit, no later one does.
+    of the calls in flight. One that does not fit beside them may fit once they have settled; once a call does not fit
+    into what is not spent, no later one does.
     """
 
     def __init__(self, *, usd: float | None = None, tokens: int | None = None):
@@ -51,8 +52,11 @@ class Budget:
                 field=flag,
             )
 
-    def reserve(self, *, prompt_chars: int, max_tokens: int | None, price: Price | None) -> Reservation:
-        """Hold what the call may use at most. Raises BudgetSpentError when that does not fit any more."""
+    def reserve(self, *, prompt_chars: int, max_tokens: int | None, price: Price | None) -> Reservation | None:
+        """Hold what the call may use at most; None when calls in flight hold too much: ask again when some settled.
+
+        Raises BudgetSpentError when it does not fit any more.
+        """
         prompt = prompt_chars // _CHARS_PER_TOKEN + 1
         completion = max_tokens or _UNLIMITED_ANSWER_TOKENS
         usd = 0.0 if price is None else prompt * price.prompt + completion * price.completion
@@ -63,41 +67,43 @@ class Budget:
             self._spent = self._spent or self._lacking(wanted)
             if refusal := self._closed or self._spent:
                 raise BudgetSpentError(refusal)
+            if self._lacking(Reservation(wanted.tokens + self._held_tokens, wanted.usd + self._held_usd)):
+                return None
             self._held_tokens += wanted.tokens
             self._held_usd += wanted.usd
         return wanted
 
     def _lacking(self, wanted: Reservation) -> str | None:
-        if self.limit_tokens is not None:
-            used = self.spent_tokens + self._held_tokens
-            if used + wanted.tokens > self.limit_tokens - self._kept_tokens:
-                return (
-                    f"the budget of {self.limit_tokens} tokens is spent: {used} are used or in flight and the next "
-                    f"call may take {wanted.tokens}"
-                )
-        if self.limit_usd is not None:
-            paid = self.spent_usd + self._held_usd
-            if paid + wanted.usd > self.limit_usd - self._kept_usd:
-                return (
-                    f"the budget of {self.limit_usd:g} USD is spent: {paid:.4f} are used or in flight and the next "
-                    f"call may take {wanted.usd:.4f}"
-                )
+        """Why so much does not fit into what is not spent."""
+        if self.limit_tokens is not None and (
+            self.spent_tokens + wanted.tokens > self.limit_tokens - self._kept_tokens
+        ):
+            return (
+                f"the budget of {self.limit_tokens} tokens is spent: {self.spent_tokens} are used and the next call "
+                f"may take {wanted.tokens}"
+            )
+        if self.limit_usd is not None and self.spent_usd + wanted.usd > self.limit_usd - self._kept_usd:
+            return (
+                f"the budget of {self.limit_usd:g} USD is spent: {self.spent_usd:.4f} are used and the next call may "
+                f"take {wanted.usd:.4f}"
+            )
         return None
 
     def settle(self, reservation: Reservation, *, tokens: int, usd: float | None) -> None:
         """Replace a reservation by what the call used; an unknown price counts as what was reserved."""
         with self._lock:
             self._held_tokens -= reservation.tokens
-            self._held_usd -= reservation.usd
+            # With nothing in flight nothing is held, not even a rounding error that a waiting call would wait for.
+            self._held_usd = self._held_usd - reservation.usd if self._held_tokens else 0.0
             self.spent_tokens += tokens
             self.spent_usd += reservation.usd if usd is None else usd
 
     def add_spent(self, usages: Iterable[RoleUsage]) -> None:
-        """Count what earlier runs in the same folder used."""
+        """Count what earlier runs in the same folder used, or may have been billed for."""
         with self._lock:
             for usage in usages:
-                self.spent_tokens += usage.prompt_tokens + usage.completion_tokens
-                self.spent_usd += usage.cost_usd
+                self.spent_tokens += usage.prompt_tokens + usage.completion_tokens + usage.reserved_tokens
+                self.spent_usd += usage.cost_usd + usage.reserved_usd
 
     def keep_back(self, *, tokens: int, usd: float) -> None:
         """Set aside a part of the limits for calls after `release`."""

@@ -104,13 +104,23 @@ def usage_summary(store: RunStore, accepted: int) -> dict[str, Any]:
     """Tokens and cost by role over all runs in this folder, and per accepted negative."""
     roles = {role: usage.as_dict() for role, usage in sorted(store.usage().items())}
     tokens = sum(usage["prompt_tokens"] + usage["completion_tokens"] for usage in roles.values())
-    costs = [usage["cost_usd"] for usage in roles.values()]
-    known = all(cost is not None for cost in costs)
+    given_up = sum(usage["calls_given_up_on"] for usage in roles.values())
+    known = all(usage["cost_usd"] is not None for usage in roles.values())
+    cost = sum(usage["cost_usd_known_part"] for usage in roles.values())
+    if known:
+        in_words = f"{cost:.4f} USD"
+    elif any(usage["calls_of_unknown_price"] for usage in roles.values()):
+        in_words = "unknown: no price is listed for a model that was used"
+    else:
+        more = sum(usage["cost_usd_of_calls_given_up_on"] for usage in roles.values())
+        in_words = (
+            f"at least {cost:.4f} USD (calls given up on: {given_up}, which may have been billed up to {more:.4f} USD)"
+        )
     return {
         "roles": roles,
         "requests": sum(usage["requests"] for usage in roles.values()),
         "tokens": tokens,
         "tokens_per_accepted": tokens / accepted if accepted else None,
-        "cost_usd": round(sum(costs), 6) if known else None,
-        "cost_in_words": f"{sum(costs):.4f} USD" if known else "unknown: no price is listed for a model that was used",
+        "cost_usd": round(cost, 6) if known else None,
+        "cost_in_words": in_words,
     }

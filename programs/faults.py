@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 from dspy.utils.exceptions import (
     ContextWindowExceededError,
@@ -23,7 +23,6 @@ from data.errors import InputError
 CallLoss = Literal[
     "rate_limited", "timeout", "server_error", "connection", "too_long", "request_refused", "truncated", "bad_response"
 ]
-CALL_LOSSES: tuple[str, ...] = get_args(CallLoss)
 _RETRIED: tuple[tuple[type[Exception], CallLoss], ...] = (
     (LMRateLimitError, "rate_limited"),
     (LMTimeoutError, "timeout"),

@@ -164,9 +164,13 @@ def known_price(spec: ModelSpec) -> Price | None:
     """The model's price, or None when nobody has said what it costs (litellm itself would call that zero)."""
     if spec.free:
         return Price(prompt=0.0, completion=0.0)
-    for name in (spec.model, spec.model.partition("/")[2]):
-        listed = litellm.model_cost.get(name) or {}
-        prompt, completion = listed.get("input_cost_per_token"), listed.get("output_cost_per_token")
+    provider, _, bare = spec.model.partition("/")
+    named, listed = litellm.model_cost.get(spec.model) or {}, litellm.model_cost.get(bare) or {}
+    # A bare name on the list is one provider's model (gpt-4o is OpenAI's); another server that runs a model of that
+    # name takes its own price. Some providers are listed in parts: vertex_ai-language-models, bedrock_converse.
+    bare_entries = [listed] if str(listed.get("litellm_provider")).startswith(provider) else []
+    for entry in (named, *bare_entries):
+        prompt, completion = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
         if prompt is not None and completion is not None:
             return Price(prompt=float(prompt), completion=float(completion))
     return None

@@ -123,12 +123,14 @@ class Ledger:
 
     async def reserve(
         self, worker: str, prompt_chars: int, max_tokens: int | None, price: Price | None
-    ) -> tuple[int, Reservation] | str:
-        """What the call may use at most, held; or why no further call is made."""
+    ) -> tuple[int, Reservation] | str | None:
+        """What the call may use at most, held; None when it is to ask again; or why no further call is made."""
         try:
             held = self._budget.reserve(prompt_chars=prompt_chars, max_tokens=max_tokens, price=price)
         except InputError as refusal:
             return str(refusal)
+        if held is None:
+            return None
         number = next(self._numbers)
         self._worker(worker).held[number] = held
         return number, held
@@ -215,13 +217,18 @@ class LedgerBudget(Budget):
         super().__init__()
         self._ledger, self._name = ledger, worker
 
-    def reserve(self, *, prompt_chars: int, max_tokens: int | None, price: Price | None) -> Reservation:
-        """Hold what the call may use at most. Raises BudgetSpentError when no further call may be made."""
+    def reserve(self, *, prompt_chars: int, max_tokens: int | None, price: Price | None) -> Reservation | None:
+        """Hold what the call may use at most; None when it is to ask again, as calls in flight hold too much.
+
+        Raises BudgetSpentError when no further call may be made.
+        """
         import ray
 
         answer = ray.get(self._ledger.reserve.remote(self._name, prompt_chars, max_tokens, price))
         if isinstance(answer, str):
             raise BudgetSpentError(answer)
+        if answer is None:
+            return None
         number, held = answer
         return _Held(held.tokens, held.usd, number)
 

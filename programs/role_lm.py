@@ -6,7 +6,7 @@ import random
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, closing, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,11 @@ from dspy.utils.exceptions import DSPyError, LMRateLimitError
 from litellm._internal_context import is_internal_call
 
 from data.errors import InputError
-from data.text import content_id
-from programs.budget import Budget
+from data.text import clean_text, content_id
+from programs.budget import Budget, Reservation
 from programs.faults import PASSING_LOSSES, CallError, RunStoppedError, final_fault, retried_loss
 from programs.lms import ModelSpec, client_settings
-from programs.meter import Journal, Meter, finish_reason, tokens_of
+from programs.meter import Journal, Meter, finish_reason, text_of
 from programs.pacing import CallLimit, retry_delay
 
 # DSPy's adapters hand messages to the model they were given; that it passes them on to a fallback is no use of the old
@@ -28,6 +28,8 @@ from programs.pacing import CallLimit, retry_delay
 warnings.filterwarnings("ignore", message="Passing OpenAI-style message dictionaries", category=DeprecationWarning)
 # No answer of these programs is near this long; parsing such a thing would block every other call.
 _LONGEST_ANSWER_CHARS = 200_000
+# A call that does not fit into the budget beside those in flight looks again after this long, then after twice as long.
+_LOOK_AGAIN_S, _LONGEST_LOOK_S = 0.02, 0.5
 # So many calls that fail for good, one after another, mean that nothing answers.
 _HOPELESS_CALLS = 10
 # The model that gave the latest answer in this context: with fallbacks, not always the one that was asked.
@@ -39,6 +41,7 @@ _raw_answers: ContextVar[list[dict[str, Any]] | None] = ContextVar("raw_answers"
 @dataclass(frozen=True, slots=True)
 class _Send:
     kwargs: dict[str, Any]
+    held: Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,32 +138,33 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             yield lm, lm is models[-1]
 
     def _call(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
-        steps = self._steps(prompt, messages, kwargs)
-        try:
-            action = next(steps)
-            while True:
-                if isinstance(action, _Wait):
-                    time.sleep(action.seconds)
-                    action = steps.send(None)
-                else:
-                    action = steps.send(self._send(prompt, messages, action.kwargs))
-        except StopIteration as stop:
-            return list(stop.value)
+        # Closed whatever happens, or another call could wait forever for what this one holds of the budget.
+        with closing(self._steps(prompt, messages, kwargs)) as steps:
+            try:
+                action = next(steps)
+                while True:
+                    if isinstance(action, _Wait):
+                        time.sleep(action.seconds)
+                        action = steps.send(None)
+                    else:
+                        action = steps.send(self._send(prompt, messages, action.kwargs))
+            except StopIteration as stop:
+                return list(stop.value)
 
     async def _acall(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
-        steps = self._steps(prompt, messages, kwargs)
-        try:
-            action = next(steps)
-            while True:
-                if isinstance(action, _Wait):
-                    await asyncio.sleep(action.seconds)
-                    action = steps.send(None)
-                else:
-                    async with self._slot():
-                        result = await self._asend(prompt, messages, action.kwargs)
-                    action = steps.send(result)
-        except StopIteration as stop:
-            return list(stop.value)
+        with closing(self._steps(prompt, messages, kwargs)) as steps:
+            try:
+                action = next(steps)
+                while True:
+                    if isinstance(action, _Wait):
+                        await asyncio.sleep(action.seconds)
+                        action = steps.send(None)
+                    else:
+                        async with self._slot():
+                            result = await self._asend(prompt, messages, action)
+                        action = steps.send(result)
+            except StopIteration as stop:
+                return list(stop.value)
 
     def _slot(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._limit is None else self._limit.slot()
@@ -175,7 +179,8 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             return list(json.loads(stored))
         kwargs, attempt, widened = dict(kwargs), 0, False
         while True:
-            result = yield from self._paid(prompt, messages, kwargs)
+            held = yield from self._reserved(prompt, messages, kwargs)
+            result = yield from self._paid(kwargs, held)
             if isinstance(result, _Answer):
                 if finish_reason(result.raw) != "length":
                     return self._accept(key, result)
@@ -188,7 +193,8 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
                 continue
             loss = retried_loss(result.error)
             fault = final_fault(result.error, role=self.role, model=self.spec.name)
-            self._meter.record(key, fault.loss if isinstance(fault, CallError) else "refused", result.seconds)
+            outcome = fault.loss if isinstance(fault, CallError) else "refused"
+            self._meter.record(key, outcome, result.seconds, held=held)
             if isinstance(result.error, LMRateLimitError) and self._limit:
                 self._limit.refused(result.seconds)
             if loss is None or attempt >= self._retries:
@@ -199,26 +205,35 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             yield _Wait(retry_delay(attempt, getattr(result.error, "retry_after", None), self._rng))
             attempt += 1
 
-    def _paid(
+    def _reserved(
         self, prompt: str | None, messages: Any, kwargs: dict[str, Any]
-    ) -> Generator[_Send | _Wait, _Answer | _Failure | None, _Answer | _Failure]:
-        """Send one attempt under the budget: reserved before, settled after, whatever comes of it."""
+    ) -> Generator[_Send | _Wait, _Answer | _Failure | None, Reservation]:
+        """Hold a part of the budget for one attempt, as soon as it fits beside the calls in flight."""
         chars = len(prompt or "") + sum(len(str(message.get("content"))) for message in messages or ())
         max_tokens = kwargs.get("max_tokens") or self.kwargs.get("max_tokens")
-        reservation = self._budget.reserve(prompt_chars=chars, max_tokens=max_tokens, price=self._meter.price)
+        wait = _LOOK_AGAIN_S
+        while True:
+            held = self._budget.reserve(prompt_chars=chars, max_tokens=max_tokens, price=self._meter.price)
+            if held is not None:
+                return held
+            yield _Wait(wait)
+            wait = min(wait * 2, _LONGEST_LOOK_S)
+
+    def _paid(
+        self, kwargs: dict[str, Any], held: Reservation
+    ) -> Generator[_Send | _Wait, _Answer | _Failure | None, _Answer | _Failure]:
+        """Send one attempt and settle what was reserved for it, whatever comes of it."""
         # A call that is cancelled on the way may have been billed in full.
-        used: tuple[int, float | None] = (reservation.tokens, None)
+        used: tuple[int, float | None] = (held.tokens, None)
         try:
-            result = yield _Send(kwargs)
+            result = yield _Send(kwargs, held)
             assert result is not None
             if isinstance(result, _Answer):
-                used = (tokens_of(result.raw), self._meter.cost("ok", result.raw))
+                used = self._meter.used("ok", result.raw, held)
             else:
-                cost = self._meter.cost(retried_loss(result.error) or "", None)
-                # An answer that never came may have been written, and billed, all the same.
-                used = (reservation.tokens if cost is None else 0, cost)
+                used = self._meter.used(retried_loss(result.error) or "", None, held)
         finally:
-            self._budget.settle(reservation, tokens=used[0], usd=used[1])
+            self._budget.settle(held, tokens=used[0], usd=used[1])
         return result
 
     def _send(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> _Answer | _Failure:
@@ -234,17 +249,17 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             is_internal_call.reset(quiet)
         return _Answer(outputs, raw[0], time.monotonic() - started)
 
-    async def _asend(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> _Answer | _Failure:
+    async def _asend(self, prompt: str | None, messages: Any, action: _Send) -> _Answer | _Failure:
         raw: list[dict[str, Any]] = []
         started = time.monotonic()
         # litellm's own logging of each call costs a tenth of it, keeps prompts in memory and may write keys.
         token, quiet = _raw_answers.set(raw), is_internal_call.set(True)
         try:
-            outputs = await super().acall(prompt, messages=messages, **kwargs)
+            outputs = await super().acall(prompt, messages=messages, **action.kwargs)
         except DSPyError as error:
             return _Failure(error, time.monotonic() - started)
         except asyncio.CancelledError:
-            self._meter.record("", "cancelled", time.monotonic() - started)
+            self._meter.record("", "cancelled", time.monotonic() - started, held=action.held)
             raise
         finally:
             _raw_answers.reset(token)
@@ -252,11 +267,16 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         return _Answer(outputs, raw[0], time.monotonic() - started)
 
     def _accept(self, key: str, answer: _Answer) -> list[Any]:
-        texts = [_text(output) for output in answer.outputs]
+        texts = [text_of(output) for output in answer.outputs]
+        if not texts:
+            self._meter.record(key, "malformed", answer.seconds, raw=answer.raw)
+            raise CallError("malformed", "the answer has no text")
         size = sum(map(len, texts))
         if size > _LONGEST_ANSWER_CHARS:
             self._meter.record(key, "oversized", answer.seconds, raw=answer.raw)
             raise CallError("malformed", f"the answer has {size} characters")
+        # Half a character (a lone surrogate) can be stored in no file.
+        texts = [clean_text(text) for text in texts]
         self._meter.record(key, "ok", answer.seconds, raw=answer.raw, answer=json.dumps(texts, ensure_ascii=False))
         self._failed_in_a_row, self._answered_once = 0, True
         answered_by.set(self.spec.name)
@@ -282,8 +302,3 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         settings = {**self.kwargs, **kwargs}
         varying = {name: settings[name] for name in ("rollout_id", "temperature") if settings.get(name) is not None}
         return content_id(self.spec.name, json.dumps([prompt, messages, varying], ensure_ascii=False, default=str))
-
-
-def _text(output: Any) -> str:
-    text = output.get("text") if isinstance(output, dict) else output
-    return text if isinstance(text, str) else ""

@@ -30,11 +30,14 @@ CREATE TABLE finished (
 CREATE TABLE calls (
     id INTEGER PRIMARY KEY, row_id TEXT NOT NULL, program TEXT NOT NULL, role TEXT NOT NULL, model TEXT NOT NULL,
     outcome TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-    cached_tokens INTEGER NOT NULL, cost_usd REAL, seconds REAL NOT NULL, at REAL NOT NULL
+    cached_tokens INTEGER NOT NULL, cost_usd REAL, seconds REAL NOT NULL, at REAL NOT NULL,
+    reserved_tokens INTEGER NOT NULL DEFAULT 0, reserved_usd REAL
 );
 CREATE TABLE answers (row_id TEXT NOT NULL, key TEXT NOT NULL, answer TEXT NOT NULL, PRIMARY KEY (row_id, key))
 WITHOUT ROWID;
 """
+# What stores of earlier versions lack; those versions go on reading a store that has it.
+_LATER_COLUMNS = {"reserved_tokens": "INTEGER NOT NULL DEFAULT 0", "reserved_usd": "REAL"}
 # Failures of a row whose cause may be gone at the next start; any other failure is an outcome.
 _PASSING_FAILURES = tuple(f"{step}_{loss}" for step in ("extract", "write") for loss in PASSING_LOSSES)
 # The row whose calls are being made in this context: calls are recorded under it.
@@ -83,6 +86,10 @@ class RunStore:
                     f"the store has format {version}, this version writes {FORMAT_VERSION}; use another out folder",
                     file=self.path,
                 )
+            columns = {column[1] for column in self._db.execute("PRAGMA table_info(calls)")}
+            for name, kind in _LATER_COLUMNS.items():
+                if name not in columns:
+                    self._db.execute(f"ALTER TABLE calls ADD COLUMN {name} {kind}")
             self._db.execute("COMMIT")
 
     def __enter__(self) -> Self:
@@ -137,7 +144,8 @@ class RunStore:
         with self._faults(), self._transaction():
             self._db.execute(
                 "INSERT INTO calls (row_id, program, role, model, outcome, prompt_tokens, completion_tokens, "
-                "cached_tokens, cost_usd, seconds, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "cached_tokens, cost_usd, seconds, at, reserved_tokens, reserved_usd) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     row_id,
                     self.program,
@@ -150,6 +158,8 @@ class RunStore:
                     call.cost_usd,
                     call.seconds,
                     time.time(),
+                    call.reserved_tokens,
+                    call.reserved_usd,
                 ),
             )
             if answer is not None:
@@ -174,12 +184,13 @@ class RunStore:
         by_role: dict[str, RoleUsage] = {}
         with self._faults():
             sums = self._db.execute(
-                "SELECT role, model, outcome, cost_usd IS NULL, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), "
-                "SUM(cached_tokens), SUM(cost_usd), SUM(seconds) FROM calls WHERE program IN (?, '') OR ? "
-                "GROUP BY 1, 2, 3, 4",
+                "SELECT role, model, outcome, cost_usd IS NULL, reserved_usd IS NULL, COUNT(*), SUM(prompt_tokens), "
+                "SUM(completion_tokens), SUM(cached_tokens), SUM(cost_usd), SUM(seconds), SUM(reserved_tokens), "
+                "SUM(reserved_usd) FROM calls WHERE program IN (?, '') OR ? GROUP BY 1, 2, 3, 4, 5",
                 (self.program, whole_folder),
             ).fetchall()
-        for role, model, outcome, unpriced, count, prompt, completion, cached, cost, seconds in sums:
+        for role, model, outcome, _, _, count, prompt, completion, cached, cost, seconds, reserved, at_most in sums:
+            # SUM is NULL where every value is: the two groupings by IS NULL keep known and unknown apart.
             total = Call(
                 role=role,
                 model=model,
@@ -187,8 +198,10 @@ class RunStore:
                 prompt_tokens=prompt,
                 completion_tokens=completion,
                 cached_tokens=cached,
-                cost_usd=None if unpriced else cost,
+                cost_usd=cost,
                 seconds=seconds,
+                reserved_tokens=reserved,
+                reserved_usd=at_most,
             )
             by_role.setdefault(role, RoleUsage()).add(total, times=count)
         return by_role

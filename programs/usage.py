@@ -10,8 +10,9 @@ class Call:
     """One attempt at one call.
 
     `outcome` is "ok", "replayed" (answered from this folder's own store, nothing sent) or the name of a loss. Tokens
-    are the provider's own counts; `cached_tokens` is the part of the prompt that it served from its prefix cache.
-    `cost_usd` is None when the model's price is unknown.
+    are the provider's own counts, or estimates where it gives none; `cached_tokens` is the part of the prompt that it
+    served from its prefix cache. `cost_usd` is None when it is not known. A call that was given up on may have been
+    billed all the same: up to `reserved_tokens` and `reserved_usd` (None when the model's price is unknown).
     """
 
     role: str
@@ -22,6 +23,8 @@ class Call:
     cached_tokens: int = 0
     cost_usd: float | None = 0.0
     seconds: float = 0.0
+    reserved_tokens: int = 0
+    reserved_usd: float | None = None
 
 
 @dataclass(slots=True)
@@ -36,6 +39,9 @@ class RoleUsage:
     replayed_tokens: int = 0
     cost_usd: float = 0.0
     unpriced_calls: int = 0
+    reserved_tokens: int = 0
+    reserved_usd: float = 0.0
+    given_up_calls: int = 0
 
     def add(self, call: Call, times: int = 1) -> None:
         """Count `call`; with `times` > 1 its numbers are sums over that many calls."""
@@ -47,13 +53,20 @@ class RoleUsage:
         self.prompt_tokens += call.prompt_tokens
         self.completion_tokens += call.completion_tokens
         self.cached_tokens += call.cached_tokens
-        if call.cost_usd is None:
-            self.unpriced_calls += times
-        else:
+        self.reserved_tokens += call.reserved_tokens
+        if call.cost_usd is not None:
             self.cost_usd += call.cost_usd
+        elif call.reserved_usd is not None:
+            self.given_up_calls += times
+            self.reserved_usd += call.reserved_usd
+        else:
+            self.unpriced_calls += times
 
     def as_dict(self) -> dict[str, Any]:
-        """For summary.json; the cost is null when any answered call had no known price."""
+        """For summary.json; the cost is null when it is not known of every call.
+
+        Calls that were given up on are in no total: what they may have cost at most stands beside it.
+        """
         sent = {name: count for name, count in self.outcomes.items() if name != "replayed"}
         return {
             "models": sorted(self.models),
@@ -65,7 +78,10 @@ class RoleUsage:
             "completion_tokens": self.completion_tokens,
             "prompt_tokens_cached_by_provider": self.cached_tokens,
             "tokens_replayed": self.replayed_tokens,
-            "cost_usd": None if self.unpriced_calls else round(self.cost_usd, 6),
+            "cost_usd": None if self.unpriced_calls or self.given_up_calls else round(self.cost_usd, 6),
             "cost_usd_known_part": round(self.cost_usd, 6),
             "calls_of_unknown_price": self.unpriced_calls,
+            "calls_given_up_on": self.given_up_calls,
+            "cost_usd_of_calls_given_up_on": round(self.reserved_usd, 6),
+            "tokens_of_calls_given_up_on": self.reserved_tokens,
         }

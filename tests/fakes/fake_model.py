@@ -69,7 +69,7 @@ class FakeModel(LoopbackServer):
 
     `speaks` is the one layout (chat, json, xml) that it answers sensibly in; None for any. A "stall" is an answer that
     comes after `stall_s`, when nobody waits for it any more. With `echo_key` its errors repeat the caller's key, as
-    some providers' do.
+    some providers' do. `alter` may change the n-th completion, as JSON, before it is sent.
     """
 
     def __init__(
@@ -83,9 +83,10 @@ class FakeModel(LoopbackServer):
         short_batches: bool = False,
         stall_s: float = 30.0,
         echo_key: bool = False,
+        alter: Callable[[int, dict[str, Any]], None] | None = None,
     ):
         super().__init__()
-        self._stall_s, self._echo_key = stall_s, echo_key
+        self._stall_s, self._echo_key, self._alter = stall_s, echo_key, alter
         self._fault, self._delay_s, self._says_relevant = fault, delay_s, says_relevant
         self.max_at_once, self._speaks, self._short_batches = max_at_once, speaks, short_batches
         self._lock = threading.Lock()
@@ -112,7 +113,8 @@ class FakeModel(LoopbackServer):
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            fault = self._fault(self._received)
+            number = self._received
+            fault = self._fault(number)
             self._received += 1
             if self.max_at_once is not None and self.at_once > self.max_at_once:
                 fault = "429"
@@ -121,6 +123,11 @@ class FakeModel(LoopbackServer):
             response = self._reply(request, body, fault)
             if fault == "stall":
                 await asyncio.sleep(self._stall_s)
+            if self._alter and fault is None:
+                assert isinstance(response, web.Response) and isinstance(response.body, bytes)
+                completion = json.loads(response.body)
+                self._alter(number, completion)
+                return web.json_response(completion)
             return response
         finally:
             self.at_once -= 1

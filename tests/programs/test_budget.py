@@ -19,8 +19,15 @@ PRICE = Price(prompt=1e-6, completion=2e-6)
 def test_what_is_in_flight_counts() -> None:
     budget = Budget(tokens=1000)
     first = budget.reserve(prompt_chars=300, max_tokens=400, price=None)
+    assert first is not None
     assert first.tokens == 501
-    with pytest.raises(BudgetSpentError, match="budget of 1000 tokens is spent: 501 are used or in flight"):
+    # The call in flight may use less than it holds: the next one asks again.
+    assert budget.reserve(prompt_chars=300, max_tokens=400, price=None) is None
+    budget.settle(first, tokens=100, usd=None)
+    second = budget.reserve(prompt_chars=300, max_tokens=400, price=None)
+    assert second is not None
+    budget.settle(second, tokens=501, usd=None)
+    with pytest.raises(BudgetSpentError, match="1000 tokens is spent: 601 are used and the next call may take 501"):
         budget.reserve(prompt_chars=300, max_tokens=400, price=None)
     # Once a call did not fit, no smaller one slips in behind it.
     with pytest.raises(BudgetSpentError):
@@ -32,6 +39,7 @@ def test_settling_frees_what_was_not_used() -> None:
     budget = Budget(usd=0.001)
     for _ in range(10):
         held = budget.reserve(prompt_chars=300, max_tokens=200, price=PRICE)
+        assert held is not None
         budget.settle(held, tokens=50, usd=0.00001)
     assert budget.spent_tokens == 500
     assert budget.spent_usd == pytest.approx(0.0001)
@@ -41,6 +49,7 @@ def test_settling_frees_what_was_not_used() -> None:
 def test_an_unknown_charge_counts_as_what_was_reserved() -> None:
     budget = Budget(usd=1.0)
     held = budget.reserve(prompt_chars=300, max_tokens=200, price=PRICE)
+    assert held is not None
     budget.settle(held, tokens=0, usd=None)
     assert budget.spent_usd == pytest.approx(held.usd) == pytest.approx(101e-6 + 400e-6)
 
@@ -55,7 +64,8 @@ def test_many_threads_never_exceed_the_limit() -> None:
             except BudgetSpentError:
                 refused.set()
                 return
-            budget.settle(held, tokens=held.tokens, usd=0.0)
+            if held is not None:
+                budget.settle(held, tokens=held.tokens, usd=0.0)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -72,7 +82,7 @@ def test_what_is_kept_back_is_there_after_release() -> None:
     with pytest.raises(BudgetSpentError):
         budget.reserve(prompt_chars=0, max_tokens=500, price=None)
     budget.release()
-    assert budget.reserve(prompt_chars=0, max_tokens=500, price=None).tokens == 501
+    assert budget.reserve(prompt_chars=0, max_tokens=500, price=None) is not None
     budget.close("stopped by Ctrl-C")
     budget.release()
     with pytest.raises(BudgetSpentError, match="Ctrl-C"):

@@ -33,7 +33,9 @@ def prices() -> None:
         )
 
 
-def run(first: FakeModel, spare: FakeModel, rows: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+def run(
+    first: FakeModel, spare: FakeModel, rows: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> dict[str, Any]:
     monkeypatch.setenv("OPENAI_API_KEY", first.token)
     monkeypatch.setenv("HOSTED_VLLM_API_BASE", spare.api_base)
     monkeypatch.setenv("HOSTED_VLLM_API_KEY", spare.token)
@@ -49,7 +51,7 @@ def run(first: FakeModel, spare: FakeModel, rows: Path, monkeypatch: pytest.Monk
         "retries": 0,
         "max_tokens": 200,
     }
-    synthesize(SynthesizeConfig(**base | settings))
+    return synthesize(SynthesizeConfig(**base | settings))
 
 
 def paid(*servers: FakeModel) -> float:
@@ -104,4 +106,67 @@ def test_a_call_that_was_given_up_on_counts_as_if_it_had_been_answered(
                 budget_tokens=4000, timeout_s=0.3, lm_fallbacks=None, verifier_fallbacks=None,
             )  # fmt: skip
         # Each of them may have been billed a prompt of several hundred tokens and 200 of answer.
-        assert len(first.log) <= 8
+        calls = len(first.log)
+        assert 0 < calls <= 8
+        # A later start knows of them too.
+        with pytest.raises(InputError, match="tokens is spent"):
+            run(
+                first, spare, made_rows(60), monkeypatch,
+                budget_tokens=4000, timeout_s=0.3, lm_fallbacks=None, verifier_fallbacks=None,
+            )  # fmt: skip
+        assert len(first.log) == calls
+
+
+def test_what_was_given_up_on_is_told_apart_from_what_has_no_price(
+    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone: dict[str, Any] = {"lm_fallbacks": None, "verifier_fallbacks": None, "retries": 1, "canary_share": 0.0}
+    with FakeModel(fault=lambda number: "stall" if number == 2 else None) as first, FakeModel() as spare:
+        usage = run(first, spare, made_rows(1), monkeypatch, timeout_s=1.0, **alone)["usage"]
+        known = paid(first)
+    roles = usage["roles"].values()
+    assert usage["tokens"] == sum(served.prompt_tokens + served.completion_tokens for served in first.log)
+    assert usage["cost_usd"] is None
+    assert sum(role["cost_usd_known_part"] for role in roles) == pytest.approx(known, abs=2e-6)
+    assert sum(role["calls_given_up_on"] for role in roles) == 1
+    # One prompt of several hundred tokens and 200 tokens of answer at most.
+    assert 0.0008 < sum(role["cost_usd_of_calls_given_up_on"] for role in roles) < 0.003
+    assert f"at least {known:.4f} USD (calls given up on: 1, which may have been billed up to" in usage["cost_in_words"]
+
+
+@pytest.mark.parametrize("name", ["openai/deepseek-chat", "hosted_vllm/gpt-4o"])
+def test_a_name_that_another_provider_has_a_price_for_is_refused_too(
+    name: str, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel() as first, FakeModel() as spare:
+        with pytest.raises(InputError, match=f"price of {name} is unknown"):
+            run(first, spare, made_rows(2), monkeypatch, budget_usd=1.0, lm=name)
+        assert not first.log
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}])
+def test_a_server_that_counts_no_tokens_keeps_to_the_budget_by_estimates(
+    usage: dict[str, int] | None, made_rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def uncounted(number: int, completion: dict[str, Any]) -> None:
+        del completion["usage"]
+        if usage is not None:
+            completion["usage"] = usage
+
+    with FakeModel(alter=uncounted) as first, FakeModel() as spare:
+        with pytest.raises(InputError, match="budget of 12000 tokens is spent"):
+            run(first, spare, made_rows(10), monkeypatch, budget_tokens=12_000)
+        used = sum(served.prompt_tokens + served.completion_tokens for served in first.log)
+        assert 8_000 < used <= 12_000
+    assert caplog.text.count("generator openai/priced reports no token counts") == 1
+
+
+def test_a_call_waits_for_what_others_hold_and_the_budget_is_used(
+    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel(delay_s=0.01) as first, FakeModel() as spare:
+        with pytest.raises(InputError, match="budget of 30000 tokens is spent"):
+            run(first, spare, made_rows(60), monkeypatch, budget_tokens=30_000, max_tokens=4000, concurrency=32)
+        used = sum(served.prompt_tokens + served.completion_tokens for served in first.log)
+    # The last call that did not fit could have written 4000 tokens more.
+    assert 24_000 < used <= 30_000

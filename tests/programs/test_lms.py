@@ -4,8 +4,9 @@ import litellm
 import pytest
 
 from data.errors import InputError
-from programs.budget import Budget
-from programs.lms import Price, hosted_model, known_price
+from programs.budget import Budget, Reservation
+from programs.lms import ModelSpec, Price, hosted_model, known_price
+from programs.meter import Meter
 
 SERVER = "http://127.0.0.1:9/v1"
 
@@ -34,3 +35,33 @@ def test_a_server_that_takes_a_schema_for_any_model() -> None:
     assert not litellm.supports_response_schema("hosted_vllm/of-my-own")
     hosted_model("hosted_vllm/of-my-own", flag="lm", api_base=SERVER)
     assert litellm.supports_response_schema("hosted_vllm/of-my-own")
+
+
+@pytest.mark.parametrize("name", ["openai/deepseek-chat", "hosted_vllm/gpt-4o", "litellm_proxy/gpt-4o"])
+def test_another_providers_price_is_no_price(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The list has both bare names, with a price: of DeepSeek's and of OpenAI's own models.
+    assert litellm.model_cost[name.partition("/")[2]]["input_cost_per_token"]
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    spec = hosted_model(name, flag="lm", api_base=SERVER)
+    assert known_price(spec) is None
+    with pytest.raises(InputError, match=f"price of {name} is unknown"):
+        Budget(usd=1.0).check_priced(spec, "lm")
+
+
+@pytest.mark.parametrize("name", ["openai/gpt-4o", "vertex_ai/gemini-2.5-flash", "deepseek/deepseek-chat"])
+def test_a_providers_own_model_is_listed_by_its_bare_name(name: str) -> None:
+    listed = litellm.model_cost[name.partition("/")[2]]
+    assert known_price(ModelSpec(name=name, model=name)) == Price(
+        prompt=listed["input_cost_per_token"], completion=listed["output_cost_per_token"]
+    )
+
+
+@pytest.mark.parametrize("cost", [0.0, None])
+def test_a_cost_of_nothing_is_not_believed_of_a_priced_model(cost: float | None) -> None:
+    meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o"), None)
+    raw = {"usage": {"prompt_tokens": 1000, "completion_tokens": 100}, "cost": cost}
+    assert meter.price is not None
+    expected = 1000 * meter.price.prompt + 100 * meter.price.completion
+    assert meter.used("ok", raw, Reservation(5000, 1.0)) == (1100, pytest.approx(expected))
+    # A discount that litellm knows of, such as one for cached prompts, stands.
+    assert meter.used("ok", raw | {"cost": 0.0003}, Reservation(5000, 1.0)) == (1100, 0.0003)

@@ -1,5 +1,6 @@
 """The run against a misbehaving model: every row ends with a named fate, and the books agree with the server's."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,69 @@ def test_answers_that_cannot_be_used_are_bounded_and_counted(
     assert summary["funnel"]["rows_failed"] == {loss: 2}
     assert len(server.log) == 4
     books_agree(summary, server)
+
+
+def text_of(completion: dict[str, Any], text: str) -> None:
+    completion["choices"][0]["message"]["content"] = text
+
+
+def without_choices(number: int, completion: dict[str, Any]) -> None:
+    if number == 0:
+        completion["choices"] = []
+
+
+def half_a_character(number: int, completion: dict[str, Any]) -> None:
+    text_of(completion, completion["choices"][0]["message"]["content"] + " \ud83d")
+
+
+def nested(opening: str) -> Callable[[int, dict[str, Any]], None]:
+    def alter(number: int, completion: dict[str, Any]) -> None:
+        if number == 0:
+            text_of(completion, f"[[ ## information_need ## ]]\nx\n\n[[ ## requirements ## ]]\n{opening * 5000}")
+
+    return alter
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [without_choices, half_a_character, nested("["), nested('{"a":')],
+    ids=["no choices", "lone surrogate", "brackets", "braces"],
+)
+def test_an_odd_answer_costs_a_retry_at_most(
+    alter: Callable[[int, dict[str, Any]], None], made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel(alter=alter) as server:
+        summary = run(server, made_rows(2), monkeypatch, canary_share=0.0)
+        assert summary["funnel"]["accepted"] == 8
+        assert len(server.log) == 18 + (alter is not half_a_character)
+        books_agree(summary, server)
+
+
+def test_an_answer_that_no_parser_takes_is_asked_for_again_after_a_restart_too(
+    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(1)
+    with FakeModel(alter=nested("["), fault=lambda number: "401" if number == 1 else None) as server:
+        with pytest.raises(InputError, match="key was refused"):
+            run(server, rows, monkeypatch, canary_share=0.0)
+        # The paid answer is found in the store, cannot be read there either, and is asked for again.
+        summary = run(server, rows, monkeypatch, canary_share=0.0)
+        assert summary["funnel"]["accepted"] == 4
+        assert len(server.log) == 2 + 9
+        books_agree(summary, server)
+
+
+def test_half_a_character_may_be_escaped_in_any_text_of_a_json_answer(
+    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alter(number: int, completion: dict[str, Any]) -> None:
+        answer = json.loads(completion["choices"][0]["message"]["content"])
+        text_of(completion, json.dumps({k: f"{v} \ud83d" if isinstance(v, str) else v for k, v in answer.items()}))
+
+    with FakeModel(alter=alter) as server:
+        summary = run(server, made_rows(2), monkeypatch, adapter="json", canary_share=0.0)
+        assert summary["funnel"]["accepted"] == 8
+        books_agree(summary, server)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +259,16 @@ def test_a_model_that_follows_no_layout_is_refused(made_rows: Rows, monkeypatch:
     ):
         run(server, made_rows(2), monkeypatch, adapter="auto")
     assert len(server.log) == 3
+
+
+def test_a_dead_server_is_not_called_too_weak(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        FakeModel(fault=lambda number: "503") as server,
+        pytest.raises(InputError, match="openai/fake does not answer") as stopped,
+    ):
+        run(server, made_rows(2), monkeypatch, adapter="auto", retries=1)
+    assert "too weak" not in str(stopped.value)
+    assert len(server.log) == 2
 
 
 def test_a_fallback_takes_over_and_is_named_on_what_it_wrote(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from data.errors import InputError
 from data.records import Requirement, Verdict
+from programs.budget import Budget
 from programs.outcome import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
 from programs.store import RunStore, current_row
 from programs.usage import Call
@@ -91,6 +92,38 @@ def test_usage_is_summed_over_processes_and_an_unknown_price_is_not_zero(tmp_pat
         store.record(call("ok", None), key="3", answer="[]")
         usage = store.usage()["generator"].as_dict()
         assert (usage["cost_usd"], usage["cost_usd_known_part"], usage["calls_of_unknown_price"]) == (None, 0.5, 1)
+
+
+def test_a_call_that_was_given_up_on_is_in_no_total_but_is_not_forgotten(tmp_path: Path) -> None:
+    given_up = Call(
+        role="generator", model="m", outcome="timeout", cost_usd=None, reserved_tokens=900, reserved_usd=0.25
+    )
+    with RunStore(tmp_path / "store.sqlite", program="a") as store:
+        store.record(call(), key="1", answer="[]")
+        store.record(given_up, key="2", answer=None)
+    with RunStore(tmp_path / "store.sqlite", program="a") as store:
+        found = store.usage()
+    usage = found["generator"].as_dict()
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (10, 4)
+    assert (usage["cost_usd"], usage["cost_usd_known_part"], usage["calls_of_unknown_price"]) == (None, 0.5, 0)
+    assert (usage["calls_given_up_on"], usage["cost_usd_of_calls_given_up_on"]) == (1, 0.25)
+    budget = Budget(usd=1.0)
+    budget.add_spent(found.values())
+    assert (budget.spent_tokens, budget.spent_usd) == (914, 0.75)
+
+
+def test_a_store_of_an_earlier_version_is_read_and_gets_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with RunStore(path, program="a") as store:
+        store.record(call(), key="1", answer="[]")
+    with sqlite3.connect(path) as db:
+        for name in ("reserved_tokens", "reserved_usd"):
+            db.execute(f"ALTER TABLE calls DROP COLUMN {name}")
+    db.close()
+    with RunStore(path, program="a") as store:
+        store.record(call("timeout", None), key="2", answer=None)
+        usage = store.usage()["generator"].as_dict()
+    assert (usage["requests"], usage["cost_usd_known_part"], usage["calls_of_unknown_price"]) == (2, 0.5, 1)
 
 
 def test_only_one_process_at_a_time(tmp_path: Path) -> None:
