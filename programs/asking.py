@@ -23,7 +23,7 @@ _RETRY_TEMPERATURE = 0.3
 # What delimits fields in the chat layout, and in the XML layout.
 _MARK = re.compile(r"\[\[\s*##\s*")
 _TAG = re.compile(
-    r"<(/?(?:relevance|query|passage|requirements|style|target|disruption|direction|refused|violations|negatives?"
+    r"<(/?(?:relevance|query|passages?|pairs|typical|requirements|style|target|disruption|direction|refused|violations|negatives?"
     r"|explanation|information_need|reason|satisfied|answers_query))>"
 )
 # The output list of the call in this context whose length is known beforehand, for decoding under a schema.

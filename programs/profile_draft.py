@@ -13,7 +13,9 @@ from data.errors import InputError
 from data.files import atomic_writer
 from data.retrieval_set import RetrievalSet
 from data.sources import read_source
+from data.text import clean_text
 from programs.adapters import LAYOUTS, make_adapter
+from programs.asking import as_data
 from programs.budget import Budget
 from programs.config import AdapterName
 from programs.faults import CallError, redact
@@ -104,14 +106,15 @@ def _ask(lm: RoleLM, layouts: list[AdapterName], sample: Sample) -> tuple[str, l
     for name in layouts:
         with dspy.context(adapter=make_adapter(name, lm.spec)):
             try:
-                found = predictor(pairs=list(sample.pairs), passages=numbered)
-            except (AdapterParseError, CallError) as error:
+                found = predictor(pairs=as_data(list(sample.pairs)), passages=as_data(numbered))
+            # An answer can be nested too deep for its parser.
+            except (AdapterParseError, CallError, RecursionError) as error:
                 failures.append(
                     f"{name}: {redact(str(error), 120) if isinstance(error, CallError) else 'not readable'}"
                 )
                 continue
-        if found.relevance.strip():
-            return " ".join(found.relevance.split()), list(found.typical)
+        if relevance := " ".join(clean_text(found.relevance).split()):
+            return relevance, list(found.typical)
         failures.append(f"{name}: empty")
     raise InputError(f"{lm.spec.name} described the corpus in no layout ({'; '.join(failures)})", field="lm")
 

@@ -101,6 +101,9 @@ def load_program(folder: Path, program: Synthesizer) -> str:
             file=folder / MANIFEST_FILE,
         )
     _check_signatures(manifest.get("signatures"), program, folder / MANIFEST_FILE)
+    libraries = manifest.get("libraries") or {}
+    if not isinstance(libraries, dict):
+        raise InputError("expected versions by library", file=folder / MANIFEST_FILE, field="libraries")
     state_file = folder / STATE_FILE
     state = read_json_object(state_file)
     if _sha256(state_file) != manifest.get("state_sha256"):
@@ -108,7 +111,7 @@ def load_program(folder: Path, program: Synthesizer) -> str:
     for name, signature in program.signatures.items():
         _load_predictor(getattr(program, name), signature, state.get(name), state_file, name)
     versions = library_versions()
-    for library, saved in (manifest.get("libraries") or {}).items():
+    for library, saved in libraries.items():
         if versions.get(library) != saved:
             log.warning("%s was compiled with %s %s; here is %s", folder, library, saved, versions.get(library, "none"))
     return f"{folder.name}@{content_id(json.dumps(state, sort_keys=True))}"
@@ -153,6 +156,8 @@ def _check_signatures(saved: Any, program: Synthesizer, file: Path) -> None:
             raise InputError("the saved program has no such predictor", file=file, field=f"signatures.{name}")
         for side in ("inputs", "outputs"):
             ours, theirs = here[side], there.get(side) or []
+            if not isinstance(theirs, list):
+                raise InputError("expected a list of fields", file=file, field=f"signatures.{name}.{side}")
             missing = [field for field in ours if field not in theirs]
             strange = [field for field in theirs if field not in ours]
             if ours != theirs:

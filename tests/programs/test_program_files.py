@@ -84,9 +84,13 @@ def test_no_model_and_no_key_is_saved(tmp_path: Path) -> None:
         (lambda m: m["signatures"]["verify"]["inputs"].remove("query: str"), "inputs here but not there: query: str"),
         (lambda m: m["signatures"]["violate"]["outputs"].append("mood: str"), "there but not here: mood: str"),
         (lambda m: m["signatures"]["extract"]["inputs"].reverse(), "another order"),
+        (lambda m: m["signatures"]["extract"].update(inputs=3), "signatures.extract.inputs.*a list of fields"),
+        (lambda m: m.update(libraries=["dspy"]), "'libraries': expected versions by library"),
     ],
 )
-def test_another_signature_is_named(folder: Path, edit: Callable[[dict[str, Any]], None], words: str) -> None:
+def test_a_manifest_that_does_not_fit_is_named(
+    folder: Path, edit: Callable[[dict[str, Any]], None], words: str
+) -> None:
     change(folder / "manifest.json", edit)
     with pytest.raises(InputError, match=words):
         load_program(folder, Synthesizer())
