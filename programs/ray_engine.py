@@ -156,7 +156,6 @@ class RayOutcome:
     funnel: Funnel
     condemned: bool
     lowest_limit: int
-    lost_actors: int
 
 
 def run_on_ray(
@@ -188,7 +187,6 @@ def run_on_ray(
                 funnel=state["funnel"],
                 condemned=state["condemned"],
                 lowest_limit=state["lowest"],
-                lost_actors=state["lost"],
             )
         finally:
             ray.get(ledger.close.remote())

@@ -1,7 +1,7 @@
 """Feedback on a whole row: every candidate negative assessed under the retriever, and words for each predictor."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from data.records import Row
@@ -37,11 +37,6 @@ class RowFeedback:
         if not self.assessed:
             return 0.0
         return sum(one.score for one in self.assessed) / len(self.assessed)
-
-    def mean_parts(self) -> dict[str, float]:
-        """Each part averaged over the candidates that have parts."""
-        parts = [asdict(one.parts) for one in self.assessed if one.parts is not None]
-        return {name: sum(each[name] for each in parts) / len(parts) for name in parts[0]} if parts else {}
 
     def words(self, predictor: str | None = None, output: Any = None) -> str:
         """What to change: for one predictor (and the one `output` of it that is looked at), or for the whole row."""
