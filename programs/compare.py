@@ -128,6 +128,9 @@ def _entry(config: CompareConfig, name: str, rows: list[Row], retriever: Retriev
         log.info("%s: %s", name, error)
         refused = folder / "summary.json"
         found = read_json_object(refused) if refused.is_file() else {}
+        # A summary that an earlier start left says nothing of this one.
+        if found.get("refused") is None or found["refused"] not in str(error):
+            found = {}
         return {"unusable": str(error), "usage": found.get("usage"), "verifier": found.get("verifier")}
     enriched = list(read_rows(folder / "rows.jsonl"))
     bands = Bands(temperature=config.ranking_temperature)

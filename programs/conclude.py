@@ -66,6 +66,8 @@ def conclude(
         "verifier": funnel.calibration(config.max_miss_rate).as_dict(),
         "usage": usage_summary(store, funnel.accepted),
         "program": {"name": program.name, "key": program.key, "adapters": dict(program.layouts)},
+        # config.json is that of the last start, which may have come to nothing; this is that of the rows.
+        "profile": config.profile,
         "seconds_this_run": round(seconds, 3),
         "seconds_all_runs": round(_all_seconds(store, seconds), 3),
         "lowest_concurrency": lowest_limit,

@@ -175,7 +175,7 @@ first positive) and `negatives`. Each negative says its `source`: `mined` (with 
 - generator: {roles.get("generator", "unknown")}
 - verifier: {roles.get("verifier", "none")}
 - program: {summary["program"]["name"]} ({summary["program"]["key"]})
-- corpus profile: {Path(str(settings.get("profile", "unknown"))).name}
+- corpus profile: {Path(str(summary.get("profile", settings.get("profile", "unknown")))).name}
 - kinds of violation: {", ".join(f"{name} {count}" for name, count in counts.disruptions.most_common()) or "none"}
 - cost: {usage["requests"]} requests, {usage["tokens"]} tokens, {usage["cost_in_words"]}
 

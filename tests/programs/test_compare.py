@@ -75,6 +75,25 @@ def test_models_are_ranked_and_unusable_ones_named(
     assert json.loads((tmp_path / "out" / "leaderboard.json").read_text())["board"] == result["board"]
 
 
+def test_a_run_that_ended_shows_nothing_of_an_earlier_one(
+    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = [False]
+    with FakeModel() as good, FakeModel(fault=lambda number: "401" if broken[0] else None) as once:
+        monkeypatch.setenv("OPENAI_API_KEY", good.token)
+        monkeypatch.setenv("OPENAI_API_BASE", good.api_base)
+        monkeypatch.setenv("HOSTED_VLLM_API_BASE", once.api_base)
+        monkeypatch.setenv("HOSTED_VLLM_API_KEY", once.token)
+        config = CompareConfig(
+            rows=made_rows(4), lms="hosted_vllm/once openai/good", out=tmp_path / "out", adapter="chat", max_rows=3
+        )
+        assert all(entry["unusable"] is None for entry in compare(config, WordsRetriever())["board"])
+        broken[0] = True
+        _, last = compare(replace(config, max_rows=4), WordsRetriever())["board"]
+    assert "the key was refused" in last["unusable"]
+    assert last["usage"] is None
+
+
 def test_what_is_not_compared(made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "unused")
     config = CompareConfig(rows=made_rows(3), lms="openai/nobody-knows", out=tmp_path / "out", budget_usd=1.0)

@@ -1,6 +1,7 @@
 """A synthesised set as a data set folder: load_dataset reads it, the card says how it arose."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,22 @@ def test_the_card_of_a_naive_run_claims_no_verifier(
     folder = write_dataset(DatasetConfig(run=tmp_path / "run", out=tmp_path / "set", licence="unknown"))
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "- verifier: none" in text and "not verified" in text and "verified blind" not in text
+
+
+def test_the_card_is_about_the_rows_not_about_a_later_start_that_failed(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        first = SynthesizeConfig(
+            rows=made_rows(2), out=tmp_path / "run", lm="openai/fake", api_base=server.api_base, adapter="chat",
+            profile="web_search",
+        )  # fmt: skip
+        synthesize(first)
+        with pytest.raises(InputError, match="budget of 10 tokens is spent"):
+            synthesize(replace(first, profile="help_centre", budget_tokens=10))
+    folder = write_dataset(DatasetConfig(run=tmp_path / "run", out=tmp_path / "set", licence="unknown"))
+    assert "- corpus profile: web_search" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_a_data_set_is_refused(run: Path, tmp_path: Path) -> None:
