@@ -11,6 +11,8 @@ from programs.usage import Call
 log = logging.getLogger(__name__)
 # A request that was given up on may have been billed all the same; an error response is not.
 _MAYBE_BILLED = ("timeout", "connection", "cancelled")
+# No prompt and no answer is near this long; a server that counts so many does not count.
+_ABSURD_TOKENS = 10**9
 
 
 class Journal(Protocol):
@@ -86,13 +88,14 @@ class Meter:
         if self.price is None:
             return None
         prompt, completion = self._tokens(raw)
-        # litellm knows discounts for cached prompts; what it cannot price it calls zero or None.
-        return raw.get("cost") or prompt * self.price.prompt + completion * self.price.completion
+        # litellm knows discounts for cached prompts; what it cannot price it calls zero or None, and it prices no
+        # estimates.
+        listed = raw.get("cost") if (prompt, completion) == _counted(raw) else None
+        return listed or prompt * self.price.prompt + completion * self.price.completion
 
     def _tokens(self, raw: dict[str, Any]) -> tuple[int, int]:
         """Prompt and completion tokens of an answer; estimated from the texts where the server counts none."""
-        usage = raw.get("usage") or {}
-        prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        prompt, completion = _counted(raw)
         if prompt and completion:
             return prompt, completion
         messages = raw.get("messages") or [{"content": raw.get("prompt")}]
@@ -124,5 +127,11 @@ def _field(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
 
 
+def _counted(raw: dict[str, Any]) -> tuple[int, int]:
+    """Prompt and completion tokens as the server counts them; 0 where it does not."""
+    usage = raw.get("usage") or {}
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+
+
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value < _ABSURD_TOKENS else 0

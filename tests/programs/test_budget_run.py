@@ -54,6 +54,10 @@ def run(
     return synthesize(SynthesizeConfig(**base | settings))
 
 
+def usage_of(tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": tokens}
+
+
 def paid(*servers: FakeModel) -> float:
     """What the servers' own logs come to; the second one is the dearer."""
     return sum(
@@ -144,7 +148,7 @@ def test_a_name_that_another_provider_has_a_price_for_is_refused_too(
         assert not first.log
 
 
-@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}])
+@pytest.mark.parametrize("usage", [None, usage_of(0), usage_of(10**25)], ids=["none", "zero", "absurd"])
 def test_a_server_that_counts_no_tokens_keeps_to_the_budget_by_estimates(
     usage: dict[str, int] | None, made_rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
