@@ -1,14 +1,19 @@
 """Runs under a budget: what the servers were really asked for never costs more than was allowed."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dspy
 import litellm
 import pytest
 
 from data.errors import InputError
+from programs.budget import Budget
 from programs.config import SynthesizeConfig
+from programs.lms import ModelSpec
+from programs.role_lm import RoleLM
 from programs.run import synthesize
 from tests.fakes.fake_model import FakeModel
 
@@ -174,3 +179,39 @@ def test_a_call_waits_for_what_others_hold_and_the_budget_is_used(
         used = sum(served.prompt_tokens + served.completion_tokens for served in first.log)
     # The last call that did not fit could have written 4000 tokens more.
     assert 24_000 < used <= 30_000
+
+
+def blocking(server: FakeModel, budget: Budget) -> RoleLM:
+    spec = ModelSpec(name="m", model="openai/priced", api_base=server.api_base, api_key=server.token, max_tokens=20)
+    return RoleLM("generator", spec, retries=0, budget=budget)
+
+
+def test_a_blocking_call_waits_for_what_others_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget, waits = Budget(tokens=100), []
+    other = budget.reserve(prompt_chars=0, max_tokens=90, price=None)
+    assert other is not None
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            budget.settle(other, tokens=0, usd=None)
+
+    monkeypatch.setattr(time, "sleep", wait)
+    with FakeModel() as server:
+        assert len(blocking(server, budget)("hello")) == 1
+    assert waits == [0.02, 0.04, 0.08]
+
+
+def test_a_call_that_ends_in_an_unforeseen_way_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else a call that waits for it would wait for ever.
+    def unforeseen(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    budget = Budget(tokens=200)
+    monkeypatch.setattr(dspy.LM, "__call__", unforeseen)
+    with FakeModel() as server, pytest.raises(ZeroDivisionError) as kept:
+        blocking(server, budget)("hello")
+    assert kept.value.__traceback__ is not None
+    # 2 tokens of prompt and 20 of answer, which may have been billed.
+    assert budget.spent_tokens == 22
+    assert budget.reserve(prompt_chars=0, max_tokens=177, price=None) is not None
