@@ -76,6 +76,8 @@ def diagnostics_text(result: Found) -> str:
         f"{counts['generated']} generated negatives\n"
     ) + "\n".join(f"{when}: {seen['model']}" for when, seen in encoders.items())
     absent = [f"{name}: {why}" for name, why in absences(result).items()]
+    if few := inside(result, "text_leak", "artefacts_absent"):
+        absent.append(f"lengths, openings and phrases: {few}")
     warnings = [f"warning: {text}" for text in result["warnings"]]
     calibration = inside(result, "funnel", "calibration")
     blocks = [head, text_table(header, lines), "\n".join(warnings), "\n".join(absent), _order(result)]

@@ -243,7 +243,7 @@ def diagnostics_view(run: RunFolder) -> dict[str, Any] | None:
         ],
         "leak_axis": track_axis(axis),
         "leak_absent": inside(run.diagnostics, "text_leak", "absent"),
-        "artefacts": inside(run.diagnostics, "text_leak", "artefacts") or [],
+        "artefacts_absent": inside(run.diagnostics, "text_leak", "artefacts_absent"),
         "compared_with": inside(run.diagnostics, "text_leak", "compared_with") or "corpus",
         "warnings": run.diagnostics.get("warnings", []),
         "order": _present(run.diagnostics.get("information_order")),

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.errors import InputError
 from data.text import same_text_key
-from evals.artefacts import Artefact, find_artefacts
+from evals.artefacts import FEWEST_ROWS, Artefact, find_artefacts, rows_with_both
 from evals.embedded import GENERATED, KINDS, MINED, POSITIVE, EmbeddedRows, Ints
 from evals.probes import Information, check_two_sources, embedding_probe, source_information, words_probe
 from evals.stats import Interval
@@ -38,11 +38,12 @@ class TextLeak:
     """How far the text alone gives the source away, whatever the encoder.
 
     words_auc: linear probe on the words of distinct passages. compared_with: the corpus side of all probes, `mined`, or
-    `positive` where no row has mined ones.
+    `positive` where no row has mined ones. artefacts_absent: why no length or phrase could be compared, else "".
     """
 
     words_auc: Interval
     artefacts: tuple[Artefact, ...]
+    artefacts_absent: str
     compared_with: str
     num_generated: int
     num_corpus: int
@@ -73,9 +74,13 @@ def text_leak(embedded: EmbeddedRows, *, seed: int = 0) -> TextLeak:
     """Measure the leak in the texts. Raises InputError when there is nothing, or too little, to compare."""
     chosen, group = _probed(embedded)
     is_generated, texts = embedded.kind_P[chosen] == GENERATED, [embedded.texts_P[p] for p in chosen]
+    num_rows = len(rows_with_both(is_generated, group))
     return TextLeak(
         words_auc=words_probe(texts, is_generated, group, seed=seed),
         artefacts=tuple(find_artefacts(texts, is_generated, group, seed=seed)),
+        artefacts_absent=""
+        if num_rows >= FEWEST_ROWS
+        else f"too few rows: {num_rows} have generated and corpus passages, {FEWEST_ROWS} are needed",
         compared_with=_corpus_side(embedded),
         num_generated=int(is_generated.sum()),
         num_corpus=int((~is_generated).sum()),

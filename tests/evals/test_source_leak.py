@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from data.errors import InputError
-from evals.artefacts import find_artefacts
+from evals.artefacts import FEWEST_ROWS, find_artefacts
 from evals.embedded import GENERATED, POSITIVE, embed_rows
 from evals.probes import auc_interval, embedding_probe, permute_within, source_information, words_probe
 from evals.source_leak import distinct_passages, encoder_leak, leak_warnings, text_leak
@@ -153,6 +153,37 @@ def test_a_topic_of_few_rows_and_equal_texts_are_no_artefacts() -> None:
     assert find_artefacts(texts, source, rows) == []
 
 
+@pytest.mark.parametrize(("num_rows", "num_sets"), [(3, 20), (8, 40), (40, 20)])
+def test_rows_without_a_difference_raise_no_alarm(num_rows: int, num_sets: int) -> None:
+    """Of sets without any difference, something is found in no more than one in 20 or so.
+
+    Generated passages are made from one text of their row, and there are not as many as corpus passages.
+    """
+    rng = np.random.default_rng(num_rows)
+    vocabulary, weights = [f"w{i}" for i in range(200)], 1 / np.arange(1, 201)
+
+    def words(number: int) -> list[str]:
+        return list(rng.choice(vocabulary, number, p=weights / weights.sum()))
+
+    alarms = 0
+    for _ in range(num_sets):
+        texts = []
+        for _ in range(num_rows):
+            shared = words(18)
+            texts += [" ".join(rng.permutation(shared + words(6))) for _ in range(3)]
+            texts += [" ".join(words(24)) for _ in range(4)]
+        source = np.tile([True] * 3 + [False] * 4, num_rows)
+        alarms += bool(find_artefacts(texts, source, np.repeat(np.arange(num_rows), 7)))
+    assert alarms <= (0.15 * num_sets if num_rows >= FEWEST_ROWS else 0)
+
+
+def test_an_artefact_of_ten_rows_is_found() -> None:
+    source, rows = labels(10)
+    words = np.random.default_rng(0).choice([f"w{i}" for i in range(30)], size=(len(source), 8))
+    texts = [("notably " if s else "") + " ".join(line) for s, line in zip(source, words, strict=True)]
+    assert any("“notably” opens 100% of generated" in str(artefact) for artefact in find_artefacts(texts, source, rows))
+
+
 def test_a_passage_mined_for_many_queries_counts_once_and_with_the_row_that_it_answers() -> None:
     rows = [
         row(0, [mined("answer 1"), generated("g0"), mined("other")]),
@@ -195,6 +226,15 @@ def test_leak_of_rows_and_its_warning() -> None:
     warnings = leak_warnings(text, encoder)
     assert warnings[0].startswith("a word counter tells generated from corpus passages: AUC 1.000")
     assert any("“delve” opens 100% of generated" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("num_rows", [FEWEST_ROWS - 1, FEWEST_ROWS])
+def test_too_few_rows_for_artefacts_are_said_to_be_too_few(num_rows: int) -> None:
+    rows = [row(r, [mined(f"m {r}"), generated(f"delve {r} a"), generated(f"delve {r} b")]) for r in range(num_rows)]
+    found = text_leak(embed_rows(rows, TableEncoder()))
+    assert bool(found.artefacts) == (num_rows == FEWEST_ROWS)
+    assert found.artefacts_absent.startswith("too few rows" if num_rows < FEWEST_ROWS else "")
+    assert bool(found.artefacts_absent) == (num_rows < FEWEST_ROWS)
 
 
 def test_without_mined_negatives_positives_are_the_corpus_side() -> None:
