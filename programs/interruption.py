@@ -22,7 +22,7 @@ def stop_on_interrupt(budget: Budget) -> Iterator[threading.Event]:
     def stop(number: int, frame: object) -> None:
         interrupted.set()
         budget.close("stopped by Ctrl-C")
-        log.info("stopping: calls in flight are settled, then the best so far is saved")
+        log.info("stopping: calls in flight are settled, then the best so far is saved, if there is one")
 
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
