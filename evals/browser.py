@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from data.records import Row, Verdict
+from data.text import content_id
 from evals.word_diff import changed_ranges
 from programs.outcome import Synthesis
 
@@ -24,21 +25,21 @@ def safe_json(value: Any) -> Markup:
 def browser_data(
     rows: Sequence[Row],
     syntheses: Mapping[str, Synthesis],
-    scores: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
     *,
     most_bytes: int = MOST_BYTES,
 ) -> dict[str, Any]:
     """Passages once each, and for every query its positives and all negatives with marks, verdict and scores.
 
-    Refused candidates of `syntheses` come after a row's own negatives. When the whole would not fit into `most_bytes`,
-    the last queries are left out; `num_rows` says how many there were.
+    `scores` are those of RunFolder. Refused candidates of `syntheses` come after a row's own negatives. When the whole
+    would not fit into `most_bytes`, the last queries are left out; `num_rows` says how many there were.
     """
     passages: dict[str, int] = {}
     queries: list[dict[str, Any]] = []
     size = 0
     for row in rows:
         known = len(passages)
-        query = _query(row, syntheses.get(row.query_id), scores.get(row.query_id, {}), passages)
+        query = _query(row, syntheses.get(row.query_id), scores.get(content_id(row.query), {}), passages)
         new = list(passages)[known:] if len(passages) > known else []
         size += len(safe_json([query, new]).encode())
         if size > most_bytes:
@@ -50,16 +51,16 @@ def browser_data(
 
 
 def _query(
-    row: Row, synthesis: Synthesis | None, scores: Mapping[str, Any], passages: dict[str, int]
+    row: Row, synthesis: Synthesis | None, scores: Mapping[str, Mapping[str, float]], passages: dict[str, int]
 ) -> dict[str, Any]:
     def place(text: str) -> int:
         return passages.setdefault(text, len(passages))
 
     positive = row.positives[0].text
     negatives = []
-    for number, negative in enumerate(row.negatives):
+    for negative in row.negatives:
         entry: dict[str, Any] = {"p": place(negative.text), "source": negative.source}
-        seen = {when: _at(found, "negatives", number) for when, found in scores.items()}
+        seen = _scores_of(negative.text, scores)
         if negative.score is not None and not any(value is not None for value in seen.values()):
             seen = {"mining": round(negative.score, 4)}
         entry["scores"] = seen
@@ -90,15 +91,15 @@ def _query(
         "id": row.query_id,
         "query": row.query,
         "positive": place(positive),
-        "scores": {when: _at(found, "positives", 0) for when, found in scores.items()},
+        "scores": _scores_of(positive, scores),
         "requirements": [requirement.statement for requirement in row.requirements],
         "negatives": negatives,
     }
 
 
-def _at(found: Mapping[str, Any], side: str, number: int) -> float | None:
-    values = found.get(side)
-    return values[number] if isinstance(values, list) and number < len(values) else None
+def _scores_of(text: str, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+    key = content_id(text)
+    return {when: found.get(key) for when, found in scores.items()}
 
 
 def _marks(positive: str, negative: str) -> dict[str, Any]:

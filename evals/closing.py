@@ -11,8 +11,13 @@ Found = Mapping[str, Any]
 
 
 def interval(value: Found | None) -> str:
-    """mean [low, high], or a dash where there is none."""
-    return "–" if not value else str(Interval.of(value))
+    """mean [low, high], or a dash where there is none; an end that the data leave open is a dash, too."""
+    if not value or value["mean"] is None:
+        return "–"
+    if value["low"] is None or value["high"] is None:
+        low, high = ("–" if value[end] is None else f"{value[end]:.3f}" for end in ("low", "high"))
+        return f"{value['mean']:.3f} [{low}, {high}]"
+    return str(Interval.of(value))
 
 
 def inside(found: Any, *names: str) -> Any:

@@ -96,10 +96,10 @@ class DiagnoseConfig:
     """Training rows with mined and generated negatives (None: the rows.jsonl that the run wrote)."""
 
     model: str | None = None
-    """Encoder to look with: model folder, hub name or bundled:all-MiniLM-L6-v2 (None: what the demo run trained)."""
+    """Encoder to look with: model folder, hub name or bundled:all-MiniLM-L6-v2 (None: what the run trained)."""
 
     baseline: str | None = None
-    """Encoder before training, shown beside the model (None: what the demo run started from, else no comparison)."""
+    """Encoder before training, shown beside the model (None: what the run started from, else no comparison)."""
 
     out: Path | None = None
     """Folder for diagnostics.json, scores.jsonl and audit labels (None: RUN/diagnostics, where `report` looks)."""
@@ -145,7 +145,7 @@ class DiagnoseConfig:
                     raise InputError(f"--{name}: expected it, or a run folder (--run)")
             if not self.model and not self.audit:
                 raise InputError("--model: expected an encoder (it may be left out only with --audit N)")
-        if self.baseline and not self.model:
+        if self.baseline and not self.model and self.run is None:
             raise InputError("--baseline: expected --model with it, the encoder to compare with")
 
 

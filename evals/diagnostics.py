@@ -17,11 +17,12 @@ from data.errors import InputError
 from data.files import read_json_object, write_json
 from data.jsonl import BadRows, read_rows, write_objects
 from data.records import Row
+from data.text import content_id
 from evals.audit import LABELS_FILE, agreement, read_labels, run_audit
 from evals.candidates import read_syntheses, synthesis_folder
 from evals.closing import diagnostics_text
 from evals.config import DiagnoseConfig
-from evals.embedded import GENERATED, MINED, POSITIVE, EmbeddedRows, embed_rows
+from evals.embedded import GENERATED, MINED, EmbeddedRows, embed_rows
 from evals.funnel import read_funnel
 from evals.gradient_drift import embedding_drift, parameter_drift
 from evals.hardness import (
@@ -55,10 +56,12 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     labels_file = out / LABELS_FILE
     if config.audit:
         syntheses = {} if config.run is None else read_syntheses(_synthesis(config), rows)
-        run_audit(rows, labels_file, num=config.audit, seed=config.seed, syntheses=syntheses)
-    if not config.model:
-        sys.stdout.write(f"{agreement(read_labels(labels_file, rows)).sentence()}\n")
-        return {}
+        labels = run_audit(rows, labels_file, num=config.audit, seed=config.seed, syntheses=syntheses)
+        if not config.model:
+            found = part(lambda: agreement(labels))
+            sys.stdout.write(f"{found.absent if isinstance(found, Absent) else found.sentence()}\n")
+            return {}
+    assert config.model is not None  # the config or the run folder has named one
     sample = sample_rows(rows, config.max_rows, config.seed)
     encoders = {"after" if config.baseline else "now": config.model}
     if config.baseline:
@@ -99,14 +102,24 @@ def complete(config: DiagnoseConfig) -> tuple[DiagnoseConfig, Path, Path]:
         return config, config.rows, config.out
     rows_file, out = config.rows or _synthesis(config) / "rows.jsonl", config.out or config.run / "diagnostics"
     if config.model is None and not config.audit:
-        summary_file = config.run / "summary.json"
-        models = read_json_object(summary_file).get("models") if summary_file.is_file() else None
-        if not isinstance(models, dict) or not models:
+        encoders = _encoders_of(config.run)
+        if not encoders:
             raise InputError(f"--model: expected an encoder, as {config.run} has trained none")
-        # The demo names its encoders in the order of training: the untrained one first.
-        first, last = str(next(iter(models.values()))), str(list(models.values())[-1])
+        first, last = encoders[0], encoders[-1]
         config = replace(config, model=last, baseline=config.baseline or (first if first != last else None))
     return config, rows_file, out
+
+
+def _encoders_of(run: Path) -> list[str]:
+    """The encoders of a run in the order of training, the untrained one first; empty where it has trained none."""
+    summary_file, trained = run / "summary.json", run / "train"
+    models = read_json_object(summary_file).get("models") if summary_file.is_file() else None
+    if isinstance(models, dict) and models:
+        return [str(model) for model in models.values()]
+    if not (trained / "model").is_dir():
+        return []
+    settings = read_json_object(trained / "config.json") if (trained / "config.json").is_file() else {}
+    return [*([str(settings["model"])] if settings.get("model") else []), str(trained / "model")]
 
 
 def _synthesis(config: DiagnoseConfig) -> Path:
@@ -194,23 +207,17 @@ def information_by_source(embedded: EmbeddedRows, temperature: float) -> dict[st
 
 
 def score_lines(rows: list[Row], embedded: dict[str, EmbeddedRows]) -> list[dict[str, Any]]:
-    """One line a row: the scores of its positives and negatives by encoder, null where a text repeats another."""
-    lines = [
-        {
-            "query_id": row.query_id,
-            "scores": {
-                when: {"positives": [None] * len(row.positives), "negatives": [None] * len(row.negatives)}
-                for when in embedded
-            },
-        }
+    """One line a row: by encoder, the score of each passage under the content id of its text.
+
+    By text, as the rows that the report shows may be others, or the same in another order.
+    """
+    lines: list[dict[str, Any]] = [
+        {"query_id": row.query_id, "query": content_id(row.query), "scores": {when: {} for when in embedded}}
         for row in rows
     ]
     for when, seen in embedded.items():
-        for r, kind, place, score in zip(
-            seen.row_P.tolist(), seen.kind_P.tolist(), seen.place_P.tolist(), seen.scores_P.tolist(), strict=True
-        ):
-            side = "positives" if kind == POSITIVE else "negatives"
-            lines[r]["scores"][when][side][place] = round(score, 4)
+        for r, text, score in zip(seen.row_P.tolist(), seen.texts_P, seen.scores_P.tolist(), strict=True):
+            lines[r]["scores"][when][content_id(text)] = round(score, 4)
     return lines
 
 

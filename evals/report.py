@@ -74,6 +74,7 @@ def render(run: RunFolder, title: str) -> str:
         curves=view("curves", curves_view),
         funnel=view("synthesis", funnel_view),
         cost=view("cost", cost_view),
+        audit=run.audit,
         diagnostics=view("diagnostics", diagnostics_view),
         browser=safe_json(browser),
         num_shown=len(browser["queries"]),

@@ -247,7 +247,6 @@ def diagnostics_view(run: RunFolder) -> dict[str, Any] | None:
         "compared_with": inside(run.diagnostics, "text_leak", "compared_with") or "corpus",
         "warnings": run.diagnostics.get("warnings", []),
         "order": _present(run.diagnostics.get("information_order")),
-        "audit": run.diagnostics.get("audit") or {"absent": "no audit has been made"},
         "num_rows": run.diagnostics["num_rows"],
         "num_rows_used": run.diagnostics["num_rows_used"],
     }

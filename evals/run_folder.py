@@ -5,7 +5,7 @@ Knows the folders of `demo`, `synthesize`, `train`, `diagnose` and `ablate`, in 
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from data.files import read_json_object
 from data.jsonl import read_objects, read_rows
 from data.records import Row
 from evals.ablate import read_ablation
+from evals.audit import LABELS_FILE, agreement, read_labels
 from evals.candidates import read_syntheses, synthesis_folder
 from evals.diagnostics import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
 from evals.funnel import Funnel, funnel_of
@@ -29,7 +30,7 @@ class RunFolder:
 
     results: {"arms": {arm: {measure: interval}}, "comparisons": {name: {measure: {difference, p_value}}}, "spread":
     what the intervals are over, "notes": lines}, all on held-out queries. curves: by training, the lines of its
-    metrics.jsonl. scores: by query id, the line of scores.jsonl.
+    metrics.jsonl. audit: an Agreement. scores: [content id of a query][encoder][content id of a passage].
     """
 
     path: Path
@@ -41,7 +42,8 @@ class RunFolder:
     results: dict[str, Any] | None = None
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     diagnostics: dict[str, Any] | None = None
-    scores: dict[str, Any] = field(default_factory=dict)
+    audit: dict[str, Any] | None = None
+    scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
 
@@ -58,6 +60,8 @@ def read_run_folder(path: str | Path) -> RunFolder:
     _try(run, "candidates", lambda: _read_candidates(run, synthesis))
     _try(run, "results", lambda: _read_results(run))
     _try(run, "diagnostics", lambda: _read_diagnostics(run))
+    _try(run, "scores", lambda: _read_scores(run))
+    _try(run, "audit", lambda: _read_audit(run))
     order = ["this run", "synthesis"]
     for name, folder in {"this run": path, "synthesis": synthesis}.items():
         if folder is not None and (folder / "config.json").is_file() and (name == "this run" or folder != path):
@@ -172,12 +176,12 @@ def _ablation_results(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_curves(run: RunFolder) -> None:
-    files = sorted([*run.path.glob("metrics.jsonl"), *run.path.glob("train/*/metrics.jsonl")])
+    alone = {run.path / "metrics.jsonl": "training", run.path / "train" / "metrics.jsonl": "train"}
+    names = {file: name for file, name in alone.items() if file.is_file()}
+    names |= {file: file.parent.name for file in sorted(run.path.glob("train/*/metrics.jsonl"))}
     # Of an ablation's arms the first seed stands for all.
-    files += sorted(run.path.glob("arms/*/seed-0/train/metrics.jsonl"))
-    for file in files:
-        in_arm = file.parent.name == "train" and file.parent.parent.name == "seed-0"
-        name = file.parents[2].name if in_arm else file.parent.name if file.parent != run.path else "training"
+    names |= {file: file.parents[2].name for file in sorted(run.path.glob("arms/*/seed-0/train/metrics.jsonl"))}
+    for file, name in names.items():
         points = [value for _, value in read_objects(file) if isinstance(value, dict) and "step" in value]
         if points:
             run.curves[name.replace("_", " ")] = points
@@ -188,11 +192,13 @@ def _read_curves(run: RunFolder) -> None:
         raise InputError("no training is in this folder")
 
 
+def _diagnostics_folder(run: RunFolder) -> Path:
+    folders = (run.path / "diagnostics", run.path)
+    return next((folder for folder in folders if (folder / DIAGNOSTICS_FILE).is_file()), folders[0])
+
+
 def _read_diagnostics(run: RunFolder) -> None:
-    folder = next(
-        (f for f in (run.path / "diagnostics", run.path) if (f / DIAGNOSTICS_FILE).is_file()), run.path / "diagnostics"
-    )
-    file = folder / DIAGNOSTICS_FILE
+    file = _diagnostics_folder(run) / DIAGNOSTICS_FILE
     if not file.is_file():
         raise InputError("no diagnostics have been made")
     found = read_json_object(file)
@@ -201,8 +207,25 @@ def _read_diagnostics(run: RunFolder) -> None:
             f"has format {json.dumps(found.get('format'))}, expected {FORMAT}: run `diagnose` again", file=file
         )
     run.diagnostics = found
-    if (folder / SCORES_FILE).is_file():
-        for line, value in read_objects(folder / SCORES_FILE):
-            if not isinstance(value, dict) or not isinstance(value.get("scores"), dict):
-                raise InputError("not a line of scores", file=folder / SCORES_FILE, line=line)
-            run.scores[str(value.get("query_id"))] = value["scores"]
+
+
+def _read_audit(run: RunFolder) -> None:
+    saved = (run.diagnostics or {}).get("audit")
+    if not run.rows and isinstance(saved, Mapping) and "absent" not in saved:
+        run.audit = dict(saved)
+        return
+    # From the labels themselves, which may be newer than the diagnosis.
+    run.audit = asdict(agreement(read_labels(_diagnostics_folder(run) / LABELS_FILE, run.rows)))
+
+
+def _read_scores(run: RunFolder) -> None:
+    file = _diagnostics_folder(run) / SCORES_FILE
+    if not file.is_file():
+        raise InputError("no diagnostics have been made")
+    for line, value in read_objects(file):
+        try:
+            by_encoder = run.scores.setdefault(str(value["query"]), {})
+            for when, scores in value["scores"].items():
+                by_encoder.setdefault(when, {}).update({text: float(score) for text, score in scores.items()})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError("not a line of scores: run `diagnose` again", file=file, line=line) from error

@@ -5,9 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.records import Requirement
+from data.text import content_id
 from evals.browser import browser_data, safe_json
+from evals.diagnostics import score_lines
+from evals.embedded import embed_rows
 from programs.outcome import Candidate, Synthesis
-from tests.evals.synthetic import generated, mined, row
+from tests.evals.synthetic import TableEncoder, generated, mined, row
 
 
 @given(st.text())
@@ -38,11 +41,19 @@ def test_passages_are_kept_once_and_refused_candidates_follow() -> None:
 
 
 def test_scores_belong_to_their_negative() -> None:
-    scores = {"q0": {"after": {"positives": [0.9], "negatives": [None, 0.3]}}}
-    query = browser_data([row(0, [mined("a"), generated("b")])], {}, scores)["queries"][0]
-    assert query["scores"] == {"after": 0.9}
-    # A passage that repeats another was not scored: its score of mining time stands in.
-    assert [n["scores"] for n in query["negatives"]] == [{"mining": 0.5}, {"after": 0.3}]
+    shown = row(0, [mined("a"), generated("b")])
+    # Looked at with other rows: one negative more, in another order, and without one that is shown.
+    looked_at = row(0, [mined("c"), generated("b")])
+    (line,) = score_lines([looked_at], {"after": embed_rows([looked_at], TableEncoder())})
+    query = browser_data([shown], {}, {line["query"]: line["scores"]})["queries"][0]
+    assert query["scores"] == {"after": line["scores"]["after"][content_id("answer 0")]}
+    # What was not scored shows its score of mining time.
+    assert [n["scores"] for n in query["negatives"]] == [
+        {"mining": 0.5}, {"after": line["scores"]["after"][content_id("b")]}
+    ]  # fmt: skip
+    # A query of the same id and another text is another query.
+    (other,) = browser_data([replace(shown, query="other")], {}, {line["query"]: line["scores"]})["queries"]
+    assert other["scores"] == {}
 
 
 def test_a_page_that_would_be_too_large_leaves_out_the_last_queries() -> None:

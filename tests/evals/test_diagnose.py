@@ -9,6 +9,7 @@ from data.errors import InputError
 from data.files import read_json_object, write_json
 from data.jsonl import read_objects, write_rows
 from evals.__main__ import main
+from evals.closing import interval
 from evals.config import DiagnoseConfig
 from evals.diagnostics import complete, sample_rows
 from tests.evals.run_folders import synthesis_summary
@@ -45,7 +46,7 @@ def test_before_and_after_in_one_file(tmp_path: Path, tiny_bert: Path, capsys: p
     assert [step["name"] for step in found["funnel"]["steps"]][-1] == "accepted"
     lines = [value for _, value in read_objects(out / "scores.jsonl")]
     assert len(lines) == 12
-    assert len(lines[0]["scores"]["after"]["negatives"]) == 4
+    assert len(lines[0]["scores"]["after"]) == 5
 
 
 def test_a_demo_folder_says_what_to_look_at(tmp_path: Path, tiny_bert: Path) -> None:
@@ -58,12 +59,51 @@ def test_a_demo_folder_says_what_to_look_at(tmp_path: Path, tiny_bert: Path) -> 
     assert (rows_file, out) == (run / "synthesis" / "rows.jsonl", run / "diagnostics")
     write_json(run / "summary.json", {"models": {"zero-shot": "first", "full": str(tiny_bert)}})
     assert complete(DiagnoseConfig(run=run))[0].baseline == "first"
+    assert complete(DiagnoseConfig(run=run, baseline="other"))[0].baseline == "other"
+    with pytest.raises(InputError, match="--baseline: expected --model with it"):
+        DiagnoseConfig(rows=tmp_path, out=tmp_path, baseline="other", audit=1)
     assert complete(DiagnoseConfig(run=run, audit=3))[0].model is None
     write_json(run / "summary.json", {})
     with pytest.raises(InputError, match="has trained none"):
         complete(DiagnoseConfig(run=run))
     with pytest.raises(InputError, match="holds no synthesis"):
         complete(DiagnoseConfig(run=tmp_path))
+
+
+def test_a_folder_with_a_training_says_what_to_look_at(tmp_path: Path, tiny_bert: Path) -> None:
+    write_rows(tmp_path / "synthesis" / "rows.jsonl", rows())
+    write_json(tmp_path / "synthesis" / "summary.json", synthesis_summary(12))
+    with pytest.raises(InputError, match="has trained none"):
+        complete(DiagnoseConfig(run=tmp_path))
+    (tmp_path / "train" / "model").mkdir(parents=True)
+    write_json(tmp_path / "train" / "config.json", {"model": str(tiny_bert)})
+    config = complete(DiagnoseConfig(run=tmp_path))[0]
+    assert (config.model, config.baseline) == (str(tmp_path / "train" / "model"), str(tiny_bert))
+
+
+def test_an_audit_that_is_stopped_at_once_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", rows())
+    monkeypatch.setattr("sys.stdin", io.StringIO("q\n"))
+    assert main(["diagnose", f"rows={tmp_path}/rows.jsonl", f"out={tmp_path}", "audit=5"]) == 0
+    assert "the audit has no answer yet" in capsys.readouterr().out
+
+
+def test_two_rows_end_in_a_table_with_open_ends(
+    tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = [mined(f"m {i}") for i in range(4)] + [generated(f"g {i}") for i in range(4)]
+    # Without the first row too little is left for an interval by leaving rows out.
+    write_rows(tmp_path / "rows.jsonl", [row(0, many), row(1, [mined("m"), generated("g")])])
+    words = ["diagnose", f"rows={tmp_path}/rows.jsonl", f"model={tiny_bert}", f"out={tmp_path}", "parameter_rows=0"]
+    assert main([*words, "permutations=19"]) == 0
+    assert "lengths, openings and phrases: too few rows: 2 have generated" in capsys.readouterr().out
+
+
+def test_an_end_that_the_data_leave_open_is_a_dash() -> None:
+    assert interval({"mean": 0.25, "low": 0.0, "high": None}) == "0.250 [0.000, –]"
+    assert interval({"mean": None, "low": None, "high": None}) == interval(None) == "–"
 
 
 def test_rows_without_generated_negatives_still_tell_their_hardness(

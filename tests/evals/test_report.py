@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.files import read_json_object, write_json
-from data.jsonl import write_rows
+from data.jsonl import write_objects, write_rows
+from data.text import content_id
 from evals.__main__ import main
 from evals.config import ReportConfig
 from evals.report import render, report
@@ -111,6 +112,44 @@ def test_refused_candidates_and_scores_reach_the_browser(run: Path, text: str) -
     assert [n["reason"] for n in refused] == ["it answers"]
     assert set(queries[0]["scores"]) == {"before", "after"}
     assert all(set(n["scores"]) == {"before", "after"} for n in queries[2]["negatives"])
+
+
+def test_an_audit_is_shown_without_another_diagnosis(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_rows=8)
+    assert "Not audited by hand: no audit has been made" in Page(render(read_run_folder(folder), "t")).words
+    used = rows(8)
+    answers = [
+        {"id": content_id(used[r].query, used[r].negatives[2].text), "kind": "generated", "verifier": False,
+         "answer": answer}
+        for r, answer in enumerate(["no", "no", "yes"])
+    ]  # fmt: skip
+    write_objects(folder / "diagnostics" / "audit.jsonl", answers)
+    assert "1 of 3 accepted negatives answer the query after all" in Page(render(read_run_folder(folder), "t")).words
+
+
+def test_a_training_in_the_folder_train_is_shown(tmp_path: Path) -> None:
+    points = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "dev_ndcg_at_10": 0.7}]
+    write_objects(tmp_path / "train" / "metrics.jsonl", points)
+    write_json(tmp_path / "train" / "config.json", {"lr": 2e-5})
+    run = read_run_folder(tmp_path)
+    assert run.curves == {"train": points}
+    assert run.configs == {"training: train": {"lr": 2e-5}}
+
+
+def test_what_is_missing_is_never_none_in_words(tmp_path: Path) -> None:
+    write_objects(tmp_path / "metrics.jsonl", [{"step": 1, "loss": 0.5}])
+    words = Page(render(read_run_folder(tmp_path), "t")).words
+    assert "No usage: no synthesis is in this folder" in words
+    assert "None." not in words
+
+
+def test_scores_of_an_older_version_are_left_out_and_the_rest_stays(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_rows=8)
+    old = {"query_id": "q0", "scores": {"after": {"positives": [0.9], "negatives": [0.1, 0.2, 0.3]}}}
+    write_objects(folder / "diagnostics" / "scores.jsonl", [old])
+    run = read_run_folder(folder)
+    assert run.diagnostics is not None and not run.scores
+    assert "scores.jsonl:1: not a line of scores: run `diagnose` again" in run.absent["scores"]
 
 
 @pytest.mark.parametrize("part", ["synthesis", "train", "diagnostics", "summary.json"])
