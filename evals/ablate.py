@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 SHOWN = ("ndcg@10", "accuracy@1")
+P_VALUE_NOTE = (
+    "p is about other queries, with the models as they were trained (Holm-corrected over the arms); the interval is "
+    "about other training seeds as well: a difference counts where p is below 0.05 and the interval leaves out 0"
+)
 Scores = dict[str, dict[str, float]]  # by measure, then by query
 
 
@@ -53,6 +57,10 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
         shares=config.share_list,
         weights=config.weight_list,
     )
+    for arm in arms:
+        if arm.short:
+            log.warning("warning: %s", short_words(arm.name, arm.short, len(rows)))
+    inputs = _inputs_key(config, test)
     runs: dict[str, list[Scores]] = {}
     start = time.monotonic()
     for arm in arms:
@@ -61,11 +69,18 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
             continue
         # An untrained arm has no seeds: one score stands for all.
         seeds = range(config.seeds) if arm.rows is not None else range(1)
-        runs[arm.name] = [_scores_of(arm, seed, config, test) for seed in seeds]
+        runs[arm.name] = [_scores_of(arm, seed, config, test, inputs) for seed in seeds]
     result = {
         "format": FORMAT_VERSION,
         "config": config_dict(config),
-        "test": {"name": test.name, "queries": len(test.queries), "passages": len(test.passages)},
+        # Queries without a relevant passage have no score.
+        "test": {
+            "name": test.name,
+            "queries": len(next(iter(runs[ZERO_SHOT][0].values()))),
+            "passages": len(test.passages),
+        },
+        "rows": len(rows),
+        "short_rows": {arm.name: arm.short for arm in arms if arm.short},
         "missing": {arm.name: arm.missing for arm in arms if arm.missing},
         "arms": {name: _summary(scores) for name, scores in runs.items()},
         "against_mined": _against_mined(runs),
@@ -78,14 +93,31 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
     return result
 
 
-def _scores_of(arm: Arm, seed: int, config: AblateConfig, test: RetrievalSet) -> Scores:
+def short_words(arm: str, short: int, rows: int) -> str:
+    """What an arm that sees fewer texts means for the comparison."""
+    return (
+        f"{arm}: {short} of {rows} rows have fewer texts than the arms with generated negatives, which may gain by "
+        "that alone: mine more negatives a row"
+    )
+
+
+def _inputs_key(config: AblateConfig, test: RetrievalSet) -> str:
+    """What all arms start from and are measured on, by content: a path may hold something else by now."""
+    dev = None if config.dev is None else read_source(config.dev, config.dev_split)
+    return content_id(
+        Encoder.load(config.model, max_length=config.max_length).fingerprint(),
+        *(json.dumps([s.passages, s.queries, s.qrels, s.shared_ids], sort_keys=True) for s in (test, dev) if s),
+    )
+
+
+def _scores_of(arm: Arm, seed: int, config: AblateConfig, test: RetrievalSet, inputs: str) -> Scores:
     folder = config.out / "arms" / arm.name.replace(" + ", "+").replace(", ", "+").replace(" ", "-") / f"seed-{seed}"
     settings = _train_settings(arm, seed, config)
     # Everything that decides the scores; a folder with another key is stale and is run again.
     key = content_id(
         json.dumps(settings, sort_keys=True),
         *(json.dumps(asdict(row), sort_keys=True) for row in arm.rows or ()),
-        json.dumps([test.passages, test.queries, test.qrels], sort_keys=True),
+        inputs,
     )
     done = folder / "scores.json"
     if done.is_file():
@@ -181,7 +213,8 @@ def ablation_table(result: Mapping[str, Any]) -> str:
         f"{test['name']}: {test['queries']} queries over {test['passages']} passages; "
         "mean [95% interval over seeds and queries]"
     )
-    return f"{title}\n{text_table(header, lines)}"
+    notes = [short_words(name, short, result["rows"]) for name, short in result.get("short_rows", {}).items()]
+    return "\n".join([title, text_table(header, lines), P_VALUE_NOTE, *notes])
 
 
 def read_ablation(folder: str | Path) -> dict[str, Any]:

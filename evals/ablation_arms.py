@@ -16,12 +16,15 @@ _PLAIN: dict[str, Any] = {"entropy_weight": 0.0, "generated_weight": 1.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """`rows` is None for the arm that does not train; `settings` are TrainConfig fields that this arm sets."""
+    """`rows` is None for the arm that does not train; `settings` are TrainConfig fields that this arm sets. `short`
+    counts the rows that have fewer negatives than in the arms with generated ones, as too few were mined.
+    """
 
     name: str
     rows: list[Row] | None
     settings: dict[str, Any] = field(default_factory=dict)
     missing: str = ""
+    short: int = 0
 
 
 def entropy_arm(weight: float) -> str:
@@ -48,7 +51,8 @@ def build_arms(
     shares: Sequence[float] = (),
     weights: Sequence[float] = (),
 ) -> list[Arm]:
-    """All arms in the order of the table. Every trained arm has, row by row, the same number of texts.
+    """All arms in the order of the table. Every trained arm has, row by row, the same number of texts, or counts the
+    rows in which it falls `short` of that.
 
     `naive_rows` are the same rows with naively written negatives (None: that arm says what it lacks). Raises InputError
     when a row of them is unknown or no row has a generated negative.
@@ -66,7 +70,11 @@ def build_arms(
     changes |= {weight_arm(weight): {"generated_weight": weight} for weight in weights}
     mixed = mixed_arm(rows, num_mined)
     arms += [Arm(name=name, rows=mixed, settings=_PLAIN | change) for name, change in changes.items()]
-    return arms
+    return [replace(arm, short=_num_short(arm.rows or (), mixed)) for arm in arms]
+
+
+def _num_short(rows: Sequence[Row], mixed: Sequence[Row]) -> int:
+    return sum(len(row.negatives) < len(full.negatives) for row, full in zip(rows, mixed, strict=False))
 
 
 def _naive_arm(rows: Sequence[Row], naive_rows: Sequence[Row] | None, num_mined: int) -> Arm:

@@ -116,7 +116,8 @@ def results_view(run: RunFolder) -> dict[str, Any] | None:
 
 
 def _verdict_words(pair: Mapping[str, Any]) -> str:
-    if pair["p_value"] >= 0.05:
+    # The interval of an ablation knows of training seeds, which its p-value does not.
+    if pair["p_value"] >= 0.05 or not Interval.of(pair["difference"]).leaves_out_zero:
         return "no significant difference"
     return "better" if pair["difference"]["mean"] > 0 else "worse"
 

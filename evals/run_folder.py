@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.files import read_json_object
 from data.jsonl import read_objects, read_rows
 from data.records import Row
-from evals.ablate import read_ablation
+from evals.ablate import P_VALUE_NOTE, read_ablation, short_words
 from evals.audit import LABELS_FILE, agreement, read_labels
 from evals.candidates import read_syntheses, synthesis_folder
 from evals.diagnostics import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
@@ -170,7 +170,11 @@ def _ablation_results(summary: Mapping[str, Any]) -> dict[str, Any]:
             }
             for name, by_measure in summary["against_mined"].items()
         },
-        "notes": ["p-values are corrected by Holm over the arms."]
+        "notes": [f"{P_VALUE_NOTE}."]
+        + [
+            f"{short_words(str(name), int(short), int(summary['rows']))}."
+            for name, short in summary.get("short_rows", {}).items()
+        ]
         + [f"{name}: {why}." for name, why in summary["missing"].items()],
     }
 

@@ -25,6 +25,11 @@ class Interval:
         """The interval in a record that holds mean, low and high, as results on disk do."""
         return cls(mean=saved["mean"], low=saved["low"], high=saved["high"])
 
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether both ends lie on one side of 0."""
+        return self.low > 0 or self.high < 0
+
     def __str__(self) -> str:
         return f"{self:}"
 
@@ -108,8 +113,8 @@ class PairedComparison:
 
     @property
     def significant(self) -> bool:
-        """Whether the p-value is below 0.05 (uncorrected)."""
-        return self.p_value < 0.05
+        """Whether the p-value is below 0.05 (uncorrected) and the interval leaves out 0."""
+        return self.p_value < 0.05 and self.difference.leaves_out_zero
 
 
 def compare_paired(first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0) -> PairedComparison:

@@ -1,11 +1,13 @@
 """The ablation, end to end with a tiny random encoder, and its arms."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 from data.beir import write_beir
 from data.cli import run_command
@@ -14,10 +16,12 @@ from data.errors import InputError
 from data.jsonl import read_rows, write_rows
 from data.records import Negative, Passage, Row
 from evals.__main__ import COMMANDS
-from evals.ablate import ablation_table, read_ablation
-from evals.ablation_arms import build_arms
+from evals.ablate import SHOWN, _inputs_key, ablation_table, read_ablation
+from evals.ablation_arms import MINED, build_arms
 from evals.ablation_plot import ablation_plot
+from evals.config import AblateConfig
 from evals.stats import bootstrap_interval, seeds_and_queries_interval
+from trainer.encoder import Encoder
 
 
 def row(query_id: str, *, mined: int, generated: int, word: str = "g") -> Row:
@@ -53,6 +57,39 @@ def test_every_trained_arm_has_the_same_number_of_texts_row_by_row() -> None:
     assert [arm.settings["generated_weight"] for arm in trained] == [1] * 6 + [0.1]
     naive_rows = trained[1].rows or []
     assert [[n.text for n in r.of_source("generated")] for r in naive_rows] == [["n10"], [], ["n30", "n31"]]
+
+
+def test_rows_with_too_few_mined_negatives_are_counted_and_said() -> None:
+    rows = [row("1", mined=6, generated=2), row("2", mined=4, generated=2), row("3", mined=1, generated=1)]
+    naive = [row("1", mined=0, generated=2, word="n"), row("2", mined=0, generated=1, word="n"), rows[2]]
+    arms = build_arms(rows, naive, num_mined=4, entropy_weights=[0.05])
+    assert [arm.short for arm in arms] == [0, 2, 1, 0, 0]
+    scores = {"measures": {m: {"mean": 0.5, "low": 0.4, "high": 0.6} for m in SHOWN}, "seeds": 2}
+    result = {
+        "arms": {MINED: scores}, "against_mined": {}, "missing": {}, "rows": 3, "short_rows": {MINED: 2},
+        "test": {"name": "t", "queries": 1, "passages": 1},
+    }  # fmt: skip
+    assert "\nmined: 2 of 3 rows have fewer texts than the arms with generated negatives" in ablation_table(result)
+    assert "fewer texts" not in ablation_table({**result, "short_rows": {}})
+
+
+def test_scores_are_stale_when_the_model_or_the_dev_data_change(tiny_bert: Path, tmp_path: Path) -> None:
+    dev = demo_family_set("dev")
+    encoder = Encoder.load(str(tiny_bert))
+    encoder.save(tmp_path / "model")
+    write_beir(tmp_path / "dev", dev, "dev")
+    config = AblateConfig(
+        rows=Path("r"), test="t", out=tmp_path, model=str(tmp_path / "model"), dev=str(tmp_path / "dev")
+    )
+    keys = [_inputs_key(config, dev), _inputs_key(config, dev)]
+    query_id = next(iter(dev.queries))
+    write_beir(tmp_path / "dev", replace(dev, queries=dev.queries | {query_id: "another"}), "dev")
+    keys.append(_inputs_key(config, dev))
+    with torch.no_grad():
+        next(encoder.parameters()).add_(1.0)
+    encoder.save(tmp_path / "model")
+    keys.append(_inputs_key(config, dev))
+    assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
 def test_what_the_arms_cannot_be_built_from() -> None:
@@ -122,6 +159,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     assert run_command("evals", COMMANDS, argv) == 0
     shown = capsys.readouterr().out
     assert "mined + naive" in shown and "no LM given" in shown
+    assert "have fewer texts" not in shown
     result = read_ablation(tmp_path / "out")
     assert set(result["arms"]) == {
         "zero-shot", "mined", "mined + counterfactual", "mined + counterfactual + entropy 0.05",

@@ -11,6 +11,7 @@ from data.text import content_id
 from evals.__main__ import main
 from evals.config import ReportConfig
 from evals.report import render, report
+from evals.report_views import results_view
 from evals.run_folder import num_used, read_run_folder
 from tests.evals.run_folders import EVIL, EVIL_QUERY, demo_summary, interval, rows, synthesis_summary, write_run
 from tests.evals.synthetic import generated, row
@@ -112,6 +113,20 @@ def test_refused_candidates_and_scores_reach_the_browser(run: Path, text: str) -
     assert [n["reason"] for n in refused] == ["it answers"]
     assert set(queries[0]["scores"]) == {"before", "after"}
     assert all(set(n["scores"]) == {"before", "after"} for n in queries[2]["negatives"])
+
+
+def test_a_difference_that_another_seed_may_undo_is_not_significant(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_rows=8)
+    summary = demo_summary()
+    (by_measure,) = summary["comparisons"].values()
+    words = []
+    for low, p_value in ((-0.001, 0.01), (0.001, 0.01), (0.001, 0.06)):
+        by_measure["ndcg@10"] = {"difference": {"mean": 0.02, "low": low, "high": 0.04}, "p_value": p_value}
+        write_json(folder / "summary.json", summary)
+        view = results_view(read_run_folder(folder))
+        assert view is not None
+        words.append(view["comparisons"][0]["words"])
+    assert words == ["no significant difference", "better", "no significant difference"]
 
 
 def test_an_audit_is_shown_without_another_diagnosis(tmp_path: Path) -> None:
