@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from programs.usage import estimated_usage
+
 HOST = "127.0.0.1"
 # Prompts with few-shot demonstrations are long; what is longer than this is no prompt of ours.
 _MAX_REQUEST_BYTES = 16 * 2**20
@@ -116,22 +118,6 @@ def completion_response(
             "usage": dict(usage or estimated_usage(body, text)),
         }
     )
-
-
-def estimated_usage(body: Mapping[str, Any], text: str) -> dict[str, int]:
-    """Token counts at four characters a token: replayed text was never tokenised."""
-    prompt = sum(len(message_text(message)) for message in body["messages"]) // 4
-    completion = len(text) // 4
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-def message_text(message: Any) -> str:
-    """The text of one chat message, whether it is a string or a list of parts."""
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
 
 
 def _json(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -5,8 +5,7 @@ from typing import Any, Protocol
 
 from programs.budget import Reservation
 from programs.lms import ModelSpec, known_price
-from programs.loopback import estimated_usage
-from programs.usage import Call
+from programs.usage import Call, estimated_usage
 
 log = logging.getLogger(__name__)
 # A request that was given up on may have been billed all the same; an error response is not.

@@ -8,11 +8,11 @@ from typing import Any
 
 import dspy
 from dspy.teleprompt.gepa import InstructionProposer
-from dspy.utils.exceptions import AdapterParseError
 
 from data.errors import InputError
+from programs.asking import UNREADABLE
 from programs.budget import Budget
-from programs.faults import CallError, redact
+from programs.faults import redact
 from programs.metric import Judge, bool_metric, float_metric, gepa_metric
 from programs.optimize_config import OptimizeConfig
 
@@ -101,7 +101,7 @@ class _Proposer(InstructionProposer):  # type: ignore[misc]
     ) -> dict[str, str]:
         try:
             return dict(super().__call__(candidate, reflective_dataset, components_to_update))
-        except (AdapterParseError, CallError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             log.warning("a reflection came to nothing (%s: %.200s)", type(error).__name__, error)
             return {name: candidate[name] for name in components_to_update}
 

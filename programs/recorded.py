@@ -14,7 +14,8 @@ from aiohttp import web
 from data.demo_set import DemoItem, demo_items
 from data.records import Requirement, Verdict
 from data.text import same_text_key
-from programs.loopback import LoopbackServer, completion_response, error_response, message_text
+from programs.loopback import LoopbackServer, completion_response, error_response
+from programs.usage import message_text
 
 NAME = "recorded:demo"
 MODEL = "openai/recorded-demo"
