@@ -62,11 +62,12 @@ def _read_texts(path: Path, what: str, bad_rows: BadRows | None, families: dict[
                 text = passage_text(title, reader.text("text", default=None) or "")
                 if not text:
                     reader.fail("text", "is empty")
-                # Public sets keep other things in "metadata", too.
+                # Public sets keep other things in "metadata", too, and under "family" other things than a name.
                 metadata = reader.object("metadata") if isinstance(reader.value.get("metadata"), dict) else None
-                family = None if metadata is None else metadata.text("family", default=None)
-                if family is not None:
-                    families[text_id] = family
+                if metadata is not None and type(metadata.value.get("family")) in (str, int):
+                    family = metadata.text("family", default=None)
+                    if family is not None:
+                        families[text_id] = family
             else:
                 text = reader.text("text")
         except InputError as error:
@@ -84,9 +85,9 @@ def _read_qrels(
     path: Path, passages: dict[str, str], queries: dict[str, str], bad_rows: BadRows | None
 ) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    for line, raw in numbered_lines(path):
+    for line, raw in numbered_lines(path, None if bad_rows is None else bad_rows.add):
         cells = raw.rstrip("\r\n").split("\t")
-        if not raw.strip() or (line == 1 and not _is_integer(cells[-1])):
+        if not raw.strip() or (line == 1 and not _is_number(cells[-1])):
             continue
         try:
             query_id, passage_id, grade = _qrels_cells(cells, path, line)
@@ -108,14 +109,16 @@ def _qrels_cells(cells: list[str], path: Path, line: int) -> tuple[str, str, int
         raise InputError(
             f"expected 3 tab-separated columns (query-id, corpus-id, score), got {len(cells)}", file=path, line=line
         )
-    if not _is_integer(cells[2]):
-        raise InputError(f"expected a whole number, got {cells[2]!r}", file=path, line=line, field="score")
-    return cells[0].strip(), cells[1].strip(), int(cells[2])
-
-
-def _is_integer(cell: str) -> bool:
     try:
-        int(cell)
+        grade = int(cells[2])
+    except ValueError as error:
+        raise InputError(f"expected a whole number, got {cells[2]!r}", file=path, line=line, field="score") from error
+    return cells[0].strip(), cells[1].strip(), grade
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
     except ValueError:
         return False
     return True

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -60,19 +60,31 @@ def open_text(path: str | Path) -> IO[str]:
         raise InputError(f"cannot read: {error.strerror}", file=path) from error
 
 
-def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield (1-based line, text) of a UTF-8 file. Raises InputError that names the line that is none."""
-    with open_text(path) as file:
-        number = 0
-        while True:
-            number += 1
+def open_bytes(path: str | Path) -> IO[bytes]:
+    """Open a file for reading as it is. Raises InputError when it is missing, a folder or unreadable."""
+    path = Path(path)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", file=path) from error
+
+
+def numbered_lines(path: str | Path, on_fault: Callable[[InputError], None] | None = None) -> Iterator[tuple[int, str]]:
+    """Yield (1-based line, text) of a UTF-8 file.
+
+    A line that is none is an InputError: raised, or given to `on_fault` and left out.
+    """
+    with open_bytes(path) as file:
+        # Decoded line by line: a text file decodes ahead, so that its fault is of some line further on.
+        for number, raw in enumerate(file, start=1):
             try:
-                line = file.readline()
+                # A byte order mark is no part of the text.
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise InputError(f"not UTF-8 text ({error.reason})", file=path, line=number) from error
-            if not line:
-                return
-            yield number, line
+                fault = InputError(f"not UTF-8 text ({error.reason})", file=path, line=number)
+                if on_fault is None:
+                    raise fault from error
+                on_fault(fault)
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:

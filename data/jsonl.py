@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from data.files import atomic_writer, numbered_lines, open_text
+from data.files import atomic_writer, numbered_lines, open_bytes
 from data.parquet import count_parquet_objects, read_parquet_objects
 from data.records import Row, row_from_dict, row_to_dict
 
@@ -35,7 +35,7 @@ class BadRows:
 
 def read_objects(path: str | Path, bad_rows: BadRows | None = None) -> Iterator[tuple[int, Any]]:
     """Yield (1-based line, decoded value) of every non-blank line. Raises InputError unless `bad_rows` collects it."""
-    for line, raw in numbered_lines(path):
+    for line, raw in numbered_lines(path, None if bad_rows is None else bad_rows.add):
         if not raw.strip():
             continue
         try:
@@ -74,11 +74,8 @@ def count_rows(path: str | Path, at_most: int | None = None) -> int:
     if path.suffix == ".parquet":
         count = count_parquet_objects(path)
         return count if at_most is None else min(count, at_most)
-    with open_text(path) as file:
-        try:
-            return sum(1 for _ in islice((line for line in file if line.strip()), at_most))
-        except UnicodeDecodeError as error:
-            raise InputError(f"not UTF-8 text ({error.reason})", file=path) from error
+    with open_bytes(path) as file:
+        return sum(1 for _ in islice((line for line in file if line.strip()), at_most))
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> int:

@@ -52,7 +52,19 @@ def read_hf_dataset(
         raise
     except Exception as error:  # datasets raises a dozen unrelated types for "not there"
         raise InputError(f"cannot load this data set, split {split!r} ({_first_line(error)})", file=name) from error
-    return _from_records(enumerate(loaded, start=1), name, bad_rows)
+    return _from_records(_numbered(loaded, name), name, bad_rows)
+
+
+def _numbered(loaded: Iterable[Any], name: str) -> Iterator[tuple[int, Any]]:
+    """(1-based row, record) of a data set. Its files are read only now, and what is wrong with them shows only now."""
+    number = 0
+    try:
+        for number, value in enumerate(loaded, start=1):
+            yield number, value
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow and the hub's client raise as many types as datasets does
+        raise InputError(f"cannot be read after row {number} ({_first_line(error)})", file=name) from error
 
 
 def _first_line(error: Exception) -> str:

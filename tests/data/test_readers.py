@@ -88,6 +88,46 @@ def test_bad_lines_can_be_skipped_and_are_counted(folder: Path) -> None:
     assert bad_rows.count == 3
 
 
+@pytest.mark.parametrize("first", ["q1\tp1\t1.0", "q1\tp1\tnan"])
+def test_a_first_judgement_with_a_bad_score_is_no_header(folder: Path, first: str) -> None:
+    (folder / "qrels" / "test.tsv").write_text(f"{first}\nq2\tp2\t1\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"test\.tsv:1: field 'score': expected a whole number"):
+        read_beir(folder)
+
+
+@pytest.mark.parametrize("family", [["Felidae"], {"name": "x"}, None, "", True, 1.5])
+def test_other_metadata_of_public_sets_is_no_family(folder: Path, small: RetrievalSet, family: object) -> None:
+    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"_id": "p4", "text": "x", "metadata": {"family": family}}) + "\n")
+    found = read_beir(folder)
+    assert found.families == {} and set(found.passages) == {*small.passages, "p4"}
+
+
+def test_a_line_that_is_no_text_is_named_and_can_be_skipped(folder: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"query": f"q{i}", "positive": f"p{i}"}).encode() for i in range(5)]
+    lines[3] = '{"query": "caf\u00e9", "positive": "p"}'.encode("latin-1")
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join(lines) + b"\n")
+    with pytest.raises(InputError, match=r"pairs\.jsonl:4: not UTF-8 text"):
+        read_pairs(path)
+    bad_rows = BadRows()
+    assert sorted(read_pairs(path, bad_rows).queries.values()) == ["q0", "q1", "q2", "q4"]
+    assert (bad_rows.count, count_rows(path)) == (1, 5)
+    with (folder / "qrels" / "test.tsv").open("ab") as file:
+        file.write(b"q\xe9\tp1\t1\n")
+    with pytest.raises(InputError, match=r"test\.tsv:5: not UTF-8 text"):
+        read_beir(folder)
+    bad_rows = BadRows()
+    assert len(read_beir(folder, bad_rows=bad_rows).queries) == 2
+    assert bad_rows.count == 1
+
+
+def test_a_data_set_whose_file_is_broken_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"query": "q", "positive": "p"}\n{"query": \n', encoding="utf-8")
+    with pytest.raises(InputError, match=f"{tmp_path.name}: cannot be read after row [01] "):
+        read_source(str(tmp_path), "train")
+
+
 def test_pairs_merge_equal_queries_and_passages(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     lines = [
