@@ -141,8 +141,8 @@ def remove_earlier_demo(out: Path) -> None:
     found = [out / name for name in WRITTEN if (out / name).exists() or (out / name).is_symlink()]
     if found and not (out / MARKER).is_file():
         raise InputError(
-            f"--out: {found[0]} is there and may be your own, as no demo that this version knows has left its {MARKER} "
-            "in this folder: choose another folder, or remove an older demo's yourself"
+            f"--out: {found[0]} is there and may be your own, as no {MARKER} in this folder says that a demo wrote it: "
+            "choose another folder, or delete what the demo of an older version left there"
         )
     for target in found:
         if target.is_dir() and not target.is_symlink():
