@@ -153,6 +153,27 @@ def client_settings(spec: ModelSpec) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What a model takes, in DSPy's names."""
+
+    supports_function_calling: bool
+    supports_reasoning: bool
+    supports_response_schema: bool
+    supported_params: frozenset[str]
+
+
+def abilities(spec: ModelSpec) -> Abilities:
+    """What litellm's list says that this model takes."""
+    lm = dspy.LM(**client_settings(spec))
+    return Abilities(
+        supports_function_calling=lm.supports_function_calling,
+        supports_reasoning=lm.supports_reasoning,
+        supports_response_schema=lm.supports_response_schema,
+        supported_params=frozenset(lm.supported_params),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """USD a token."""
 

@@ -1,6 +1,7 @@
 """A language model in one role of a run: retried, paced, metered, never asked twice for what the store still has."""
 
 import asyncio
+import functools
 import json
 import random
 import time
@@ -19,7 +20,7 @@ from data.errors import InputError
 from data.text import clean_text, content_id
 from programs.budget import Budget, Reservation
 from programs.faults import PASSING_LOSSES, CallError, RunStoppedError, final_fault, retried_loss
-from programs.lms import ModelSpec, client_settings
+from programs.lms import Abilities, ModelSpec, abilities, client_settings
 from programs.meter import Journal, Meter, finish_reason, text_of
 from programs.pacing import CallLimit, retry_delay
 
@@ -92,6 +93,15 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         self._fallbacks = tuple(fallbacks)
         self._rng = random.Random(seed)
         self._failed_in_a_row, self._answered_once = 0, False
+
+    @property
+    def engine(self) -> Abilities:
+        """Where DSPy looks before each call for what the model takes: found once, or it is a fourteenth of a call."""
+        return self._abilities
+
+    @functools.cached_property
+    def _abilities(self) -> Abilities:
+        return abilities(self.spec)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RoleLM":
         # Optimisers copy programs; the copies share the one meter and the one limit.

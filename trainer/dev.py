@@ -68,5 +68,9 @@ def _rank(retrieval_set: RetrievalSet, queries_QD: Floats, passages_PD: Floats, 
 
 
 def ndcg_at_10(run: Run, qrels: Qrels) -> float:
-    """Mean nDCG@10 over the judged queries, in [0, 1], by trec_eval's code; a query without results counts as 0."""
-    return float(ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10])
+    """Mean nDCG@10 over the queries that have a relevant passage, in [0, 1], by trec_eval's code.
+
+    A query without results counts as 0.
+    """
+    scored = {query_id: grades for query_id, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
+    return float(ir_measures.calc_aggregate([ir_measures.nDCG @ 10], scored, run)[ir_measures.nDCG @ 10])

@@ -1,12 +1,14 @@
 """What litellm is told about a model before the first call."""
 
+import dspy
 import litellm
 import pytest
 
 from data.errors import InputError
 from programs.budget import Budget, Reservation
-from programs.lms import ModelSpec, Price, hosted_model, known_price
+from programs.lms import ModelSpec, Price, client_settings, hosted_model, known_price
 from programs.meter import Meter
+from programs.role_lm import RoleLM
 
 SERVER = "http://127.0.0.1:9/v1"
 
@@ -33,8 +35,19 @@ def test_what_the_list_says_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_server_that_takes_a_schema_for_any_model() -> None:
     assert not litellm.supports_response_schema("hosted_vllm/of-my-own")
-    hosted_model("hosted_vllm/of-my-own", flag="lm", api_base=SERVER)
+    spec = hosted_model("hosted_vllm/of-my-own", flag="lm", api_base=SERVER)
     assert litellm.supports_response_schema("hosted_vllm/of-my-own")
+    assert RoleLM("generator", spec).supports_response_schema
+
+
+def test_what_a_model_takes_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = hosted_model("openai/gpt-4o", flag="lm", api_base=SERVER)
+    plain, lm = dspy.LM(**client_settings(spec)), RoleLM("generator", spec)
+    names = ("supports_function_calling", "supports_reasoning", "supports_response_schema", "supported_params")
+    assert [getattr(lm, name) for name in names] == [getattr(plain, name) for name in names]
+    assert lm.supports_response_schema
+    monkeypatch.setattr(litellm, "supports_response_schema", lambda **_: False)
+    assert lm.supports_response_schema and not plain.supports_response_schema
 
 
 @pytest.mark.parametrize("name", ["openai/deepseek-chat", "hosted_vllm/gpt-4o", "litellm_proxy/gpt-4o"])

@@ -67,6 +67,13 @@ def test_saved_model_is_the_best_one_by_dev(config: TrainConfig) -> None:
     assert ndcg_at_10(rank(best, dev_set(), k=10), dev_set().qrels) == pytest.approx(result.dev_after)
 
 
+def test_a_query_without_a_relevant_passage_is_not_scored() -> None:
+    from trainer.dev import ndcg_at_10
+
+    assert ndcg_at_10({"q": {"a": 1.0}, "z": {"a": 1.0}}, {"q": {"a": 1}, "z": {"a": 0}}) == 1.0
+    assert ndcg_at_10({"q": {"a": 1.0}}, {"q": {"a": 1}, "unanswered": {"a": 2}}) == 0.5
+
+
 def test_same_seed_same_weights_to_the_bit_and_other_seed_others(config: TrainConfig) -> None:
     first = train(config)
     again = train(dataclasses.replace(config, out=config.out + "2"))
