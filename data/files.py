@@ -1,5 +1,6 @@
 """Writing files so that a reader sees the old one or the whole new one, never half of it."""
 
+import io
 import json
 import os
 import tempfile
@@ -53,11 +54,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def open_text(path: str | Path) -> IO[str]:
     """Open a UTF-8 file for reading. Raises InputError when it is missing, a folder or unreadable."""
-    path = Path(path)
-    try:
-        return path.open(encoding="utf-8-sig", errors="strict", newline="\n")
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", file=path) from error
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="strict", newline="\n")
 
 
 def open_bytes(path: str | Path) -> IO[bytes]:
