@@ -6,9 +6,9 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import atomic_writer, numbered_lines
-from data.jsonl import BadRows, read_objects, write_objects
 from data.records import FieldReader
 from data.retrieval_set import RetrievalSet
+from data.row_files import BadRows, read_objects, write_objects
 from data.text import passage_text
 
 

@@ -11,10 +11,9 @@ from typing import Any
 from data.errors import InputError
 from data.files import atomic_writer
 from data.formats import FORMATS, Format
-from data.jsonl import BadRows, read_objects
-from data.parquet import read_parquet_objects, write_parquet_objects
 from data.provenance import Sidecar, sidecar_path, write_sidecar_line
 from data.records import FieldReader, Row
+from data.row_files import BadRows, read_objects, read_parquet_objects, write_parquet_objects
 
 
 @dataclass(slots=True)

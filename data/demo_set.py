@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from data.errors import InputError
-from data.jsonl import read_objects
 from data.records import Negative, Passage, Requirement, Row, Verdict
 from data.retrieval_set import RetrievalSet
+from data.row_files import read_objects
 from data.text import passage_text
 
 DEMO_FOLDER = Path(__file__).parent / "demo"

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from data.jsonl import BadRows, read_objects
-from data.parquet import read_parquet_objects
 from data.records import FieldReader
 from data.retrieval_set import RetrievalSet
+from data.row_files import BadRows, read_objects, read_parquet_objects
 from data.text import content_id, same_text_key
 
 # The names that public data sets give to the two sides, most usual first.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from data.errors import InputError
-from data.jsonl import read_objects
 from data.records import FieldReader, Negative, Passage, Row, negative_from, requirement_from, row_to_dict
+from data.row_files import read_objects
 from data.text import content_id
 
 

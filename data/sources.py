@@ -7,10 +7,10 @@ from data.beir import read_beir
 from data.demo_set import demo_split
 from data.errors import InputError
 from data.hub import pinned_revision
-from data.jsonl import BadRows
 from data.mteb_task import read_mteb
 from data.pairs import read_hf_dataset, read_pairs
 from data.retrieval_set import RetrievalSet
+from data.row_files import BadRows
 
 log = logging.getLogger(__name__)
 

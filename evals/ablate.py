@@ -15,8 +15,8 @@ import numpy as np
 from data.cli import config_dict
 from data.errors import InputError
 from data.files import read_json_object, write_json
-from data.jsonl import read_rows, write_rows
 from data.retrieval_set import RetrievalSet
+from data.row_files import read_rows, write_rows
 from data.sources import read_source
 from data.text import content_id
 from evals.ablation_arms import MINED, ZERO_SHOT, Arm, build_arms

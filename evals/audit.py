@@ -17,8 +17,8 @@ from typing import Literal, TextIO, get_args
 import numpy as np
 
 from data.errors import InputError
-from data.jsonl import read_objects
 from data.records import Row
+from data.row_files import read_objects
 from data.text import content_id
 from programs.calibration import wilson_interval
 from programs.outcome import Synthesis

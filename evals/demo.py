@@ -16,7 +16,7 @@ from data.cli import config_dict
 from data.demo_set import demo_family_set
 from data.errors import InputError
 from data.files import write_json
-from data.jsonl import read_rows, write_rows
+from data.row_files import read_rows, write_rows
 from evals.arms import mined_arm, mixed_arm
 from evals.config import DemoConfig, ReportConfig
 from evals.diagnostics import DIAGNOSTICS_FILE, SCORES_FILE

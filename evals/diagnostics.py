@@ -15,8 +15,8 @@ import numpy as np
 from data.cli import config_dict
 from data.errors import InputError
 from data.files import read_json_object, write_json
-from data.jsonl import BadRows, read_rows, write_objects
 from data.records import Row
+from data.row_files import BadRows, read_rows, write_objects
 from data.text import content_id
 from evals.audit import LABELS_FILE, agreement, read_labels, run_audit
 from evals.candidates import read_syntheses, synthesis_folder

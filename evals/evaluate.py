@@ -9,8 +9,8 @@ from typing import Any
 from data.cli import config_dict
 from data.errors import InputError
 from data.files import write_json
-from data.jsonl import BadRows, read_rows
 from data.retrieval_set import RetrievalSet
+from data.row_files import BadRows, read_rows
 from data.sources import read_source
 from evals.config import EvalConfig
 from evals.retrieval import LABELS, RetrievalScores, evaluate

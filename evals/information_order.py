@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.files import read_json_object
-from data.jsonl import read_rows
+from data.row_files import read_rows
 from evals.ablate import read_ablation
 from evals.embedded import TextEncoder, embed_rows
 from evals.information import OrderPrediction, contrastive_information, predicts_order

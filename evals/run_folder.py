@@ -11,8 +11,8 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import read_json_object
-from data.jsonl import read_objects, read_rows
 from data.records import Row
+from data.row_files import read_objects, read_rows
 from evals.ablate import P_VALUE_NOTE, read_ablation, short_words
 from evals.audit import LABELS_FILE, agreement, read_labels
 from evals.candidates import read_syntheses, synthesis_folder

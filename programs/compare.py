@@ -8,8 +8,8 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import atomic_writer, read_json_object, write_json
-from data.jsonl import read_rows
 from data.records import Row
+from data.row_files import read_rows
 from programs.compare_config import CompareConfig
 from programs.config import SynthesizeConfig
 from programs.feedback import Bands, corpus_style

@@ -7,8 +7,8 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import write_json
-from data.jsonl import write_rows
 from data.records import Row, row_content_id
+from data.row_files import write_rows
 from programs.calibration import Calibration
 from programs.config import SynthesizeConfig
 from programs.funnel import Funnel

@@ -12,9 +12,8 @@ from typing import Any
 from data.errors import InputError, require
 from data.files import atomic_writer, read_json_object
 from data.hub import push_folder, write_token
-from data.jsonl import read_rows
-from data.parquet import write_parquet_objects
 from data.records import Row, row_to_dict
+from data.row_files import read_rows, write_parquet_objects
 
 # Rows a file: at the usual 20 KB a row about 500 MB before compression.
 _SHARD_ROWS = 25_000

@@ -15,8 +15,8 @@ from typing import Any
 from data.cli import config_dict
 from data.errors import InputError
 from data.files import write_json
-from data.jsonl import count_rows, read_rows
 from data.records import Row
+from data.row_files import count_rows, read_rows
 from data.text import content_id
 from programs.adapters import choose_adapter, make_adapter
 from programs.baselines import NAIVE, NaiveWriter

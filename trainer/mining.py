@@ -12,9 +12,9 @@ import numpy as np
 
 from data.errors import require
 from data.files import write_json
-from data.jsonl import BadRows, write_rows
 from data.records import Negative, Row
 from data.retrieval_set import RetrievalSet
+from data.row_files import BadRows, write_rows
 from data.sources import read_source
 from trainer.approximate import ApproximateIndex
 from trainer.bundled import BUNDLED_MODEL

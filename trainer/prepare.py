@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from data.errors import InputError
-from data.jsonl import BadRows, read_rows
 from data.records import Row
 from data.retrieval_set import RetrievalSet
+from data.row_files import BadRows, read_rows
 from data.sources import read_source
 from trainer.batches import Examples
 from trainer.config import TrainConfig

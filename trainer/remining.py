@@ -14,8 +14,8 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.files import read_json_object
-from data.jsonl import BadRows
 from data.records import Row
+from data.row_files import BadRows
 from data.sources import read_source
 from trainer.batches import Examples
 from trainer.config import TrainConfig

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from data.errors import InputError
-from data.leakage import find_leakage
+from data.retrieval_set import find_leakage
 from trainer.batches import Example, Examples
 from trainer.card import write_model_card
 from trainer.checkpoints import Checkpoints, RunState

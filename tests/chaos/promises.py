@@ -12,8 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from data.jsonl import write_rows
 from data.records import row_content_id
+from data.row_files import write_rows
 from programs.__main__ import main
 from tests.fakes.fake_process import FakeProcess
 from tests.fakes.made_rows import made_row

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from data.jsonl import write_rows
 from data.records import row_to_dict
+from data.row_files import write_rows
 from programs.config import SynthesizeConfig
 from programs.run import synthesize
 from tests.chaos.promises import promise, write_made_rows

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertModel
 
-from data.jsonl import write_rows
+from data.row_files import write_rows
 from tests.chaos.promises import PATIENCE_S, promise
 from tests.fakes.fake_process import ROOT
 from tests.trainer.conftest import make_tokenizer

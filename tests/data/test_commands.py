@@ -6,7 +6,7 @@ from data.__main__ import COMMANDS
 from data.beir import read_beir
 from data.cli import run_command
 from data.demo_set import demo_items
-from data.jsonl import write_rows
+from data.row_files import write_rows
 
 
 def test_the_demo_is_written_as_beir_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

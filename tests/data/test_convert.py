@@ -11,9 +11,9 @@ from data.cli import run_command
 from data.convert import fewest_negatives, read_format, write_format
 from data.errors import InputError
 from data.formats import FORMATS
-from data.jsonl import BadRows, read_rows, write_objects, write_rows
 from data.provenance import sidecar_path
 from data.records import Negative, Passage, Row
+from data.row_files import BadRows, read_rows, write_objects, write_rows
 from tests.data.test_records import rows
 
 FOREIGN = [name for name, known in FORMATS.items() if not known.lossless]

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from data.jsonl import BadRows, read_objects, read_rows, write_objects, write_rows
 from data.records import (
     DISRUPTIONS,
     Negative,
@@ -18,6 +17,7 @@ from data.records import (
     row_from_dict,
     row_to_dict,
 )
+from data.row_files import BadRows, read_objects, read_rows, write_objects, write_rows
 from data.text import clean_text, content_id, passage_text, same_text_key
 
 texts = st.text(min_size=1, max_size=40).map(clean_text).filter(bool)

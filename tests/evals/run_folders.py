@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.files import write_json
-from data.jsonl import write_objects, write_rows
 from data.records import Requirement, Row, Verdict, row_content_id
+from data.row_files import write_objects, write_rows
 from evals.diagnostics import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE, margin_histograms, plain, score_lines
 from evals.embedded import GENERATED, MINED, embed_rows
 from evals.gradient_drift import ParameterDrift, embedding_drift

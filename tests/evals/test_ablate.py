@@ -13,8 +13,8 @@ from data.beir import write_beir
 from data.cli import run_command
 from data.demo_set import demo_family_set, demo_items, demo_train_set
 from data.errors import InputError
-from data.jsonl import read_rows, write_rows
 from data.records import Negative, Passage, Row
+from data.row_files import read_rows, write_rows
 from evals.__main__ import COMMANDS
 from evals.ablate import SHOWN, _inputs_key, ablation_table, read_ablation
 from evals.ablation_arms import MINED, build_arms

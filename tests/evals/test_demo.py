@@ -7,7 +7,7 @@ import pytest
 
 from data.cli import run_command
 from data.errors import InputError
-from data.jsonl import read_rows
+from data.row_files import read_rows
 from evals.__main__ import COMMANDS
 from evals.demo import MARKER, WRITTEN, remove_earlier_demo
 

@@ -7,7 +7,7 @@ import pytest
 
 from data.errors import InputError
 from data.files import read_json_object, write_json
-from data.jsonl import read_objects, write_rows
+from data.row_files import read_objects, write_rows
 from evals.__main__ import main
 from evals.closing import interval
 from evals.config import DiagnoseConfig

@@ -4,7 +4,7 @@ import pytest
 
 from data.errors import InputError
 from data.files import write_json
-from data.jsonl import write_rows
+from data.row_files import write_rows
 from evals.information_order import information_order
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.files import read_json_object, write_json
-from data.jsonl import write_objects, write_rows
+from data.row_files import write_objects, write_rows
 from data.text import content_id
 from evals.__main__ import main
 from evals.config import ReportConfig

@@ -19,10 +19,10 @@ from data.cli import run_command
 from data.convert import read_format, write_format
 from data.errors import InputError
 from data.formats import FORMATS
-from data.jsonl import read_rows, write_rows
 from data.pairs import read_pairs
 from data.provenance import sidecar_path
 from data.records import Row, row_from_dict
+from data.row_files import read_rows, write_rows
 from programs.config import SynthesizeConfig
 from programs.optimize_config import OptimizeConfig
 from programs.profile import load_profile

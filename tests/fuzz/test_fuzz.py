@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from data.convert import read_format, write_format
 from data.formats import FORMATS
-from data.jsonl import read_rows, write_rows
 from data.records import Negative, Passage, Row
+from data.row_files import read_rows, write_rows
 from data.text import clean_text
 from programs.outcome import Synthesis
 from programs.store import RunStore

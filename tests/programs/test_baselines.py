@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from data.jsonl import read_rows
+from data.row_files import read_rows
 from programs.closing import synthesis_table
 from programs.config import SynthesizeConfig
 from programs.run import synthesize

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.jsonl import read_rows
+from data.row_files import read_rows
 from data.text import content_id
 from programs.calibration import Calibration, wilson_interval
 from programs.config import SynthesizeConfig

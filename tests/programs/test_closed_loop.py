@@ -7,7 +7,7 @@ from typing import Any
 import dspy
 import pytest
 
-from data.jsonl import read_rows, write_rows
+from data.row_files import read_rows, write_rows
 from programs.budget import Budget
 from programs.feedback import Bands
 from programs.lms import loopback_model

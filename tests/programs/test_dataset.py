@@ -8,7 +8,7 @@ import pytest
 
 from data.convert import read_format
 from data.errors import InputError
-from data.jsonl import read_rows
+from data.row_files import read_rows
 from data.sources import read_source
 from programs import dataset
 from programs.__main__ import main

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from data.jsonl import read_rows
+from data.row_files import read_rows
 from tests.fakes.fake_model import FakeModel
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from aiohttp import web
 import programs.optimize
 from data.demo_set import demo_items
 from data.errors import InputError
-from data.jsonl import write_rows
 from data.records import Negative
+from data.row_files import write_rows
 from programs.__main__ import main
 from programs.closing import optimization_table
 from programs.config import SynthesizeConfig

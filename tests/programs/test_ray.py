@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from data.errors import InputError
-from data.jsonl import read_rows
+from data.row_files import read_rows
 from programs import ray_engine, run
 from programs.config import SynthesizeConfig
 from tests.fakes.fake_model import FakeModel

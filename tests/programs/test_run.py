@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from data.errors import InputError
-from data.jsonl import read_rows, write_rows
 from data.records import Negative, Requirement
+from data.row_files import read_rows, write_rows
 from programs.__main__ import main
 from programs.config import SynthesizeConfig
 from programs.run import synthesize

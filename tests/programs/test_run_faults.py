@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from data.errors import InputError
-from data.jsonl import read_rows
+from data.row_files import read_rows
 from programs import pacing
 from programs.config import SynthesizeConfig
 from programs.run import synthesize

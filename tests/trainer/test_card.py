@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 
 from data.errors import InputError
 from data.files import write_json
-from data.jsonl import write_rows
 from data.records import Negative, Passage, Row
+from data.row_files import write_rows
 from tests.fakes.fake_hub import TOKEN, FakeHub
 from tests.trainer.conftest import TEXTS
 from trainer.card import add_evaluations, base_model, command, shown_path

@@ -14,7 +14,7 @@ import torch
 from data.beir import write_beir
 from data.errors import InputError
 from data.files import write_json
-from data.jsonl import write_rows
+from data.row_files import write_rows
 from tests.trainer.tiny_data import mined_source, training_rows
 from trainer import checkpoints
 from trainer import train as train_module

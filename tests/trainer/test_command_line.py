@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data.jsonl import write_rows
 from data.records import Negative, Passage, Row
+from data.row_files import write_rows
 from trainer.config import TrainConfig
 from trainer.mining import MineConfig
 

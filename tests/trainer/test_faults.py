@@ -12,7 +12,7 @@ import torch
 
 from data.errors import InputError
 from data.files import write_json
-from data.jsonl import write_rows
+from data.row_files import write_rows
 from tests.chaos import training
 from tests.trainer.tiny_data import training_rows
 from trainer import train as train_module

@@ -9,8 +9,8 @@ import pytest
 
 from data.beir import write_beir
 from data.errors import InputError
-from data.jsonl import read_rows
 from data.retrieval_set import RetrievalSet
+from data.row_files import read_rows
 from trainer.approximate import ApproximateIndex
 from trainer.mining import MineConfig, mine, mine_rows
 

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from data.beir import write_beir
 from data.errors import InputError
-from data.jsonl import read_rows, write_rows
+from data.row_files import read_rows, write_rows
 from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer.config import TrainConfig

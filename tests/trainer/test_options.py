@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from data.jsonl import write_rows
+from data.row_files import write_rows
 from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import training_rows
 from trainer.batches import Examples

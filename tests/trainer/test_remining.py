@@ -9,7 +9,7 @@ import torch
 
 from data.beir import write_beir
 from data.errors import InputError
-from data.jsonl import read_rows, write_rows
+from data.row_files import read_rows, write_rows
 from data.text import same_text_key
 from tests.trainer.tiny_data import mined_source, training_rows
 from trainer.batches import Examples

@@ -10,7 +10,7 @@ import torch
 
 from data.beir import write_beir
 from data.errors import InputError
-from data.jsonl import write_rows
+from data.row_files import write_rows
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer import train as train_module
 from trainer.__main__ import _closing as closing

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from data.jsonl import write_rows
+from data.row_files import write_rows
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer.batches import Examples
 from trainer.config import TrainConfig
