@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from data.base.cli import run_command
 from data.beir import write_beir
-from data.cli import run_command
 from data.convert import fewest_negatives, format_named, read_format, write_format
 from data.demo_set import demo_split
 from data.provenance import sidecar_path

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.files import atomic_writer, numbered_lines
+from data.base.errors import InputError
+from data.base.files import atomic_writer, numbered_lines
+from data.base.text import passage_text
 from data.records import FieldReader
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_objects, write_objects
-from data.text import passage_text
 
 
 def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows | None = None) -> RetrievalSet:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.files import atomic_writer
+from data.base.errors import InputError
+from data.base.files import atomic_writer
 from data.formats import FORMATS, Format
 from data.provenance import Sidecar, sidecar_path, write_sidecar_line
 from data.records import FieldReader, Row

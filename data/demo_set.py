@@ -5,11 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.text import passage_text
 from data.records import Negative, Passage, Requirement, Row, Verdict
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_objects
-from data.text import passage_text
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
 FamilySplit = Literal["seen", "dev", "test"]

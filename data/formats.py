@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from data.base.text import content_id, passage_text
 from data.records import FieldReader, Negative, Passage, Row, Source, row_from_dict, row_to_dict
-from data.text import content_id, passage_text
 
 Line = Mapping[str, Any]
 

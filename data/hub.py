@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 RepoKind = Literal["model", "dataset"]
 _FIELD = "hub"

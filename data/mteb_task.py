@@ -7,7 +7,7 @@ score. Data that is already in the local hub cache, or a task whose path is a lo
 import re
 from typing import Any
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.retrieval_set import RetrievalSet
 
 _DEFAULT_SUBSET = "default"

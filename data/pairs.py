@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.text import content_id, same_text_key
 from data.records import FieldReader
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_objects, read_parquet_objects
-from data.text import content_id, same_text_key
 
 # The names that public data sets give to the two sides, most usual first.
 QUERY_FIELDS = ("query", "anchor", "question", "claim", "sentence1")

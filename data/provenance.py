@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.text import content_id
 from data.records import FieldReader, Negative, Passage, Row, negative_from, requirement_from, row_to_dict
 from data.row_files import read_objects
-from data.text import content_id
 
 
 def sidecar_path(path: str | Path) -> Path:

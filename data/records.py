@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NoReturn, get_args
 
-from data.errors import InputError
-from data.text import clean_text, content_id
+from data.base.errors import InputError
+from data.base.text import clean_text, content_id
 
 Source = Literal["mined", "generated"]
 Disruption = Literal[

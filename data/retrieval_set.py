@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from data.base.text import same_text_key
 from data.records import Passage, Row
-from data.text import same_text_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.files import atomic_writer, numbered_lines, open_bytes
+from data.base.errors import InputError
+from data.base.files import atomic_writer, numbered_lines, open_bytes
 from data.records import Row, row_from_dict, row_to_dict
 
 _GROUP = 1_000  # rows in memory at once

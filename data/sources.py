@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
+from data.base.errors import InputError
 from data.beir import read_beir
 from data.demo_set import demo_split
-from data.errors import InputError
 from data.hub import pinned_revision
 from data.mteb_task import read_mteb
 from data.pairs import read_hf_dataset, read_pairs

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data.cli import run_command
+from data.base.cli import run_command
 from evals.config import AblateConfig, DemoConfig, DiagnoseConfig, EvalConfig, ReportConfig
 
 

@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from data.cli import config_dict
-from data.errors import InputError
-from data.files import read_json_object, write_json
+from data.base.cli import config_dict, text_table
+from data.base.errors import InputError
+from data.base.files import read_json_object, write_json
+from data.base.stats import Floats, Interval, holm, randomisation_p_value, seeds_and_queries_interval
+from data.base.text import content_id
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows, write_rows
 from data.sources import read_source
-from data.text import content_id
 from evals.ablation_arms import MINED, ZERO_SHOT, Arm, build_arms
 from evals.ablation_plot import write_ablation_plot
 from evals.config import AblateConfig
 from evals.retrieval import evaluate
-from evals.stats import Floats, Interval, holm, randomisation_p_value, seeds_and_queries_interval
-from evals.table import text_table
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.train import train

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.records import Row
 from evals.arms import mined_arm, mixed_arm
 

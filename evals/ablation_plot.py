@@ -6,11 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from data.files import atomic_writer
+from data.base.files import atomic_writer
+from data.base.stats import Interval
 from evals.ablation_arms import MINED
 from evals.charts import axis_of, svg_text, ticks
 from evals.retrieval import LABELS
-from evals.stats import Interval
 
 _NAMES, _PANEL, _GAP, _LINE, _TOP, _BOTTOM = 270, 300, 40, 30, 44, 44
 _STYLE = """

@@ -14,9 +14,9 @@ import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 
+from data.base.stats import Floats, max_randomisation_p_values
 from evals.embedded import Bools, Ints
 from evals.probes import auc_interval
-from evals.stats import Floats, max_randomisation_p_values
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _MIN_SHARE_OF_ROWS = 0.05

@@ -16,11 +16,11 @@ from typing import Literal, TextIO, get_args
 
 import numpy as np
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.stats import wilson_interval
+from data.base.text import content_id
 from data.records import Row
 from data.row_files import read_objects
-from data.text import content_id
-from programs.calibration import wilson_interval
 from programs.outcome import Synthesis
 
 LABELS_FILE = "audit.jsonl"

@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from data.base.text import content_id
 from data.records import Row, Verdict
-from data.text import content_id
 from evals.word_diff import changed_ranges
 from programs.outcome import Synthesis
 

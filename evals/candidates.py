@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from data.errors import InputError
-from data.files import read_json_object
+from data.base.errors import InputError
+from data.base.files import read_json_object
 from data.records import Row, row_content_id
 from programs.outcome import Synthesis
 from programs.store import RunStore

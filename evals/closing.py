@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from data.base.cli import text_table
+from data.base.stats import Interval
 from evals.information import OrderPrediction
-from evals.stats import Interval
-from evals.table import text_table
 
 Found = Mapping[str, Any]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,18 +12,17 @@ from typing import Any
 
 from data.__main__ import DemoConfig as DemoDataConfig
 from data.__main__ import write_demo
-from data.cli import config_dict
+from data.base.cli import config_dict, text_table
+from data.base.errors import InputError
+from data.base.files import write_json
+from data.base.stats import PairedComparison, bootstrap_interval, compare_paired
 from data.demo_set import demo_family_set
-from data.errors import InputError
-from data.files import write_json
 from data.row_files import read_rows, write_rows
 from evals.arms import mined_arm, mixed_arm
 from evals.config import DemoConfig, ReportConfig
 from evals.diagnostics import DIAGNOSTICS_FILE, SCORES_FILE
 from evals.report import report
 from evals.retrieval import LABELS, SIBLINGS, evaluate
-from evals.stats import PairedComparison, bootstrap_interval, compare_paired
-from evals.table import text_table
 from programs.closing import synthesis_table
 from programs.config import SynthesizeConfig
 from programs.run import synthesize

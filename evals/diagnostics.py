@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from data.cli import config_dict
-from data.errors import InputError
-from data.files import read_json_object, write_json
+from data.base.cli import config_dict
+from data.base.errors import InputError
+from data.base.files import read_json_object, write_json
+from data.base.text import content_id
 from data.records import Row
 from data.row_files import BadRows, read_rows, write_objects
-from data.text import content_id
 from evals.audit import LABELS_FILE, agreement, read_labels, run_audit
 from evals.candidates import read_syntheses, synthesis_folder
 from evals.closing import diagnostics_text

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.stats import Floats
+from data.base.text import same_text_key
 from data.records import Negative, Row
-from data.text import same_text_key
-from evals.stats import Floats
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

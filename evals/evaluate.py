@@ -6,17 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data.cli import config_dict
-from data.errors import InputError
-from data.files import write_json
+from data.base.cli import config_dict, text_table
+from data.base.errors import InputError
+from data.base.files import write_json
+from data.base.stats import bootstrap_interval, compare_paired
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows
 from data.sources import read_source
 from evals.config import EvalConfig
 from evals.retrieval import LABELS, RetrievalScores, evaluate
 from evals.slices import by_length, by_requirement_kind
-from evals.stats import bootstrap_interval, compare_paired
-from evals.table import text_table
 from trainer.encoder import Encoder
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.files import read_json_object
+from data.base.errors import InputError
+from data.base.files import read_json_object
 
 LOSS_WORDS = {
     "not_written": "no usable draft was written",

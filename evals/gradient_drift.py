@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.stats import Floats, Interval, bootstrap_interval
 from data.records import Row
 from evals.embedded import GENERATED, MINED, EmbeddedRows, Ints
-from evals.stats import Floats, Interval, bootstrap_interval
 from trainer.encoder import Encoder
 from trainer.losses import candidate_scores, info_nce
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.stats import Floats, Interval, bootstrap_interval
 from evals.embedded import GENERATED, MINED, POSITIVE, Bools, EmbeddedRows, Ints
-from evals.stats import Floats, Interval, bootstrap_interval
 
 WASTED_WEIGHT = 0.01
 """Below this InfoNCE weight a negative hardly moves the model."""

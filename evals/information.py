@@ -24,9 +24,9 @@ from itertools import permutations
 
 import numpy as np
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.stats import Floats, Interval, bootstrap_interval
 from evals.embedded import POSITIVE, EmbeddedRows
-from evals.stats import Floats, Interval, bootstrap_interval
 
 _WORD = re.compile(r"\w+")
 _EXACT_ARMS = 8

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import InputError
-from data.files import read_json_object
+from data.base.errors import InputError
+from data.base.files import read_json_object
+from data.base.stats import Interval
 from data.row_files import read_rows
 from evals.ablate import read_ablation
 from evals.embedded import TextEncoder, embed_rows
 from evals.information import OrderPrediction, contrastive_information, predicts_order
-from evals.stats import Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

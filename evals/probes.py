@@ -16,9 +16,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.stats import Floats, Interval
 from evals.embedded import Bools, Ints
-from evals.stats import Floats, Interval
 
 _NEIGHBOURS = 3
 _JACKKNIFE_PARTS = 20

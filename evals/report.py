@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from data.files import atomic_writer
+from data.base.files import atomic_writer
 from evals.browser import browser_data, safe_json
 from evals.config import ReportConfig
 from evals.report_views import (

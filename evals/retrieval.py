@@ -9,8 +9,8 @@ import ir_measures
 import numpy as np
 from ir_measures import AP, RR, R, Success, nDCG
 
+from data.base.stats import Interval, bootstrap_interval
 from data.retrieval_set import RetrievalSet
-from evals.stats import Interval, bootstrap_interval
 from trainer.dev import rank
 from trainer.encoder import Encoder
 

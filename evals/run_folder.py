@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.files import read_json_object
+from data.base.errors import InputError
+from data.base.files import read_json_object
 from data.records import Row
 from data.row_files import read_objects, read_rows
 from evals.ablate import P_VALUE_NOTE, read_ablation, short_words

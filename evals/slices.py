@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from data.base.text import same_text_key
 from data.records import REQUIREMENT_KINDS, Row
-from data.text import same_text_key
 
 # Upper bounds in words; web queries are mostly short, claims and questions longer.
 _LENGTHS = ((5, "1 to 5 words"), (10, "6 to 10 words"), (20, "11 to 20 words"))

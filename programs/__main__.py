@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data.cli import run_command
+from data.base.cli import run_command
 from programs.compare_config import CompareConfig
 from programs.config import SynthesizeConfig
 from programs.dataset import DatasetConfig, run_dataset

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import dspy
 import pydantic
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.asking import UNREADABLE, known_length
 from programs.config import AdapterName
 from programs.faults import PASSING_LOSSES, CallError, RunStoppedError

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import dspy
 
-from data.text import same_text_key
+from data.base.text import same_text_key
 from programs.asking import Predictor, Step, author
 from programs.faults import CallError
 from programs.outcome import Candidate, Synthesis

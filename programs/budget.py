@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.lms import ModelSpec, Price, known_price
 from programs.usage import RoleUsage
 

@@ -12,24 +12,12 @@ calls known positives irrelevant as often as the drafts. Such verdicts are chanc
 from dataclasses import dataclass
 from typing import Any
 
+from data.base.stats import wilson_interval
+
 # With fewer canaries the two shares are too rough to be compared.
 _COMPARED_CANARIES = 10
 # With fewer canaries than this a run goes on even if they look bad; its end decides with all of them.
 _EARLY_CANARIES = 20
-_Z_95 = 1.959963984540054
-
-
-def wilson_interval(hits: int, trials: int, z: float = _Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; (0, 1) without trials. Source: Wilson 1927."""
-    if not 0 <= hits <= trials:
-        raise ValueError(f"expected 0 <= hits <= trials, got {hits} of {trials}")
-    if trials == 0:
-        return 0.0, 1.0
-    share, square = hits / trials, z * z
-    centre = (share + square / (2 * trials)) / (1 + square / trials)
-    half = z / (1 + square / trials) * ((share * (1 - share) / trials + square / (4 * trials * trials)) ** 0.5)
-    # At the ends the interval touches 0 or 1 exactly; rounding must not put it outside.
-    return (0.0 if hits == 0 else max(0.0, centre - half)), (1.0 if hits == trials else min(1.0, centre + half))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.files import write_json
+from data.base.errors import InputError
+from data.base.files import write_json
 from data.records import Row, row_content_id
 from data.row_files import write_rows
 from programs.calibration import Calibration

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.errors import require
+from data.base.errors import require
 
 AdapterName = Literal["auto", "chat", "json", "xml"]
 Engine = Literal["local", "ray"]

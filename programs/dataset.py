@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError, require
-from data.files import atomic_writer, read_json_object
+from data.base.errors import InputError, require
+from data.base.files import atomic_writer, read_json_object
 from data.hub import push_folder, write_token
 from data.records import Row, row_to_dict
 from data.row_files import read_rows, write_parquet_objects

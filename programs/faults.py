@@ -17,7 +17,7 @@ from dspy.utils.exceptions import (
     LMUnsupportedModelError,
 )
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 # Why one call gave no answer, after its retries.
 CallLoss = Literal[

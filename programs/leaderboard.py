@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
+from data.base.stats import wilson_interval
 from data.records import Row
-from programs.calibration import wilson_interval
 from programs.row_feedback import RowFeedback
 
 _RESAMPLES = 500

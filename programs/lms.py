@@ -8,7 +8,7 @@ import dspy
 import litellm
 from dspy.utils.exceptions import LMConfigurationError
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.faults import protect
 
 # Without this litellm prints a banner to stdout on every error.

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 PREFIX = "local:"
 _GGUF_MAGIC = b"GGUF"

@@ -5,7 +5,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs import recorded
 from programs.lms import ModelSpec, hosted_model, loopback_model, provider_of
 from programs.local_server import PREFIX, LocalServer

@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 from dspy.teleprompt.gepa import InstructionProposer
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.asking import UNREADABLE
 from programs.budget import Budget
 from programs.faults import redact

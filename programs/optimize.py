@@ -11,12 +11,12 @@ from typing import Any
 
 import dspy
 
-from data.cli import config_dict
-from data.errors import InputError
-from data.files import write_json
+from data.base.cli import config_dict
+from data.base.errors import InputError
+from data.base.files import write_json
+from data.base.text import content_id
 from data.records import Row, row_content_id
 from data.row_files import read_rows
-from data.text import content_id
 from programs.adapters import choose_adapter, make_adapter
 from programs.budget import Budget, BudgetSpentError
 from programs.feedback import Bands, corpus_style

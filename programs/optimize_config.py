@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.errors import InputError, require
+from data.base.errors import InputError, require
 from programs.config import AdapterName, require_budget
 
 OptimizerName = Literal["gepa", "mipro", "bootstrap"]

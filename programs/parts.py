@@ -8,7 +8,7 @@ from typing import Any
 
 import dspy
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.asking import Frozen
 from programs.budget import Budget, BudgetSpentError
 from programs.metric import Judge

@@ -11,11 +11,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from data.base.stats import wilson_interval
 from data.demo_set import demo_items
 from data.row_files import read_objects
 from programs.adapters import make_adapter
 from programs.budget import Budget
-from programs.calibration import wilson_interval
 from programs.models import Models
 from programs.probe_config import ProbeConfig
 from programs.profile import load_profile

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.errors import require
+from data.base.errors import require
 from programs.config import AdapterName
 
 

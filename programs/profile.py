@@ -4,9 +4,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import InputError
-from data.files import open_text
-from data.text import clean_text
+from data.base.errors import InputError
+from data.base.files import open_text
+from data.base.text import clean_text
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import require
+from data.base.errors import require
 from programs.config import AdapterName, require_budget
 
 

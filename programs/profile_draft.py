@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from data.errors import InputError
-from data.files import atomic_writer
+from data.base.errors import InputError
+from data.base.files import atomic_writer
+from data.base.text import clean_text
 from data.retrieval_set import RetrievalSet
 from data.sources import read_source
-from data.text import clean_text
 from programs.adapters import LAYOUTS, make_adapter
 from programs.asking import as_data
 from programs.budget import Budget

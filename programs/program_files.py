@@ -15,9 +15,9 @@ import dspy
 import pydantic
 from dspy.adapters.utils import get_annotation_name
 
-from data.errors import InputError
-from data.files import read_json_object, write_json
-from data.text import content_id
+from data.base.errors import InputError
+from data.base.files import read_json_object, write_json
+from data.base.text import content_id
 from programs.synthesizer import Synthesizer
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.records import Row, row_content_id, row_from_dict
 from programs.adapters import make_adapter
 from programs.budget import BudgetSpentError

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.budget import Budget, BudgetSpentError, Reservation
 from programs.funnel import Funnel
 from programs.lms import ModelSpec, Price

@@ -16,8 +16,8 @@ import dspy
 from dspy.utils.exceptions import DSPyError, LMRateLimitError
 from litellm._internal_context import is_internal_call
 
-from data.errors import InputError
-from data.text import clean_text, content_id
+from data.base.errors import InputError
+from data.base.text import clean_text, content_id
 from programs.budget import Budget, Reservation
 from programs.faults import PASSING_LOSSES, CallError, RunStoppedError, final_fault, retried_loss
 from programs.lms import Abilities, ModelSpec, abilities, client_settings

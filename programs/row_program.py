@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Self
 
 import dspy
 
-from data.text import clean_text, same_text_key
+from data.base.text import clean_text, same_text_key
 from programs.adapters import ChatLayout
 from programs.asking import AskingModule, Predictor, Step
 from programs.faults import CallError

@@ -12,12 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.cli import config_dict
-from data.errors import InputError
-from data.files import write_json
+from data.base.cli import config_dict
+from data.base.errors import InputError
+from data.base.files import write_json
+from data.base.text import content_id
 from data.records import Row
 from data.row_files import count_rows, read_rows
-from data.text import content_id
 from programs.adapters import choose_adapter, make_adapter
 from programs.baselines import NAIVE, NaiveWriter
 from programs.budget import Budget, BudgetSpentError

@@ -4,9 +4,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.text import content_id, same_text_key
 from data.records import Row
-from data.text import content_id, same_text_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.faults import PASSING_LOSSES
 from programs.outcome import Synthesis, synthesis_from_dict, synthesis_to_dict
 from programs.usage import Call, RoleUsage

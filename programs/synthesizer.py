@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import dspy
 
+from data.base.text import clean_text, same_text_key
 from data.records import Requirement, Verdict
-from data.text import clean_text, same_text_key
 from programs.asking import Predictor, Step, author
 from programs.faults import CallError
 from programs.outcome import Candidate, Fate, Synthesis

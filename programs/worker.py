@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from data.base.text import content_id
 from data.records import Row, row_content_id
-from data.text import content_id
 from programs.config import SynthesizeConfig
 from programs.funnel import Funnel
 from programs.pacing import CallLimit

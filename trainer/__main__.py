@@ -2,7 +2,7 @@
 
 import sys
 
-from data.cli import run_command
+from data.base.cli import run_command
 from trainer import bench_mining, bench_trainer
 from trainer.bench_mining import BenchMiningConfig
 from trainer.bench_trainer import BenchTrainerConfig

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from data.base.text import same_text_key
 from data.records import Negative, Row
-from data.text import same_text_key
 from trainer.config import TrainConfig
 
 

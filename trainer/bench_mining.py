@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
-from data.files import write_json
+from data.base.errors import InputError
+from data.base.files import write_json
 from data.retrieval_set import RetrievalSet
 from trainer.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
 from trainer.filters import Floats

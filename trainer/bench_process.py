@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 GIB = 2**30
 

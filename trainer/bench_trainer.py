@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from data.errors import InputError
-from data.files import write_json
+from data.base.errors import InputError
+from data.base.files import write_json
 from trainer.batches import Example
 from trainer.bench_losses import bench_losses
 from trainer.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child

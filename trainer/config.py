@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from data.errors import require
+from data.base.errors import require
 from trainer.bundled import BUNDLED_MODEL
 from trainer.precision import Precision
 from trainer.tracking import Tracking

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from data.base.text import same_text_key
 from data.records import Row
 from data.retrieval_set import RetrievalSet
-from data.text import same_text_key
 from trainer.search import Indices
 
 

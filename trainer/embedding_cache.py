@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import InputError
-from data.files import current_umask
+from data.base.errors import InputError
+from data.base.files import current_umask
+from data.base.progress import progress_bar
 from trainer.encoder import Encoder, Role
-from trainer.progress import progress_bar
 from trainer.search import Floats
 from trainer.world import ALONE, World
 

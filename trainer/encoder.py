@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.errors import InputError
-from data.files import current_umask
+from data.base.errors import InputError
+from data.base.files import current_umask
+from data.base.progress import progress_bar
 from trainer.dropout import use_fast_dropout
 from trainer.folder_format import POOLINGS, EncoderSettings, override, read_settings, transformer_folder, write_settings
 from trainer.model_files import find_model_folder, load_transformer, longest_input
 from trainer.packed import hidden_states, pack, pool, use_packed_attention
-from trainer.progress import progress_bar
 from trainer.tokens import Tokens, token_chunks
 
 Role = Literal["query", "document"]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from data.errors import InputError
-from data.files import read_json_object, write_json
+from data.base.errors import InputError
+from data.base.files import read_json_object, write_json
 
 Pooling = Literal["mean", "cls", "lasttoken"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)

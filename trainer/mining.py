@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.errors import require
-from data.files import write_json
+from data.base.errors import require
+from data.base.files import write_json
 from data.records import Negative, Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, write_rows

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from data.errors import InputError
+from data.base.errors import InputError
 from trainer.bundled import BUNDLED_MODEL, bundled_folder
 
 _HUB_NAME = re.compile(r"^[\w][\w.-]*(/[\w.-]+)?$")

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _FIRST_SCALE = 2.0**16

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.records import Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.hub import push_folder, write_token
 from trainer.card import add_evaluations
 from trainer.model_files import find_model_folder

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.errors import InputError
-from data.files import read_json_object
+from data.base.errors import InputError
+from data.base.files import read_json_object
 from data.records import Row
 from data.row_files import BadRows
 from data.sources import read_source

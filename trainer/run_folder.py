@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.files import atomic_writer, read_json_object, write_json
+from data.base.errors import InputError
+from data.base.files import atomic_writer, read_json_object, write_json
 from trainer.config import TrainConfig
 from trainer.tracking import NoTracker, Tracker, make_tracker
 

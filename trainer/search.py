@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 Backend = Literal["torch", "faiss"]
 Floats = np.ndarray[Any, np.dtype[np.float32]]

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 Tracking = Literal["none", "tensorboard", "wandb", "trackio"]
 

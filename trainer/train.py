@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.progress import progress_bar
 from data.retrieval_set import find_leakage
 from trainer.batches import Example, Examples
 from trainer.card import write_model_card
@@ -24,7 +25,6 @@ from trainer.dev import dev_scores
 from trainer.gradients import StepReport, accumulate_gradients
 from trainer.precision import loss_scaler
 from trainer.prepare import check_negatives, data_key, load_encoder, make_optimizer, read_data
-from trainer.progress import progress_bar
 from trainer.remining import Remining
 from trainer.run_folder import RunFolder
 from trainer.world import World, join_world

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data.errors import InputError
+from data.base.errors import InputError
 from trainer.encoder import Encoder, Role
 from trainer.search import Floats
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data.files import write_json
+from data.base.files import write_json
 from tests.chaos import disks, fuzz, kills, provider_faults, throughput, training
 from tests.chaos.promises import BrokenPromiseError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.__main__ import main as data_main  # noqa: F401  # the room's own entry point must import
-from data.cli import config_dict, run_command
-from data.errors import InputError
+from data.base.cli import config_dict, run_command
+from data.base.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

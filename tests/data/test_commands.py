@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from data.__main__ import COMMANDS
+from data.base.cli import run_command
 from data.beir import read_beir
-from data.cli import run_command
 from data.demo_set import demo_items
 from data.row_files import write_rows
 

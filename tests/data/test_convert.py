@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.__main__ import COMMANDS
-from data.cli import run_command
+from data.base.cli import run_command
+from data.base.errors import InputError
 from data.convert import fewest_negatives, read_format, write_format
-from data.errors import InputError
 from data.formats import FORMATS
 from data.provenance import sidecar_path
 from data.records import Negative, Passage, Row

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from data.base.errors import InputError
 from data.demo_set import demo_family_set
-from data.errors import InputError
 from data.mteb_task import retrieval_set_of
 from data.retrieval_set import RetrievalSet
 from data.sources import read_source

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.text import clean_text, content_id, passage_text, same_text_key
 from data.records import (
     DISRUPTIONS,
     Negative,
@@ -18,7 +19,6 @@ from data.records import (
     row_to_dict,
 )
 from data.row_files import BadRows, read_objects, read_rows, write_objects, write_rows
-from data.text import clean_text, content_id, passage_text, same_text_key
 
 texts = st.text(min_size=1, max_size=40).map(clean_text).filter(bool)
 requirements = st.builds(

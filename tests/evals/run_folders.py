@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from data.files import write_json
+from data.base.files import write_json
 from data.records import Requirement, Row, Verdict, row_content_id
 from data.row_files import write_objects, write_rows
 from evals.diagnostics import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE, margin_histograms, plain, score_lines

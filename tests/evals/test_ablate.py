@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from data.base.cli import run_command
+from data.base.errors import InputError
+from data.base.stats import bootstrap_interval, seeds_and_queries_interval
 from data.beir import write_beir
-from data.cli import run_command
 from data.demo_set import demo_family_set, demo_items, demo_train_set
-from data.errors import InputError
 from data.records import Negative, Passage, Row
 from data.row_files import read_rows, write_rows
 from evals.__main__ import COMMANDS
@@ -20,7 +21,6 @@ from evals.ablate import SHOWN, _inputs_key, ablation_table, read_ablation
 from evals.ablation_arms import MINED, build_arms
 from evals.ablation_plot import ablation_plot
 from evals.config import AblateConfig
-from evals.stats import bootstrap_interval, seeds_and_queries_interval
 from trainer.encoder import Encoder
 
 

@@ -1,8 +1,8 @@
+from data.base.cli import text_table
+from data.base.stats import compare_paired
 from data.records import Negative, Passage, Row
 from evals.arms import mined_arm, mixed_arm
 from evals.demo import what_it_means
-from evals.stats import compare_paired
-from evals.table import text_table
 
 ROWS = [
     Row(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.records import Requirement, Verdict
 from evals.audit import Label, agreement, audit_sample, cohens_kappa, read_labels, run_audit
 from programs.outcome import Candidate, Synthesis

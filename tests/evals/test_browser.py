@@ -4,8 +4,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.base.text import content_id
 from data.records import Requirement
-from data.text import content_id
 from evals.browser import browser_data, safe_json
 from evals.diagnostics import score_lines
 from evals.embedded import embed_rows

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data.cli import run_command
-from data.errors import InputError
+from data.base.cli import run_command
+from data.base.errors import InputError
 from data.row_files import read_rows
 from evals.__main__ import COMMANDS
 from evals.demo import MARKER, WRITTEN, remove_earlier_demo

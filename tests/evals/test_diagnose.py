@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
-from data.files import read_json_object, write_json
+from data.base.errors import InputError
+from data.base.files import read_json_object, write_json
 from data.row_files import read_objects, write_rows
 from evals.__main__ import main
 from evals.closing import interval

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from evals.embedded import GENERATED, MINED, POSITIVE, embed_rows
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
-from data.files import write_json
+from data.base.errors import InputError
+from data.base.files import write_json
 from evals.funnel import funnel_of, read_funnel
 
 

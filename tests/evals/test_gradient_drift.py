@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import InputError
+from data.base.errors import InputError
 from evals.embedded import GENERATED, MINED, POSITIVE, EmbeddedRows, embed_rows
 from evals.gradient_drift import angle_between, embedding_drift, parameter_drift
 from tests.evals.synthetic import TableEncoder, generated, mined, row

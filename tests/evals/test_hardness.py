@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.records import Passage
 from evals.embedded import embed_rows
 from evals.hardness import hardness_by_disruption, hardness_by_source, histogram, mean_effective_negatives, measure

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import InputError
+from data.base.errors import InputError
 from evals.embedded import embed_rows
 from evals.information import contrastive_information, predicts_order, row_information
 from tests.evals.synthetic import TableEncoder, generated, mined, row

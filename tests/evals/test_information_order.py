@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
-from data.files import write_json
+from data.base.errors import InputError
+from data.base.files import write_json
 from data.row_files import write_rows
 from evals.information_order import information_order
 from tests.evals.synthetic import TableEncoder, generated, mined, row

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data.files import read_json_object, write_json
+from data.base.files import read_json_object, write_json
+from data.base.text import content_id
 from data.row_files import write_objects, write_rows
-from data.text import content_id
 from evals.__main__ import main
 from evals.config import ReportConfig
 from evals.report import render, report

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from data.errors import InputError
+from data.base.errors import InputError
 from evals.artefacts import FEWEST_ROWS, find_artefacts
 from evals.embedded import GENERATED, POSITIVE, embed_rows
 from evals.probes import auc_interval, embedding_probe, permute_within, source_information, words_probe

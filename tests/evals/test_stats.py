@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.stats import bootstrap_interval, compare_paired, holm, randomisation_p_value
+from data.base.stats import bootstrap_interval, compare_paired, holm, randomisation_p_value
 
 
 def exact_p_value(differences: list[float]) -> float:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from data.base.cli import run_command
+from data.base.errors import InputError
 from data.beir import read_beir
-from data.cli import run_command
 from data.convert import read_format, write_format
-from data.errors import InputError
 from data.formats import FORMATS
 from data.pairs import read_pairs
 from data.provenance import sidecar_path

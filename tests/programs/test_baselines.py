@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.row_files import read_rows
 from programs.closing import synthesis_table
 from programs.config import SynthesizeConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.budget import Budget, BudgetSpentError
 from programs.config import SynthesizeConfig
 from programs.lms import ModelSpec, Price

@@ -9,7 +9,7 @@ import dspy
 import litellm
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.budget import Budget
 from programs.config import SynthesizeConfig
 from programs.lms import ModelSpec

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.base.stats import wilson_interval
+from data.base.text import content_id
 from data.row_files import read_rows
-from data.text import content_id
-from programs.calibration import Calibration, wilson_interval
+from programs.calibration import Calibration
 from programs.config import SynthesizeConfig
 from programs.run import synthesize
 from tests.fakes.fake_model import FakeModel

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.records import Negative, Passage, Row
 from programs.compare import compare, leaderboard_table
 from programs.compare_config import CompareConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from data.base.errors import InputError
 from data.convert import read_format
-from data.errors import InputError
 from data.row_files import read_rows
 from data.sources import read_source
 from programs import dataset

@@ -4,7 +4,7 @@ import dspy
 import litellm
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.budget import Budget, Reservation
 from programs.lms import ModelSpec, Price, client_settings, hosted_model, known_price
 from programs.meter import Meter

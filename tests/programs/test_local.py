@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from data.base.errors import InputError
+from data.base.stats import wilson_interval
 from data.demo_set import demo_items
-from data.errors import InputError
 from programs import local_server
 from programs.adapters import make_adapter
-from programs.calibration import wilson_interval
 from programs.lms import ModelSpec, loopback_model
 from programs.local_server import LocalServer
 from programs.role_lm import RoleLM

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.budget import Budget
 from programs.config import SynthesizeConfig
 from programs.lms import ModelSpec

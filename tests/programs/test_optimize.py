@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 
 import programs.optimize
+from data.base.errors import InputError
 from data.demo_set import demo_items
-from data.errors import InputError
 from data.records import Negative
 from data.row_files import write_rows
 from programs.__main__ import main

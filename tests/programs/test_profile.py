@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.sources import read_source
 from programs.__main__ import main
 from programs.loopback import LoopbackServer, completion_response

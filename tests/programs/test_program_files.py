@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs.program_files import load_program, program_state, save_program
 from programs.signatures import RequirementDraft, Way
 from programs.synthesizer import Synthesizer

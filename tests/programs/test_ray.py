@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.row_files import read_rows
 from programs import ray_engine, run
 from programs.config import SynthesizeConfig

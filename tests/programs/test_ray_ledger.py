@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from programs import ray_ledger
 from programs.lms import ModelSpec, Price
 from programs.outcome import Synthesis, synthesis_to_dict

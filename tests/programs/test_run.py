@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.records import Negative, Requirement
 from data.row_files import read_rows, write_rows
 from programs.__main__ import main

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
+from data.base.errors import InputError
+from data.base.text import same_text_key
 from data.records import Passage, Row
-from data.text import same_text_key
 from programs.splits import Split, paired_difference, split_rows
 
 words = st.integers(0, 30)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.records import Requirement, Verdict
 from programs.budget import Budget
 from programs.outcome import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.row_files import read_rows, write_rows
 from programs.asking import Step, as_data
 from programs.config import SynthesizeConfig

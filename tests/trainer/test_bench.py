@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.errors import InputError
+from data.base.errors import InputError
 from trainer.bench_losses import bench_losses
 from trainer.bench_mining import BenchMiningConfig, bench_mining, summary
 from trainer.bench_process import run_child

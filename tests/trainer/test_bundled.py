@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from data.errors import InputError
+from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
 from trainer import bundled
 from trainer.encoder import Encoder

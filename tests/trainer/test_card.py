@@ -9,8 +9,8 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from data.errors import InputError
-from data.files import write_json
+from data.base.errors import InputError
+from data.base.files import write_json
 from data.records import Negative, Passage, Row
 from data.row_files import write_rows
 from tests.fakes.fake_hub import TOKEN, FakeHub

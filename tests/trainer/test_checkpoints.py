@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.base.errors import InputError
+from data.base.files import write_json
 from data.beir import write_beir
-from data.errors import InputError
-from data.files import write_json
 from data.row_files import write_rows
 from tests.trainer.tiny_data import mined_source, training_rows
 from trainer import checkpoints

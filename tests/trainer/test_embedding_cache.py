@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.errors import InputError
+from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
 from trainer import embedding_cache
 from trainer.embedding_cache import cached_embeddings, embeddings_key

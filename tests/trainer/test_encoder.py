@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tokenizers import normalizers
 
-from data.errors import InputError
+from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
 from trainer.encoder import Encoder
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from data.errors import InputError
-from data.files import write_json
+from data.base.errors import InputError
+from data.base.files import write_json
 from data.row_files import write_rows
 from tests.chaos import training
 from tests.trainer.tiny_data import training_rows

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import InputError
+from data.base.errors import InputError
 from data.row_files import write_rows
 from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import training_rows

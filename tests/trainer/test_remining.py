@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.base.errors import InputError
+from data.base.text import same_text_key
 from data.beir import write_beir
-from data.errors import InputError
 from data.row_files import read_rows, write_rows
-from data.text import same_text_key
 from tests.trainer.tiny_data import mined_source, training_rows
 from trainer.batches import Examples
 from trainer.config import TrainConfig

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import InputError
+from data.base.errors import InputError
 from trainer import search
 from trainer.search import Backend, top_k
 

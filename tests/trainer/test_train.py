@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.base.errors import InputError
 from data.beir import write_beir
-from data.errors import InputError
 from data.row_files import write_rows
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer import train as train_module

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 
 @contextmanager

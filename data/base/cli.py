@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import docstring_parser
 import tyro
 
-from data.errors import InputError
+from data.base.errors import InputError
 
 _ASSIGNMENT = re.compile(r"^([a-z][a-z0-9_-]*)=(.*)$", re.DOTALL)
 
@@ -80,3 +80,13 @@ def config_dict(config: Any) -> dict[str, Any]:
 def _fail(message: str, code: int) -> int:
     sys.stderr.write(f"error: {message}\n" if code == 2 else f"{message}\n")
     return code
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned left, two spaces apart, one line a row."""
+    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [header, *rows]
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

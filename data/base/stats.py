@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+_Z_95 = 1.959963984540054
+
 Floats = NDArray[np.float64]
 _BLOCK = 1_000  # resamples held in memory at once
 
@@ -158,3 +160,16 @@ def seeds_and_queries_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(mean=float(scores_SQ.mean()), low=float(low), high=float(high))
+
+
+def wilson_interval(hits: int, trials: int, z: float = _Z_95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion; (0, 1) without trials. Source: Wilson 1927."""
+    if not 0 <= hits <= trials:
+        raise ValueError(f"expected 0 <= hits <= trials, got {hits} of {trials}")
+    if trials == 0:
+        return 0.0, 1.0
+    share, square = hits / trials, z * z
+    centre = (share + square / (2 * trials)) / (1 + square / trials)
+    half = z / (1 + square / trials) * ((share * (1 - share) / trials + square / (4 * trials * trials)) ** 0.5)
+    # At the ends the interval touches 0 or 1 exactly; rounding must not put it outside.
+    return (0.0 if hits == 0 else max(0.0, centre - half)), (1.0 if hits == trials else min(1.0, centre + half))

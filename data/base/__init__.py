@@ -1,0 +1,1 @@
+"""What every command shares: errors, files, text, the command line, statistics, progress. Imports nothing of ours."""
