@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from data.convert import write_format
 from data.demo_set import demo_items
+from data.formats.convert import write_format
 
 pytestmark = pytest.mark.slow
 

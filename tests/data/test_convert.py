@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from data.__main__ import COMMANDS
 from data.base.cli import run_command
 from data.base.errors import InputError
-from data.convert import fewest_negatives, read_format, write_format
-from data.formats import FORMATS
-from data.provenance import sidecar_path
+from data.formats.convert import fewest_negatives, read_format, write_format
+from data.formats.registry import FORMATS
+from data.formats.sidecar import sidecar_path
 from data.records import Negative, Passage, Row
 from data.row_files import BadRows, read_rows, write_objects, write_rows
 from tests.data.test_records import rows

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.base.text import clean_text
-from data.convert import read_format, write_format
-from data.formats import FORMATS
+from data.formats.convert import read_format, write_format
+from data.formats.registry import FORMATS
 from data.records import Negative, Passage, Row
 from data.row_files import read_rows, write_rows
 from programs.outcome import Synthesis

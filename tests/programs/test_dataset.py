@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.base.errors import InputError
-from data.convert import read_format
+from data.formats.convert import read_format
 from data.row_files import read_rows
 from data.sources import read_source
 from programs import dataset

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import trainer
-from data.convert import write_format
+from data.formats.convert import write_format
 from data.records import Negative, Passage, Row
 from trainer.losses import candidate_scores, info_nce, loss_sums
 from trainer.objectives import CounterfactualLoss, InfoNCE, QueryViewEntropy

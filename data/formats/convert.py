@@ -10,8 +10,9 @@ from typing import Any
 
 from data.base.errors import InputError
 from data.base.files import atomic_writer
-from data.formats import FORMATS, Format
-from data.provenance import Sidecar, sidecar_path, write_sidecar_line
+from data.formats.format import Format
+from data.formats.registry import FORMATS
+from data.formats.sidecar import Sidecar, sidecar_path, write_sidecar_line
 from data.records import FieldReader, Row
 from data.row_files import BadRows, read_objects, read_parquet_objects, write_parquet_objects
 

@@ -1,0 +1,1 @@
+"""Other trainers' row formats, one file each, and conversion between them."""
