@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.base.cli import run_command
-from data.beir import write_beir
-from data.demo_set import demo_split
 from data.formats.convert import fewest_negatives, format_named, read_format, write_format
 from data.formats.sidecar import sidecar_path
+from data.readers.beir import write_beir
+from data.readers.demo import demo_split
+from data.readers.source import read_source
 from data.retrieval_set import find_leakage
 from data.row_files import BadRows, read_rows
-from data.sources import read_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,9 @@ from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
 from data.base.stats import Floats, Interval, holm, randomisation_p_value, seeds_and_queries_interval
 from data.base.text import content_id
+from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows, write_rows
-from data.sources import read_source
 from evals.ablation_arms import MINED, ZERO_SHOT, Arm, build_arms
 from evals.ablation_plot import write_ablation_plot
 from evals.config import AblateConfig

@@ -16,7 +16,7 @@ from data.base.cli import config_dict, text_table
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.stats import PairedComparison, bootstrap_interval, compare_paired
-from data.demo_set import demo_family_set
+from data.readers.demo import demo_family_set
 from data.row_files import read_rows, write_rows
 from evals.arms import mined_arm, mixed_arm
 from evals.config import DemoConfig, ReportConfig

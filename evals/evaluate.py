@@ -10,9 +10,9 @@ from data.base.cli import config_dict, text_table
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.stats import bootstrap_interval, compare_paired
+from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows
-from data.sources import read_source
 from evals.config import EvalConfig
 from evals.retrieval import LABELS, RetrievalScores, evaluate
 from evals.slices import by_length, by_requirement_kind

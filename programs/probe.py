@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.base.stats import wilson_interval
-from data.demo_set import demo_items
+from data.readers.demo import demo_items
 from data.row_files import read_objects
 from programs.adapters import make_adapter
 from programs.budget import Budget

@@ -12,8 +12,8 @@ from dspy.utils.exceptions import AdapterParseError
 from data.base.errors import InputError
 from data.base.files import atomic_writer
 from data.base.text import clean_text
+from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
-from data.sources import read_source
 from programs.adapters import LAYOUTS, make_adapter
 from programs.asking import as_data
 from programs.budget import Budget

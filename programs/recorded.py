@@ -12,7 +12,7 @@ from typing import Any, Literal
 from aiohttp import web
 
 from data.base.text import same_text_key
-from data.demo_set import DemoItem, demo_items
+from data.readers.demo import DemoItem, demo_items
 from data.records import Requirement, Verdict
 from programs.loopback import LoopbackServer, completion_response, error_response
 from programs.usage import message_text

@@ -7,7 +7,7 @@ from typing import Any
 
 import dspy
 
-from data.demo_set import demo_items
+from data.readers.demo import demo_items
 from data.records import Requirement, Row
 from programs.asking import AskingModule, Step
 from programs.signatures import VerifyIrrelevance

@@ -12,10 +12,10 @@ import numpy as np
 
 from data.base.errors import require
 from data.base.files import write_json
+from data.readers.source import read_source
 from data.records import Negative, Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, write_rows
-from data.sources import read_source
 from trainer.approximate import ApproximateIndex
 from trainer.bundled import BUNDLED_MODEL
 from trainer.corpus import Corpus

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from data.base.errors import InputError
+from data.readers.source import read_source
 from data.records import Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows
-from data.sources import read_source
 from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from data.base.errors import InputError
 from data.base.files import read_json_object
+from data.readers.source import read_source
 from data.records import Row
 from data.row_files import BadRows
-from data.sources import read_source
 from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.embedding_cache import cached_embeddings

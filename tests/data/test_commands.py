@@ -4,8 +4,8 @@ import pytest
 
 from data.__main__ import COMMANDS
 from data.base.cli import run_command
-from data.beir import read_beir
-from data.demo_set import demo_items
+from data.readers.beir import read_beir
+from data.readers.demo import demo_items
 from data.row_files import write_rows
 
 

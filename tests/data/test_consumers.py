@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from data.demo_set import demo_items
 from data.formats.convert import write_format
+from data.readers.demo import demo_items
 
 pytestmark = pytest.mark.slow
 

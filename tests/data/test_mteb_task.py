@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from data.base.errors import InputError
-from data.demo_set import demo_family_set
-from data.mteb_task import retrieval_set_of
+from data.readers.demo import demo_family_set
+from data.readers.mteb import retrieval_set_of
+from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
-from data.sources import read_source
 from evals.retrieval import evaluate
 from trainer.encoder import Encoder
 

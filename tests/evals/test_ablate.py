@@ -12,8 +12,8 @@ import torch
 from data.base.cli import run_command
 from data.base.errors import InputError
 from data.base.stats import bootstrap_interval, seeds_and_queries_interval
-from data.beir import write_beir
-from data.demo_set import demo_family_set, demo_items, demo_train_set
+from data.readers.beir import write_beir
+from data.readers.demo import demo_family_set, demo_items, demo_train_set
 from data.records import Negative, Passage, Row
 from data.row_files import read_rows, write_rows
 from evals.__main__ import COMMANDS

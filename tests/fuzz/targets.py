@@ -16,11 +16,11 @@ from typing import Any
 
 from data.base.cli import run_command
 from data.base.errors import InputError
-from data.beir import read_beir
 from data.formats.convert import read_format, write_format
 from data.formats.registry import FORMATS
 from data.formats.sidecar import sidecar_path
-from data.pairs import read_pairs
+from data.readers.beir import read_beir
+from data.readers.pairs import read_pairs
 from data.records import Row, row_from_dict
 from data.row_files import read_rows, write_rows
 from programs.config import SynthesizeConfig

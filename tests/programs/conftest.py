@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.demo_set import demo_items
+from data.readers.demo import demo_items
 from data.row_files import write_rows
 from tests.fakes.made_rows import made_row
 

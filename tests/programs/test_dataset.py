@@ -8,8 +8,8 @@ import pytest
 
 from data.base.errors import InputError
 from data.formats.convert import read_format
+from data.readers.source import read_source
 from data.row_files import read_rows
-from data.sources import read_source
 from programs import dataset
 from programs.__main__ import main
 from programs.config import SynthesizeConfig

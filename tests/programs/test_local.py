@@ -13,7 +13,7 @@ import pytest
 
 from data.base.errors import InputError
 from data.base.stats import wilson_interval
-from data.demo_set import demo_items
+from data.readers.demo import demo_items
 from programs import local_server
 from programs.adapters import make_adapter
 from programs.lms import ModelSpec, loopback_model

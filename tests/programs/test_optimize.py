@@ -13,7 +13,7 @@ from aiohttp import web
 
 import programs.optimize
 from data.base.errors import InputError
-from data.demo_set import demo_items
+from data.readers.demo import demo_items
 from data.records import Negative
 from data.row_files import write_rows
 from programs.__main__ import main

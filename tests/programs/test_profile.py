@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from data.base.errors import InputError
-from data.sources import read_source
+from data.readers.source import read_source
 from programs.__main__ import main
 from programs.loopback import LoopbackServer, completion_response
 from programs.profile import PROFILE_FOLDER, load_profile

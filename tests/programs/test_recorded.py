@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dspy
 import pytest
 
-from data.demo_set import demo_items
+from data.readers.demo import demo_items
 from programs.lms import loopback_model
 from programs.recorded import MODEL, NotRecordedError, RecordedAnswers, RecordedServer, read_inputs
 from programs.role_lm import RoleLM

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data.demo_set import demo_items
+from data.readers.demo import demo_items
 from data.row_files import read_rows
 from programs.config import SynthesizeConfig
 from programs.run import synthesize

@@ -13,7 +13,7 @@ import torch
 
 from data.base.errors import InputError
 from data.base.files import write_json
-from data.beir import write_beir
+from data.readers.beir import write_beir
 from data.row_files import write_rows
 from tests.trainer.tiny_data import mined_source, training_rows
 from trainer import checkpoints

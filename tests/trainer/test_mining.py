@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.base.errors import InputError
-from data.beir import write_beir
+from data.readers.beir import write_beir
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows
 from trainer.approximate import ApproximateIndex

@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from data.base.errors import InputError
-from data.beir import write_beir
+from data.readers.beir import write_beir
 from data.row_files import read_rows, write_rows
 from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import dev_set, training_rows

@@ -9,7 +9,7 @@ import torch
 
 from data.base.errors import InputError
 from data.base.text import same_text_key
-from data.beir import write_beir
+from data.readers.beir import write_beir
 from data.row_files import read_rows, write_rows
 from tests.trainer.tiny_data import mined_source, training_rows
 from trainer.batches import Examples

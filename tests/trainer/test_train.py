@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.base.errors import InputError
-from data.beir import write_beir
+from data.readers.beir import write_beir
 from data.row_files import write_rows
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer import train as train_module

@@ -4,11 +4,11 @@ import logging
 from pathlib import Path
 
 from data.base.errors import InputError
-from data.beir import read_beir
-from data.demo_set import demo_split
 from data.hub import pinned_revision
-from data.mteb_task import read_mteb
-from data.pairs import read_hf_dataset, read_pairs
+from data.readers.beir import read_beir
+from data.readers.demo import demo_split
+from data.readers.mteb import read_mteb
+from data.readers.pairs import read_hf_dataset, read_pairs
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows
 
