@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data.base.cli import run_command
-from evals.config import AblateConfig, DemoConfig, DiagnoseConfig, EvalConfig, ReportConfig
+from evals.ablation.config import AblateConfig
+from evals.config import DemoConfig, DiagnoseConfig, EvalConfig, ReportConfig
 
 
 # The libraries behind a command take seconds to load, which --help should not: each is imported when it runs.
@@ -34,7 +35,7 @@ def _report(config: ReportConfig) -> None:
 
 
 def _ablate(config: AblateConfig) -> None:
-    from evals.ablate import run_ablate
+    from evals.ablation.ablate import run_ablate
 
     run_ablate(config)
 

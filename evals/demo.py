@@ -18,7 +18,7 @@ from data.base.files import write_json
 from data.base.stats import PairedComparison, bootstrap_interval, compare_paired
 from data.readers.demo import demo_family_set
 from data.row_files import read_rows, write_rows
-from evals.arms import mined_arm, mixed_arm
+from evals.ablation.arms import mined_arm, mixed_arm
 from evals.config import DemoConfig, ReportConfig
 from evals.diagnostics import DIAGNOSTICS_FILE, SCORES_FILE
 from evals.report import report

@@ -7,7 +7,7 @@ from data.base.errors import InputError
 from data.base.files import read_json_object
 from data.base.stats import Interval
 from data.row_files import read_rows
-from evals.ablate import read_ablation
+from evals.ablation.ablate import read_ablation
 from evals.embedded import TextEncoder, embed_rows
 from evals.information import OrderPrediction, contrastive_information, predicts_order
 

@@ -13,7 +13,7 @@ from data.base.errors import InputError
 from data.base.files import read_json_object
 from data.records import Row
 from data.row_files import read_objects, read_rows
-from evals.ablate import P_VALUE_NOTE, read_ablation, short_words
+from evals.ablation.ablate import P_VALUE_NOTE, read_ablation, short_words
 from evals.audit import LABELS_FILE, agreement, read_labels
 from evals.candidates import read_syntheses, synthesis_folder
 from evals.diagnostics import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE

@@ -17,10 +17,10 @@ from data.readers.demo import demo_family_set, demo_items, demo_train_set
 from data.records import Negative, Passage, Row
 from data.row_files import read_rows, write_rows
 from evals.__main__ import COMMANDS
-from evals.ablate import SHOWN, _inputs_key, ablation_table, read_ablation
-from evals.ablation_arms import MINED, build_arms
-from evals.ablation_plot import ablation_plot
-from evals.config import AblateConfig
+from evals.ablation.ablate import SHOWN, _inputs_key, ablation_table, read_ablation
+from evals.ablation.arms import MINED, build_arms
+from evals.ablation.config import AblateConfig
+from evals.ablation.plot import ablation_plot
 from trainer.encoder import Encoder
 
 

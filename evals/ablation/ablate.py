@@ -20,9 +20,9 @@ from data.base.text import content_id
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows, write_rows
-from evals.ablation_arms import MINED, ZERO_SHOT, Arm, build_arms
-from evals.ablation_plot import write_ablation_plot
-from evals.config import AblateConfig
+from evals.ablation.arms import MINED, ZERO_SHOT, Arm, build_arms
+from evals.ablation.config import AblateConfig
+from evals.ablation.plot import write_ablation_plot
 from evals.retrieval import evaluate
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from data.base.files import atomic_writer
 from data.base.stats import Interval
-from evals.ablation_arms import MINED
+from evals.ablation.arms import MINED
 from evals.charts import axis_of, svg_text, ticks
 from evals.retrieval import LABELS
 

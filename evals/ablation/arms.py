@@ -1,12 +1,11 @@
 """The arms of an ablation: which negatives each sees and which training settings it changes, and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data.base.errors import InputError
 from data.records import Row
-from evals.arms import mined_arm, mixed_arm
 
 ZERO_SHOT, MINED, NAIVE, COUNTERFACTUAL = "zero-shot", "mined", "mined + naive", "mined + counterfactual"
 
@@ -92,3 +91,19 @@ def _naive_arm(rows: Sequence[Row], naive_rows: Sequence[Row] | None, num_mined:
         fill = len(row.of_source("generated")) - len(generated)
         matched.append(replace(row, negatives=row.of_source("mined")[: num_mined + fill] + generated))
     return Arm(name=NAIVE, rows=matched, settings=_PLAIN)
+
+
+def mined_arm(rows: Iterable[Row], num_mined: int) -> list[Row]:
+    """Each row with as many mined negatives as `mixed_arm` has negatives in all, best-ranked first.
+
+    Without this the arm with generated negatives would also see more texts, and a gain could be theirs.
+    A row with fewer mined negatives than that keeps all it has (an ablation counts such rows).
+    """
+    return [
+        replace(row, negatives=row.of_source("mined")[: num_mined + len(row.of_source("generated"))]) for row in rows
+    ]
+
+
+def mixed_arm(rows: Iterable[Row], num_mined: int) -> list[Row]:
+    """Each row with its first `num_mined` mined negatives and all its generated ones."""
+    return [replace(row, negatives=row.of_source("mined")[:num_mined] + row.of_source("generated")) for row in rows]

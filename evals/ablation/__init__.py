@@ -1,0 +1,1 @@
+"""Kinds of negatives compared: same recipe, several seeds."""
