@@ -6,7 +6,7 @@ from typing import Any
 
 from data.base.cli import run_command
 from evals.ablation.config import AblateConfig
-from evals.config import DemoConfig, DiagnoseConfig, EvalConfig, ReportConfig
+from evals.demo.config import DemoConfig, DiagnoseConfig, EvalConfig, ReportConfig
 
 
 # The libraries behind a command take seconds to load, which --help should not: each is imported when it runs.
@@ -17,7 +17,7 @@ def _eval(config: EvalConfig) -> None:
 
 
 def _demo(config: DemoConfig) -> None:
-    from evals.demo import run_demo
+    from evals.demo.run import run_demo
 
     run_demo(config)
 

@@ -21,7 +21,7 @@ from data.row_files import BadRows, read_rows, write_objects
 from evals.audit import LABELS_FILE, agreement, read_labels, run_audit
 from evals.candidates import read_syntheses, synthesis_folder
 from evals.closing import diagnostics_text
-from evals.config import DiagnoseConfig
+from evals.demo.config import DiagnoseConfig
 from evals.embedded import GENERATED, MINED, EmbeddedRows, embed_rows
 from evals.funnel import read_funnel
 from evals.gradient_drift import embedding_drift, parameter_drift

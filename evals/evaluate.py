@@ -13,7 +13,7 @@ from data.base.stats import bootstrap_interval, compare_paired
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows
-from evals.config import EvalConfig
+from evals.demo.config import EvalConfig
 from evals.retrieval import LABELS, RetrievalScores, evaluate
 from evals.slices import by_length, by_requirement_kind
 from trainer.encoder import Encoder

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from data.base.files import atomic_writer
 from evals.browser import browser_data, safe_json
-from evals.config import ReportConfig
+from evals.demo.config import ReportConfig
 from evals.report_views import (
     config_tables,
     cost_view,

@@ -2,7 +2,7 @@ from data.base.cli import text_table
 from data.base.stats import compare_paired
 from data.records import Negative, Passage, Row
 from evals.ablation.arms import mined_arm, mixed_arm
-from evals.demo import what_it_means
+from evals.demo.run import what_it_means
 
 ROWS = [
     Row(

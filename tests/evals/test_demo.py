@@ -9,7 +9,7 @@ from data.base.cli import run_command
 from data.base.errors import InputError
 from data.row_files import read_rows
 from evals.__main__ import COMMANDS
-from evals.demo import MARKER, WRITTEN, remove_earlier_demo
+from evals.demo.run import MARKER, WRITTEN, remove_earlier_demo
 
 ARMS = ["zero-shot", "mined only", "mined + generated + entropy"]
 

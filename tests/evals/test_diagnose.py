@@ -10,7 +10,7 @@ from data.base.files import read_json_object, write_json
 from data.row_files import read_objects, write_rows
 from evals.__main__ import main
 from evals.closing import interval
-from evals.config import DiagnoseConfig
+from evals.demo.config import DiagnoseConfig
 from evals.diagnostics import complete, sample_rows
 from tests.evals.run_folders import synthesis_summary
 from tests.evals.synthetic import generated, mined, row

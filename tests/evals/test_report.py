@@ -9,7 +9,7 @@ from data.base.files import read_json_object, write_json
 from data.base.text import content_id
 from data.row_files import write_objects, write_rows
 from evals.__main__ import main
-from evals.config import ReportConfig
+from evals.demo.config import ReportConfig
 from evals.report import render, report
 from evals.report_views import results_view
 from evals.run_folder import num_used, read_run_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.config import ReportConfig
+from evals.demo.config import ReportConfig
 from evals.report import report
 from tests.evals.run_folders import EVIL, EVIL_QUERY, write_run
 
