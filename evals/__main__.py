@@ -6,7 +6,8 @@ from typing import Any
 
 from data.base.cli import run_command
 from evals.ablation.config import AblateConfig
-from evals.demo.config import DemoConfig, DiagnoseConfig, EvalConfig, ReportConfig
+from evals.demo.config import DemoConfig, EvalConfig, ReportConfig
+from evals.diagnostics.config import DiagnoseConfig
 
 
 # The libraries behind a command take seconds to load, which --help should not: each is imported when it runs.
@@ -23,7 +24,7 @@ def _demo(config: DemoConfig) -> None:
 
 
 def _diagnose(config: DiagnoseConfig) -> None:
-    from evals.diagnostics import diagnose
+    from evals.diagnostics.diagnose import diagnose
 
     diagnose(config)
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from data.base.stats import Interval
 from evals.charts import axis_of, histogram_chart, interval_track, line_chart, track_axis
-from evals.closing import inside, interval
+from evals.diagnostics.table import inside, interval
 from evals.funnel import LOSS_WORDS
 from evals.retrieval import LABELS
 from evals.run_folder import RunFolder

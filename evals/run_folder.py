@@ -14,9 +14,9 @@ from data.base.files import read_json_object
 from data.records import Row
 from data.row_files import read_objects, read_rows
 from evals.ablation.ablate import P_VALUE_NOTE, read_ablation, short_words
-from evals.audit import LABELS_FILE, agreement, read_labels
 from evals.candidates import read_syntheses, synthesis_folder
-from evals.diagnostics import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
+from evals.diagnostics.audit import LABELS_FILE, agreement, read_labels
+from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
 from evals.funnel import Funnel, funnel_of
 from programs.outcome import Synthesis
 

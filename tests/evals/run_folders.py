@@ -7,12 +7,12 @@ from pathlib import Path
 from data.base.files import write_json
 from data.records import Requirement, Row, Verdict, row_content_id
 from data.row_files import write_objects, write_rows
-from evals.diagnostics import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE, margin_histograms, plain, score_lines
-from evals.embedded import GENERATED, MINED, embed_rows
-from evals.gradient_drift import ParameterDrift, embedding_drift
-from evals.hardness import hardness_by_disruption, hardness_by_source, mean_effective_negatives, measure
-from evals.information import contrastive_information
-from evals.source_leak import encoder_leak, leak_warnings, text_leak
+from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE, margin_histograms, plain, score_lines
+from evals.diagnostics.embedded_rows import GENERATED, MINED, embed_rows
+from evals.diagnostics.gradient_drift import ParameterDrift, embedding_drift
+from evals.diagnostics.hardness import hardness_by_disruption, hardness_by_source, mean_effective_negatives, measure
+from evals.diagnostics.information import contrastive_information
+from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
 from programs.outcome import Candidate, Synthesis
 from programs.store import RunStore
 from tests.evals.synthetic import TableEncoder, generated, mined, row

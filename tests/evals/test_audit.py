@@ -6,7 +6,7 @@ import pytest
 
 from data.base.errors import InputError
 from data.records import Requirement, Verdict
-from evals.audit import Label, agreement, audit_sample, cohens_kappa, read_labels, run_audit
+from evals.diagnostics.audit import Label, agreement, audit_sample, cohens_kappa, read_labels, run_audit
 from programs.outcome import Candidate, Synthesis
 from tests.evals.synthetic import generated, mined, row
 

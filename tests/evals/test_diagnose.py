@@ -9,9 +9,9 @@ from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
 from data.row_files import read_objects, write_rows
 from evals.__main__ import main
-from evals.closing import interval
-from evals.demo.config import DiagnoseConfig
-from evals.diagnostics import complete, sample_rows
+from evals.diagnostics.config import DiagnoseConfig
+from evals.diagnostics.diagnose import complete, sample_rows
+from evals.diagnostics.table import interval
 from tests.evals.run_folders import synthesis_summary
 from tests.evals.synthetic import generated, mined, row
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.base.errors import InputError
-from evals.embedded import GENERATED, MINED, POSITIVE, embed_rows
+from evals.diagnostics.embedded_rows import GENERATED, MINED, POSITIVE, embed_rows
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 
 

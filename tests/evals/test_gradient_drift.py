@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from data.base.errors import InputError
-from evals.embedded import GENERATED, MINED, POSITIVE, EmbeddedRows, embed_rows
-from evals.gradient_drift import angle_between, embedding_drift, parameter_drift
+from evals.diagnostics.embedded_rows import GENERATED, MINED, POSITIVE, EmbeddedRows, embed_rows
+from evals.diagnostics.gradient_drift import angle_between, embedding_drift, parameter_drift
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 from trainer.losses import candidate_scores, info_nce
 

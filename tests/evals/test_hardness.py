@@ -6,8 +6,14 @@ import pytest
 
 from data.base.errors import InputError
 from data.records import Passage
-from evals.embedded import embed_rows
-from evals.hardness import hardness_by_disruption, hardness_by_source, histogram, mean_effective_negatives, measure
+from evals.diagnostics.embedded_rows import embed_rows
+from evals.diagnostics.hardness import (
+    hardness_by_disruption,
+    hardness_by_source,
+    histogram,
+    mean_effective_negatives,
+    measure,
+)
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 
 TABLE = {"query 0": [1, 0], "answer 0": [0.5, 0], "above": [0.7, 0], "equal": [0.5, 9], "below": [0.1, 0]}

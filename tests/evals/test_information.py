@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.base.errors import InputError
-from evals.embedded import embed_rows
-from evals.information import contrastive_information, predicts_order, row_information
+from evals.diagnostics.embedded_rows import embed_rows
+from evals.diagnostics.information import contrastive_information, predicts_order, row_information
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 
 

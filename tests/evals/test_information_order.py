@@ -5,7 +5,7 @@ import pytest
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.row_files import write_rows
-from evals.information_order import information_order
+from evals.diagnostics.information import information_order
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 
 

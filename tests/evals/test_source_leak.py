@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from data.base.errors import InputError
-from evals.artefacts import FEWEST_ROWS, find_artefacts
-from evals.embedded import GENERATED, POSITIVE, embed_rows
-from evals.probes import auc_interval, embedding_probe, permute_within, source_information, words_probe
-from evals.source_leak import distinct_passages, encoder_leak, leak_warnings, text_leak
+from evals.diagnostics.artefacts import FEWEST_ROWS, find_artefacts
+from evals.diagnostics.embedded_rows import GENERATED, POSITIVE, embed_rows
+from evals.diagnostics.probes import auc_interval, embedding_probe, permute_within, source_information, words_probe
+from evals.diagnostics.source_leak import distinct_passages, encoder_leak, leak_warnings, text_leak
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 
 

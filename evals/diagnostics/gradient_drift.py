@@ -12,7 +12,7 @@ import torch
 from data.base.errors import InputError
 from data.base.stats import Floats, Interval, bootstrap_interval
 from data.records import Row
-from evals.embedded import GENERATED, MINED, EmbeddedRows, Ints
+from evals.diagnostics.embedded_rows import GENERATED, MINED, EmbeddedRows, Ints
 from trainer.encoder import Encoder
 from trainer.losses import candidate_scores, info_nce
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from data.base.cli import text_table
 from data.base.stats import Interval
-from evals.information import OrderPrediction
+from evals.diagnostics.information import OrderPrediction
 
 Found = Mapping[str, Any]
 

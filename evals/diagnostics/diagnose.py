@@ -18,14 +18,12 @@ from data.base.files import read_json_object, write_json
 from data.base.text import content_id
 from data.records import Row
 from data.row_files import BadRows, read_rows, write_objects
-from evals.audit import LABELS_FILE, agreement, read_labels, run_audit
 from evals.candidates import read_syntheses, synthesis_folder
-from evals.closing import diagnostics_text
-from evals.demo.config import DiagnoseConfig
-from evals.embedded import GENERATED, MINED, EmbeddedRows, embed_rows
-from evals.funnel import read_funnel
-from evals.gradient_drift import embedding_drift, parameter_drift
-from evals.hardness import (
+from evals.diagnostics.audit import LABELS_FILE, agreement, read_labels, run_audit
+from evals.diagnostics.config import DiagnoseConfig
+from evals.diagnostics.embedded_rows import GENERATED, MINED, EmbeddedRows, embed_rows
+from evals.diagnostics.gradient_drift import embedding_drift, parameter_drift
+from evals.diagnostics.hardness import (
     Histogram,
     hardness_by_disruption,
     hardness_by_source,
@@ -33,9 +31,10 @@ from evals.hardness import (
     mean_effective_negatives,
     measure,
 )
-from evals.information import contrastive_information
-from evals.information_order import InformationOrder, information_order
-from evals.source_leak import encoder_leak, leak_warnings, text_leak
+from evals.diagnostics.information import InformationOrder, contrastive_information, information_order
+from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
+from evals.diagnostics.table import diagnostics_text
+from evals.funnel import read_funnel
 from trainer.encoder import Encoder
 
 log = logging.getLogger(__name__)

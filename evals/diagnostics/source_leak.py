@@ -11,9 +11,9 @@ import numpy as np
 from data.base.errors import InputError
 from data.base.stats import Interval
 from data.base.text import same_text_key
-from evals.artefacts import FEWEST_ROWS, Artefact, find_artefacts, rows_with_both
-from evals.embedded import GENERATED, KINDS, MINED, POSITIVE, EmbeddedRows, Ints
-from evals.probes import Information, check_two_sources, embedding_probe, source_information, words_probe
+from evals.diagnostics.artefacts import FEWEST_ROWS, Artefact, find_artefacts, rows_with_both
+from evals.diagnostics.embedded_rows import GENERATED, KINDS, MINED, POSITIVE, EmbeddedRows, Ints
+from evals.diagnostics.probes import Information, check_two_sources, embedding_probe, source_information, words_probe
 
 LEAK_AUC = 0.6
 """A probe whose AUC interval lies above this can tell the sources apart well enough to warn of it."""

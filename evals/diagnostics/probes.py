@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from data.base.errors import InputError
 from data.base.stats import Floats, Interval
-from evals.embedded import Bools, Ints
+from evals.diagnostics.embedded_rows import Bools, Ints
 
 _NEIGHBOURS = 3
 _JACKKNIFE_PARTS = 20

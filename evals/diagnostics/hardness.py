@@ -10,7 +10,7 @@ import numpy as np
 
 from data.base.errors import InputError
 from data.base.stats import Floats, Interval, bootstrap_interval
-from evals.embedded import GENERATED, MINED, POSITIVE, Bools, EmbeddedRows, Ints
+from evals.diagnostics.embedded_rows import GENERATED, MINED, POSITIVE, Bools, EmbeddedRows, Ints
 
 WASTED_WEIGHT = 0.01
 """Below this InfoNCE weight a negative hardly moves the model."""

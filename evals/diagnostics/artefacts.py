@@ -15,8 +15,8 @@ from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 
 from data.base.stats import Floats, max_randomisation_p_values
-from evals.embedded import Bools, Ints
-from evals.probes import auc_interval
+from evals.diagnostics.embedded_rows import Bools, Ints
+from evals.diagnostics.probes import auc_interval
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _MIN_SHARE_OF_ROWS = 0.05

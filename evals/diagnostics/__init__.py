@@ -1,0 +1,1 @@
+"""Source leak, hardness, gradient drift and artefacts of a set of rows."""
