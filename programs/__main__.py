@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data.base.cli import run_command
-from programs.compare_config import CompareConfig
+from evals.generators.config import CompareConfig, ProbeConfig
 from programs.config import SynthesizeConfig
 from programs.dataset import DatasetConfig, run_dataset
 from programs.optimize_config import OptimizeConfig
-from programs.probe_config import ProbeConfig
 from programs.profile_config import ProfileConfig
 
 
@@ -29,7 +28,7 @@ def _optimize(config: OptimizeConfig) -> None:
 
 
 def _compare(config: CompareConfig) -> None:
-    from programs.compare import compare, leaderboard_table
+    from evals.generators.compare import compare, leaderboard_table
 
     result = compare(config)
     sys.stdout.write(f"{leaderboard_table(result)}\nwritten: {result['file']}\n")
@@ -42,7 +41,7 @@ def _profile(config: ProfileConfig) -> None:
 
 
 def _probe(config: ProbeConfig) -> None:
-    from programs.probe import probe
+    from evals.generators.injections import probe
 
     sys.stdout.write(probe(config).summary())
 

@@ -9,9 +9,8 @@ import pytest
 
 from data.base.errors import InputError
 from data.records import Negative, Passage, Row
-from programs.compare import compare, leaderboard_table
-from programs.compare_config import CompareConfig
-from programs.leaderboard import Measure, source_leak
+from evals.generators.compare import Measure, compare, leaderboard_table, source_leak
+from evals.generators.config import CompareConfig
 from tests.fakes.closed_loop import WordsRetriever
 from tests.fakes.fake_model import FakeModel
 

@@ -8,10 +8,10 @@ import pytest
 
 from data.base.errors import InputError
 from data.row_files import read_rows, write_rows
+from evals.generators.config import ProbeConfig
+from evals.generators.injections import ProbeResult, injected_passages, probe
 from programs.asking import Step, as_data
 from programs.config import SynthesizeConfig
-from programs.probe import ProbeResult, injected_passages, probe
-from programs.probe_config import ProbeConfig
 from programs.run import synthesize
 from programs.signatures import PlannedViolation
 from tests.fakes.fake_model import FakeModel

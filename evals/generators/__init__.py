@@ -1,0 +1,1 @@
+"""Generator models compared, and a verifier's resistance to prompt injections."""
