@@ -6,8 +6,9 @@ from typing import Any
 
 from data.base.cli import run_command
 from evals.ablation.config import AblateConfig
-from evals.demo.config import DemoConfig, EvalConfig, ReportConfig
+from evals.demo.config import DemoConfig, EvalConfig
 from evals.diagnostics.config import DiagnoseConfig
+from evals.report.config import ReportConfig
 
 
 # The libraries behind a command take seconds to load, which --help should not: each is imported when it runs.
@@ -30,7 +31,7 @@ def _diagnose(config: DiagnoseConfig) -> None:
 
 
 def _report(config: ReportConfig) -> None:
-    from evals.report import report
+    from evals.report.page import report
 
     report(config)
 

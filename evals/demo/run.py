@@ -19,9 +19,10 @@ from data.base.stats import PairedComparison, bootstrap_interval, compare_paired
 from data.readers.demo import demo_family_set
 from data.row_files import read_rows, write_rows
 from evals.ablation.arms import mined_arm, mixed_arm
-from evals.demo.config import DemoConfig, ReportConfig
+from evals.demo.config import DemoConfig
 from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, SCORES_FILE
-from evals.report import report
+from evals.report.config import ReportConfig
+from evals.report.page import report
 from evals.retrieval import LABELS, SIBLINGS, evaluate
 from programs.closing import synthesis_table
 from programs.config import SynthesizeConfig

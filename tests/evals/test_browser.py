@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from data.base.text import content_id
 from data.records import Requirement
-from evals.browser import browser_data, safe_json
 from evals.diagnostics.diagnose import score_lines
 from evals.diagnostics.embedded_rows import embed_rows
+from evals.report.browser import browser_data, safe_json
 from programs.outcome import Candidate, Synthesis
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 

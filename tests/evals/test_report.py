@@ -9,10 +9,10 @@ from data.base.files import read_json_object, write_json
 from data.base.text import content_id
 from data.row_files import write_objects, write_rows
 from evals.__main__ import main
-from evals.demo.config import ReportConfig
-from evals.report import render, report
-from evals.report_views import results_view
-from evals.run_folder import num_used, read_run_folder
+from evals.report.config import ReportConfig
+from evals.report.page import render, report
+from evals.report.run_folder import num_used, read_run_folder
+from evals.report.views import results_view
 from tests.evals.run_folders import EVIL, EVIL_QUERY, demo_summary, interval, rows, synthesis_summary, write_run
 from tests.evals.synthetic import generated, row
 

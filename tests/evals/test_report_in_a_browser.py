@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from evals.demo.config import ReportConfig
-from evals.report import report
+from evals.report.config import ReportConfig
+from evals.report.page import report
 from tests.evals.run_folders import EVIL, EVIL_QUERY, write_run
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed (pip install -e .[dev])")

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.word_diff import changed_ranges
+from evals.report.browser import changed_ranges
 
 
 def cut(text: str, ranges: list) -> list[str]:

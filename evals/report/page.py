@@ -11,18 +11,10 @@ import jinja2
 from markupsafe import Markup
 
 from data.base.files import atomic_writer
-from evals.browser import browser_data, safe_json
-from evals.demo.config import ReportConfig
-from evals.report_views import (
-    config_tables,
-    cost_view,
-    curves_view,
-    diagnostics_view,
-    funnel_view,
-    results_view,
-    tiles,
-)
-from evals.run_folder import RunFolder, read_run_folder
+from evals.report.browser import browser_data, safe_json
+from evals.report.config import ReportConfig
+from evals.report.run_folder import RunFolder, read_run_folder
+from evals.report.views import config_tables, cost_view, curves_view, diagnostics_view, funnel_view, results_view, tiles
 
 log = logging.getLogger(__name__)
 
