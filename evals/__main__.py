@@ -6,14 +6,15 @@ from typing import Any
 
 from data.base.cli import run_command
 from evals.ablation.config import AblateConfig
-from evals.demo.config import DemoConfig, EvalConfig
+from evals.demo.config import DemoConfig
 from evals.diagnostics.config import DiagnoseConfig
 from evals.report.config import ReportConfig
+from evals.retrieval.config import EvalConfig
 
 
 # The libraries behind a command take seconds to load, which --help should not: each is imported when it runs.
 def _eval(config: EvalConfig) -> None:
-    from evals.evaluate import run_eval
+    from evals.retrieval.evaluate import run_eval
 
     run_eval(config)
 

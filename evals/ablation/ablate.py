@@ -23,7 +23,7 @@ from data.row_files import read_rows, write_rows
 from evals.ablation.arms import MINED, ZERO_SHOT, Arm, build_arms
 from evals.ablation.config import AblateConfig
 from evals.ablation.plot import write_ablation_plot
-from evals.retrieval import evaluate
+from evals.retrieval.measures import evaluate
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.train import train

@@ -10,7 +10,7 @@ from data.base.files import atomic_writer
 from data.base.stats import Interval
 from evals.ablation.arms import MINED
 from evals.charts import axis_of, svg_text, ticks
-from evals.retrieval import LABELS
+from evals.retrieval.measures import LABELS
 
 _NAMES, _PANEL, _GAP, _LINE, _TOP, _BOTTOM = 270, 300, 40, 30, 44, 44
 _STYLE = """

@@ -23,7 +23,7 @@ from evals.demo.config import DemoConfig
 from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, SCORES_FILE
 from evals.report.config import ReportConfig
 from evals.report.page import report
-from evals.retrieval import LABELS, SIBLINGS, evaluate
+from evals.retrieval.measures import LABELS, SIBLINGS, evaluate
 from programs.closing import synthesis_table
 from programs.config import SynthesizeConfig
 from programs.run import synthesize

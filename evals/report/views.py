@@ -12,7 +12,7 @@ from evals.charts import axis_of, histogram_chart, interval_track, line_chart, t
 from evals.diagnostics.table import inside, interval
 from evals.funnel import LOSS_WORDS
 from evals.report.run_folder import RunFolder
-from evals.retrieval import LABELS
+from evals.retrieval.measures import LABELS
 
 # The first that occur are shown as plots; the others follow in a table.
 _PLOTTED = ("ndcg@10", "accuracy@1", "siblings", "mrr@10")

@@ -12,7 +12,7 @@ from data.readers.demo import demo_family_set
 from data.readers.mteb import retrieval_set_of
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
-from evals.retrieval import evaluate
+from evals.retrieval.measures import evaluate
 from trainer.encoder import Encoder
 
 mteb = pytest.importorskip("mteb")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.retrieval_set import RetrievalSet
-from evals.retrieval import LABELS, MEASURES, evaluate, score, score_run, tells_siblings_apart
+from evals.retrieval.measures import LABELS, MEASURES, evaluate, score, score_run, tells_siblings_apart
 from trainer.dev import rank
 
 # q1 finds its positive second, q2 never, q3 has two positives of different grade, q4 has no positive.

@@ -1,5 +1,5 @@
 from data.records import Passage, Requirement, Row
-from evals.slices import by_length, by_requirement_kind
+from evals.retrieval.evaluate import by_length, by_requirement_kind
 
 QUERIES = {"a": "one two three", "b": "x " * 10, "c": "x " * 11, "d": "x " * 40, "e": "w"}
 

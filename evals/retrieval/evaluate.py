@@ -1,7 +1,7 @@
 """`just eval`: score one encoder on judged queries, or compare two query by query."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,18 @@ from data.base.cli import config_dict, text_table
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.stats import bootstrap_interval, compare_paired
+from data.base.text import same_text_key
 from data.readers.source import read_source
+from data.records import REQUIREMENT_KINDS, Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows
-from evals.demo.config import EvalConfig
-from evals.retrieval import LABELS, RetrievalScores, evaluate
-from evals.slices import by_length, by_requirement_kind
+from evals.retrieval.config import EvalConfig
+from evals.retrieval.measures import LABELS, RetrievalScores, evaluate
 from trainer.encoder import Encoder
+
+# Upper bounds in words; web queries are mostly short, claims and questions longer.
+_LENGTHS = ((5, "1 to 5 words"), (10, "6 to 10 words"), (20, "11 to 20 words"))
+_LONGEST = "21 words and more"
 
 
 def run_eval(config: EvalConfig) -> None:
@@ -138,3 +143,25 @@ def write_per_query(path: Path, retrieval_set: RetrievalSet, scores: Mapping[str
             csv.write_csv(table, path)
     except OSError as error:
         raise InputError(f"cannot write: {error}", file=path) from error
+
+
+def by_length(queries: Mapping[str, str]) -> dict[str, list[str]]:
+    """Query ids by number of words; slices without a query are left out."""
+    slices: dict[str, list[str]] = {name: [] for name in (*(name for _, name in _LENGTHS), _LONGEST)}
+    for query_id, text in queries.items():
+        words = len(text.split())
+        slices[next((name for most, name in _LENGTHS if words <= most), _LONGEST)].append(query_id)
+    return {name: found for name, found in slices.items() if found}
+
+
+def by_requirement_kind(queries: Mapping[str, str], rows: Iterable[Row]) -> dict[str, list[str]]:
+    """Query ids by the kinds of requirement that `rows` (matched by query text) list for them; a query that has
+    several kinds is in several slices."""
+    kinds: dict[str, set[str]] = {}
+    for row in rows:
+        kinds.setdefault(same_text_key(row.query), set()).update(r.kind for r in row.requirements)
+    slices = {
+        f"needs {kind}": [qid for qid, text in queries.items() if kind in kinds.get(same_text_key(text), ())]
+        for kind in REQUIREMENT_KINDS
+    }
+    return {name: found for name, found in slices.items() if found}

@@ -1,0 +1,1 @@
+"""Retrieval measures of an encoder on a data set."""
