@@ -8,9 +8,9 @@ import pydantic
 
 from data.base.errors import InputError
 from programs.asking import UNREADABLE, known_length
-from programs.config import AdapterName
 from programs.faults import PASSING_LOSSES, CallError, RunStoppedError
 from programs.lms import ModelSpec
+from programs.options import AdapterName
 from programs.role_lm import RoleLM
 from programs.signatures import MAX_REQUIREMENTS, VerifyIrrelevance
 from programs.store import RunStore

@@ -5,16 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from data.base.errors import require
+from programs.options import AdapterName, require_budget
 
-AdapterName = Literal["auto", "chat", "json", "xml"]
 Engine = Literal["local", "ray"]
 Method = Literal["counterfactual", "naive"]
-
-
-def require_budget(usd: float | None, tokens: int | None) -> None:
-    """Check the two limits of a budget."""
-    require(usd is None or usd > 0, "budget-usd", "more than 0", usd)
-    require(tokens is None or tokens > 0, "budget-tokens", "more than 0", tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.base.errors import InputError, require
-from programs.config import AdapterName, require_budget
+from programs.options import AdapterName, require_budget
 
 OptimizerName = Literal["gepa", "mipro", "bootstrap"]
 PartName = Literal["verifier", "generator", "both"]

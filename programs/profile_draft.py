@@ -17,9 +17,9 @@ from data.retrieval_set import RetrievalSet
 from programs.adapters import LAYOUTS, make_adapter
 from programs.asking import as_data
 from programs.budget import Budget
-from programs.config import AdapterName
 from programs.faults import CallError, redact
 from programs.models import Models
+from programs.options import AdapterName
 from programs.profile import CorpusProfile, load_profile
 from programs.profile_config import ProfileConfig
 from programs.role_lm import RoleLM

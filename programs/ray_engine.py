@@ -21,10 +21,11 @@ from data.base.errors import InputError
 from data.records import Row, row_content_id, row_from_dict
 from programs.adapters import make_adapter
 from programs.budget import BudgetSpentError
-from programs.config import AdapterName, SynthesizeConfig
+from programs.config import SynthesizeConfig
 from programs.faults import redact
 from programs.funnel import Funnel
 from programs.lms import ModelSpec
+from programs.options import AdapterName
 from programs.outcome import synthesis_to_dict
 from programs.profile import CorpusProfile
 from programs.ray_ledger import BEAT_S, LOST_AFTER_S, Ledger, LedgerBudget, LedgerJournal, LedgerLimits, LedgerSettings

@@ -22,11 +22,12 @@ from programs.adapters import choose_adapter, make_adapter
 from programs.baselines import NAIVE, NaiveWriter
 from programs.budget import Budget, BudgetSpentError
 from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
-from programs.config import AdapterName, SynthesizeConfig
+from programs.config import SynthesizeConfig
 from programs.inline_calls import inline, rare_collections
 from programs.lms import ModelSpec, prepared_at_once
 from programs.meter import Journal
 from programs.models import Models
+from programs.options import AdapterName
 from programs.pacing import Limits
 from programs.profile import CorpusProfile, load_profile
 from programs.program_files import load_program

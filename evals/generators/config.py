@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.base.errors import require
-from programs.config import AdapterName, require_budget
+from programs.options import AdapterName, require_budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
