@@ -13,7 +13,7 @@ from data.base.errors import InputError
 from programs.asking import UNREADABLE
 from programs.budget import Budget
 from programs.faults import redact
-from programs.metric import Judge, bool_metric, float_metric, gepa_metric
+from programs.feedback.metric import Judge, bool_metric, float_metric, gepa_metric
 from programs.optimize_config import OptimizeConfig
 
 log = logging.getLogger(__name__)

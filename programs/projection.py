@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from programs.budget import Budget
+from programs.feedback.labels import labelled_passages
 from programs.lms import ModelSpec, known_price
 from programs.optimize_config import OptimizeConfig
 from programs.splits import Split
 from programs.synthesizer import Synthesizer
-from programs.verifier import labelled_passages
 
 _CHARS_PER_TOKEN = 4
 _ANSWER_TOKENS = {"extract": 400, "violate": 200, "verify": 60, "reflect": 800}

@@ -21,13 +21,13 @@ from data.records import Row
 from data.row_files import read_rows
 from evals.generators.config import CompareConfig
 from programs.config import SynthesizeConfig
-from programs.feedback import Bands, corpus_style
+from programs.feedback.retriever import EncoderRetriever, Retriever
+from programs.feedback.row import RowFeedback, row_feedback
+from programs.feedback.score import Bands, corpus_style
 from programs.lms import provider_of
 from programs.local_server import PREFIX
 from programs.models import is_hosted
 from programs.outcome import synthesis_of_row
-from programs.retriever import EncoderRetriever, Retriever
-from programs.row_feedback import RowFeedback, row_feedback
 from programs.run import mined_rows, synthesize
 from trainer.encoder import Encoder
 

@@ -13,9 +13,9 @@ import numpy as np
 from aiohttp import web
 
 from data.records import Negative, Passage, Row
+from programs.feedback.retriever import Vector
 from programs.loopback import completion_response
 from programs.recorded import read_inputs, render_answer
-from programs.retriever import Vector
 from programs.usage import message_text
 from tests.fakes.fake_model import FakeModel
 

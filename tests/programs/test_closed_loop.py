@@ -9,9 +9,9 @@ import pytest
 
 from data.row_files import read_rows, write_rows
 from programs.budget import Budget
-from programs.feedback import Bands
+from programs.feedback.metric import Judge, Words, synthesis_judge
+from programs.feedback.score import Bands
 from programs.lms import loopback_model
-from programs.metric import Judge, Words, synthesis_judge
 from programs.optimize import optimize
 from programs.optimize_config import OptimizeConfig
 from programs.parts import PartResult, compile_part, freeze_verifier

@@ -7,16 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from programs.feedback import (
-    Bands,
-    Facts,
-    assess,
-    band,
-    corpus_style,
-    describe,
-    infonce_weights,
-    mined_level,
-)
+from programs.feedback.score import Bands, Facts, assess, band, corpus_style, describe, infonce_weights, mined_level
 
 BANDS = Bands()
 similarity = st.floats(-1, 1)

@@ -6,11 +6,11 @@ import dspy
 import pytest
 
 from data.records import Requirement, Verdict
-from programs.feedback import Bands
-from programs.metric import bool_metric, float_metric, gepa_metric, synthesis_judge, verifier_judge
+from programs.feedback.labels import LabelledPassage, demo_gold_rows, labelled_passages
+from programs.feedback.metric import bool_metric, float_metric, gepa_metric, synthesis_judge, verifier_judge
+from programs.feedback.row import row_feedback
+from programs.feedback.score import Bands
 from programs.outcome import Candidate, Synthesis
-from programs.row_feedback import row_feedback
-from programs.verifier import LabelledPassage, demo_gold_rows, labelled_passages
 from tests.fakes.closed_loop import WordsRetriever, closed_loop_rows
 
 ROW = closed_loop_rows(1)[0]

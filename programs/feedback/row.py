@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.records import Row
-from programs.feedback import Bands, CorpusStyle, Facts, Parts, assess, corpus_style, describe
+from programs.feedback.retriever import Retriever, cosine
+from programs.feedback.score import Bands, CorpusStyle, Facts, Parts, assess, corpus_style, describe
 from programs.outcome import Candidate, Synthesis
-from programs.retriever import Retriever, cosine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,10 @@ from typing import Any
 import dspy
 
 from data.records import Row
-from programs.feedback import Bands, CorpusStyle
-from programs.retriever import Retriever
-from programs.row_feedback import RowFeedback, row_feedback
-from programs.verifier import LabelledPassage
+from programs.feedback.labels import LabelledPassage
+from programs.feedback.retriever import Retriever
+from programs.feedback.row import RowFeedback, row_feedback
+from programs.feedback.score import Bands, CorpusStyle
 
 # Score and words of one example; the words depend on the predictor, the score does not.
 Judge = Callable[[dspy.Example, dspy.Prediction], tuple[float, "Words"]]
