@@ -4,20 +4,17 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import dspy
 import pydantic
-from dspy.utils.exceptions import AdapterParseError
 
-from programs.faults import CallError
-from programs.role_lm import answered_by
+from programs.lm.adapters import known_length
+from programs.lm.faults import UNREADABLE, CallError
+from programs.lm.role_lm import answered_by
 
 Predictor = Literal["extract", "violate", "verify", "write"]
-# What an answer ends in that cannot be used; a thousand opening brackets are too deep for the parsers.
-UNREADABLE = (AdapterParseError, CallError, RecursionError)
 # A retry of an answer that could not be read must be able to differ from it.
 _RETRY_TEMPERATURE = 0.3
 # What delimits fields in the chat layout, and in the XML layout.
@@ -26,8 +23,6 @@ _TAG = re.compile(
     r"<(/?(?:relevance|query|passages?|pairs|typical|requirements|style|target|disruption|direction|refused|violations|negatives?"
     r"|explanation|information_need|reason|satisfied|answers_query))>"
 )
-# The output list of the call in this context whose length is known beforehand, for decoding under a schema.
-known_length: ContextVar[tuple[str, int] | None] = ContextVar("known_length", default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import dspy
 
 from data.base.text import same_text_key
 from programs.asking import Predictor, Step, author
-from programs.faults import CallError
+from programs.lm.faults import CallError
 from programs.outcome import Candidate, Synthesis
 from programs.row_program import Role, RowInputs, RowProgram, Steps, written
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from programs.budget import Budget
+from programs.lm.budget import Budget
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from programs.usage import estimated_usage
+from programs.lm.usage import estimated_usage
 
 HOST = "127.0.0.1"
 # Prompts with few-shot demonstrations are long; what is longer than this is no prompt of ours.

@@ -10,10 +10,9 @@ import dspy
 from dspy.teleprompt.gepa import InstructionProposer
 
 from data.base.errors import InputError
-from programs.asking import UNREADABLE
-from programs.budget import Budget
-from programs.faults import redact
 from programs.feedback.metric import Judge, bool_metric, float_metric, gepa_metric
+from programs.lm.budget import Budget
+from programs.lm.faults import UNREADABLE, redact
 from programs.optimize_config import OptimizeConfig
 
 log = logging.getLogger(__name__)

@@ -17,21 +17,20 @@ from data.base.files import write_json
 from data.base.text import content_id
 from data.records import Row, row_content_id
 from data.row_files import read_rows
-from programs.adapters import choose_adapter, make_adapter
-from programs.budget import Budget, BudgetSpentError
 from programs.feedback.labels import demo_gold_rows, labelled_passages, verifier_example
 from programs.feedback.metric import Judge, synthesis_judge, verifier_judge
 from programs.feedback.retriever import EncoderRetriever, Retriever
 from programs.feedback.score import Bands, corpus_style
 from programs.interruption import in_background, stop_on_interrupt
-from programs.lms import ModelSpec
-from programs.models import Models
+from programs.lm.adapters import choose_adapter, make_adapter
+from programs.lm.budget import Budget, BudgetSpentError
+from programs.lm.models import Models, ModelSpec
+from programs.lm.role_lm import RoleLM
 from programs.optimize_config import OptimizeConfig
 from programs.parts import PartResult, compile_part, freeze_verifier
 from programs.profile import load_profile
 from programs.program_files import save_program
 from programs.projection import project
-from programs.role_lm import RoleLM
 from programs.row_program import RowInputs
 from programs.run import mined_passages, mined_style
 from programs.splits import Split, split_rows

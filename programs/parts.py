@@ -10,8 +10,8 @@ import dspy
 
 from data.base.errors import InputError
 from programs.asking import Frozen
-from programs.budget import Budget, BudgetSpentError
 from programs.feedback.metric import Judge
+from programs.lm.budget import Budget, BudgetSpentError
 from programs.optimisers import compile_program
 from programs.optimize_config import OptimizeConfig
 from programs.splits import PairedDifference, paired_difference

@@ -14,15 +14,15 @@ from data.base.files import atomic_writer
 from data.base.text import clean_text
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
-from programs.adapters import LAYOUTS, make_adapter
 from programs.asking import as_data
-from programs.budget import Budget
-from programs.faults import CallError, redact
-from programs.models import Models
+from programs.lm.adapters import LAYOUTS, make_adapter
+from programs.lm.budget import Budget
+from programs.lm.faults import CallError, redact
+from programs.lm.models import Models
+from programs.lm.role_lm import RoleLM
 from programs.options import AdapterName
 from programs.profile import CorpusProfile, load_profile
 from programs.profile_config import ProfileConfig
-from programs.role_lm import RoleLM
 
 _SHOWN_CHARS = 800
 _MOST_STYLE = 5

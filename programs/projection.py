@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from programs.budget import Budget
 from programs.feedback.labels import labelled_passages
-from programs.lms import ModelSpec, known_price
+from programs.lm.budget import Budget
+from programs.lm.models import ModelSpec, known_price
 from programs.optimize_config import OptimizeConfig
 from programs.splits import Split
 from programs.synthesizer import Synthesizer

@@ -19,12 +19,12 @@ import numpy as np
 
 from data.base.errors import InputError
 from data.records import Row, row_content_id, row_from_dict
-from programs.adapters import make_adapter
-from programs.budget import BudgetSpentError
 from programs.config import SynthesizeConfig
-from programs.faults import redact
 from programs.funnel import Funnel
-from programs.lms import ModelSpec
+from programs.lm.adapters import make_adapter
+from programs.lm.budget import BudgetSpentError
+from programs.lm.faults import redact
+from programs.lm.models import ModelSpec
 from programs.options import AdapterName
 from programs.outcome import synthesis_to_dict
 from programs.profile import CorpusProfile

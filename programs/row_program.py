@@ -13,9 +13,9 @@ from typing import ClassVar, Literal, Self
 import dspy
 
 from data.base.text import clean_text, same_text_key
-from programs.adapters import ChatLayout
 from programs.asking import AskingModule, Predictor, Step
-from programs.faults import CallError
+from programs.lm.adapters import ChatLayout
+from programs.lm.faults import CallError
 from programs.outcome import Candidate, Synthesis
 from programs.signatures import MAX_PASSAGE_CHARS, MAX_REMARK_CHARS
 

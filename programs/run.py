@@ -18,20 +18,19 @@ from data.base.files import write_json
 from data.base.text import content_id
 from data.records import Row
 from data.row_files import count_rows, read_rows
-from programs.adapters import choose_adapter, make_adapter
 from programs.baselines import NAIVE, NaiveWriter
-from programs.budget import Budget, BudgetSpentError
 from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
 from programs.config import SynthesizeConfig
 from programs.inline_calls import inline, rare_collections
-from programs.lms import ModelSpec, prepared_at_once
-from programs.meter import Journal
-from programs.models import Models
+from programs.lm.adapters import choose_adapter, make_adapter
+from programs.lm.budget import Budget, BudgetSpentError
+from programs.lm.meter import Journal
+from programs.lm.models import Models, ModelSpec, prepared_at_once
+from programs.lm.pacing import Limits
+from programs.lm.role_lm import RoleLM
 from programs.options import AdapterName
-from programs.pacing import Limits
 from programs.profile import CorpusProfile, load_profile
 from programs.program_files import load_program
-from programs.role_lm import RoleLM
 from programs.row_program import RowProgram
 from programs.store import RunStore
 from programs.synthesizer import Synthesizer

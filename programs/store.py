@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Self
 
 from data.base.errors import InputError
-from programs.faults import PASSING_LOSSES
+from programs.lm.faults import PASSING_LOSSES
+from programs.lm.usage import Call, RoleUsage
 from programs.outcome import Synthesis, synthesis_from_dict, synthesis_to_dict
-from programs.usage import Call, RoleUsage
 
 FORMAT_VERSION = 1
 _SCHEMA = """

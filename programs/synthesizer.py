@@ -10,7 +10,7 @@ import dspy
 from data.base.text import clean_text, same_text_key
 from data.records import Requirement, Verdict
 from programs.asking import Predictor, Step, author
-from programs.faults import CallError
+from programs.lm.faults import CallError
 from programs.outcome import Candidate, Fate, Synthesis
 from programs.row_program import Role, RowInputs, RowProgram, Steps, written
 from programs.signatures import (

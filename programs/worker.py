@@ -12,7 +12,7 @@ from data.base.text import content_id
 from data.records import Row, row_content_id
 from programs.config import SynthesizeConfig
 from programs.funnel import Funnel
-from programs.pacing import CallLimit
+from programs.lm.pacing import CallLimit
 from programs.profile import CorpusProfile
 from programs.row_program import RowInputs, RowProgram
 from programs.store import RunStore, current_row

@@ -24,9 +24,8 @@ from programs.config import SynthesizeConfig
 from programs.feedback.retriever import EncoderRetriever, Retriever
 from programs.feedback.row import RowFeedback, row_feedback
 from programs.feedback.score import Bands, corpus_style
-from programs.lms import provider_of
+from programs.lm.models import is_hosted, provider_of
 from programs.local_server import PREFIX
-from programs.models import is_hosted
 from programs.outcome import synthesis_of_row
 from programs.run import mined_rows, synthesize
 from trainer.encoder import Encoder

@@ -15,11 +15,11 @@ from data.base.stats import wilson_interval
 from data.readers.demo import demo_items
 from data.row_files import read_objects
 from evals.generators.config import ProbeConfig
-from programs.adapters import make_adapter
-from programs.budget import Budget
-from programs.models import Models
+from programs.lm.adapters import make_adapter
+from programs.lm.budget import Budget
+from programs.lm.models import Models
+from programs.lm.role_lm import RoleLM
 from programs.profile import load_profile
-from programs.role_lm import RoleLM
 from programs.verifier import Verifier, numbered
 
 INJECTIONS = Path(__file__).parent / "injections.jsonl"

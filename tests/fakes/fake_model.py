@@ -15,9 +15,9 @@ from typing import Any, Literal
 from aiohttp import web
 
 from data.base.text import content_id
+from programs.lm.usage import estimated_usage, message_text
 from programs.loopback import LoopbackServer, completion_response, error_response
 from programs.recorded import read_inputs, render_answer
-from programs.usage import estimated_usage, message_text
 
 Fault = Literal[
     "429",

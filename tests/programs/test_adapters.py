@@ -5,10 +5,9 @@ from typing import Any
 import dspy
 import pytest
 
-from programs.adapters import ChatLayout, SchemaAdapter, XMLLayout
-from programs.asking import known_length
-from programs.lms import loopback_model
-from programs.role_lm import RoleLM
+from programs.lm.adapters import ChatLayout, SchemaAdapter, XMLLayout, known_length
+from programs.lm.models import loopback_model
+from programs.lm.role_lm import RoleLM
 from programs.synthesizer import Synthesizer
 
 SIGNATURES = [*Synthesizer().signatures.values(), Synthesizer(batched=True).signatures["violate"]]

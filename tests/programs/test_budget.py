@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from data.base.errors import InputError
-from programs.budget import Budget, BudgetSpentError
 from programs.config import SynthesizeConfig
-from programs.lms import ModelSpec, Price
+from programs.lm.budget import Budget, BudgetSpentError
+from programs.lm.models import ModelSpec, Price
 from programs.run import synthesize
 from tests.fakes.fake_model import FakeModel
 

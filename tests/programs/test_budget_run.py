@@ -10,10 +10,10 @@ import litellm
 import pytest
 
 from data.base.errors import InputError
-from programs.budget import Budget
 from programs.config import SynthesizeConfig
-from programs.lms import ModelSpec
-from programs.role_lm import RoleLM
+from programs.lm.budget import Budget
+from programs.lm.models import ModelSpec
+from programs.lm.role_lm import RoleLM
 from programs.run import synthesize
 from tests.fakes.fake_model import FakeModel
 

@@ -8,15 +8,15 @@ import dspy
 import pytest
 
 from data.row_files import read_rows, write_rows
-from programs.budget import Budget
 from programs.feedback.metric import Judge, Words, synthesis_judge
 from programs.feedback.score import Bands
-from programs.lms import loopback_model
+from programs.lm.budget import Budget
+from programs.lm.models import loopback_model
+from programs.lm.role_lm import RoleLM
 from programs.optimize import optimize
 from programs.optimize_config import OptimizeConfig
 from programs.parts import PartResult, compile_part, freeze_verifier
 from programs.program_files import load_program
-from programs.role_lm import RoleLM
 from programs.row_program import RowInputs
 from programs.synthesizer import Synthesizer
 from tests.fakes.closed_loop import ADVICE, ObedientModel, WordsRetriever, closed_loop_rows

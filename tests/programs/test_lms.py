@@ -5,10 +5,10 @@ import litellm
 import pytest
 
 from data.base.errors import InputError
-from programs.budget import Budget, Reservation
-from programs.lms import ModelSpec, Price, client_settings, hosted_model, known_price
-from programs.meter import Meter
-from programs.role_lm import RoleLM
+from programs.lm.budget import Budget, Reservation
+from programs.lm.meter import Meter
+from programs.lm.models import ModelSpec, Price, client_settings, hosted_model, known_price
+from programs.lm.role_lm import RoleLM
 
 SERVER = "http://127.0.0.1:9/v1"
 

@@ -15,10 +15,10 @@ from data.base.errors import InputError
 from data.base.stats import wilson_interval
 from data.readers.demo import demo_items
 from programs import local_server
-from programs.adapters import make_adapter
-from programs.lms import ModelSpec, loopback_model
+from programs.lm.adapters import make_adapter
+from programs.lm.models import ModelSpec, loopback_model
+from programs.lm.role_lm import RoleLM
 from programs.local_server import LocalServer
-from programs.role_lm import RoleLM
 from programs.store import RunStore
 from programs.verifier import Verifier, numbered
 

@@ -19,12 +19,12 @@ from data.row_files import write_rows
 from programs.__main__ import main
 from programs.closing import optimization_table
 from programs.config import SynthesizeConfig
+from programs.lm.usage import message_text
 from programs.optimize import optimize
 from programs.optimize_config import OptimizeConfig
 from programs.program_files import load_program
 from programs.run import synthesize
 from programs.synthesizer import Synthesizer
-from programs.usage import message_text
 from tests.fakes.closed_loop import ObedientModel, WordsRetriever, closed_loop_rows
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from programs import pacing
-from programs.pacing import CallLimit, retry_delay
+from programs.lm import pacing
+from programs.lm.pacing import CallLimit, retry_delay
 
 
 @given(st.integers(0, 50), st.integers())

@@ -9,11 +9,11 @@ import pytest
 
 from data.base.errors import InputError
 from programs import ray_ledger
-from programs.lms import ModelSpec, Price
+from programs.lm.models import ModelSpec, Price
+from programs.lm.usage import Call
 from programs.outcome import Synthesis, synthesis_to_dict
 from programs.ray_engine import read_line, with_key, without_key
 from programs.ray_ledger import Ledger, LedgerSettings
-from programs.usage import Call
 
 PLACE = ("openai/fake", None)
 

@@ -9,9 +9,9 @@ import dspy
 import pytest
 
 from data.readers.demo import demo_items
-from programs.lms import loopback_model
+from programs.lm.models import loopback_model
+from programs.lm.role_lm import RoleLM
 from programs.recorded import MODEL, NotRecordedError, RecordedAnswers, RecordedServer, read_inputs
-from programs.role_lm import RoleLM
 from programs.signatures import ExtractRequirements, VerifyIrrelevance, ViolateRequirement
 
 ADAPTERS = [

@@ -10,8 +10,8 @@ import pytest
 
 from data.base.errors import InputError
 from data.row_files import read_rows
-from programs import pacing
 from programs.config import SynthesizeConfig
+from programs.lm import pacing
 from programs.run import synthesize
 from programs.store import RunStore
 from tests.fakes.fake_model import FakeModel, Fault

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from programs.faults import CallError, protect, redact
+from programs.lm.faults import CallError, protect, redact
 from tests.fakes.fake_process import ROOT, Behaviour, fake_process
 
 # Like no provider's keys, in a variable that does not sound like one: nothing but the exact value can find it.

@@ -8,10 +8,10 @@ import pytest
 
 from data.base.errors import InputError
 from data.records import Requirement, Verdict
-from programs.budget import Budget
+from programs.lm.budget import Budget
+from programs.lm.usage import Call
 from programs.outcome import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
 from programs.store import RunStore, current_row
-from programs.usage import Call
 
 REQUIREMENT = Requirement(id=1, kind="entity", statement="is about x", evidence="x")
 SYNTHESIS = Synthesis(

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.records import Requirement, Verdict
-from programs.lms import loopback_model
+from programs.lm.models import loopback_model
+from programs.lm.role_lm import RoleLM
 from programs.outcome import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
-from programs.role_lm import RoleLM
 from programs.row_program import RowInputs
 from programs.signatures import RequirementDraft, Way
 from programs.synthesizer import Synthesizer, judged, number_requirements, plan_violations

@@ -3,9 +3,9 @@
 import logging
 from typing import Any, Protocol
 
-from programs.budget import Reservation
-from programs.lms import ModelSpec, known_price
-from programs.usage import Call, estimated_usage
+from programs.lm.budget import Reservation
+from programs.lm.models import ModelSpec, known_price
+from programs.lm.usage import Call, estimated_usage
 
 log = logging.getLogger(__name__)
 # A request that was given up on may have been billed all the same; an error response is not.

@@ -1,19 +1,22 @@
 """Which layout of prompts and answers a model follows: given, or found by a probe call."""
 
 import copy
+from contextvars import ContextVar
 from typing import Any, get_args
 
 import dspy
 import pydantic
 
 from data.base.errors import InputError
-from programs.asking import UNREADABLE, known_length
-from programs.faults import PASSING_LOSSES, CallError, RunStoppedError
-from programs.lms import ModelSpec
+from programs.lm.faults import PASSING_LOSSES, UNREADABLE, CallError, RunStoppedError
+from programs.lm.models import ModelSpec
+from programs.lm.role_lm import RoleLM
 from programs.options import AdapterName
-from programs.role_lm import RoleLM
 from programs.signatures import MAX_REQUIREMENTS, VerifyIrrelevance
 from programs.store import RunStore
+
+# The output list of the call in this context whose length is known beforehand, for decoding under a schema.
+known_length: ContextVar[tuple[str, int] | None] = ContextVar("known_length", default=None)
 
 # A grammar that counts to more than about this many characters becomes slow.
 _LONGEST_STRING = 1000

@@ -18,11 +18,11 @@ from litellm._internal_context import is_internal_call
 
 from data.base.errors import InputError
 from data.base.text import clean_text, content_id
-from programs.budget import Budget, Reservation
-from programs.faults import PASSING_LOSSES, CallError, RunStoppedError, final_fault, retried_loss
-from programs.lms import Abilities, ModelSpec, abilities, client_settings
-from programs.meter import Journal, Meter, finish_reason, text_of
-from programs.pacing import CallLimit, retry_delay
+from programs.lm.budget import Budget, Reservation
+from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, final_fault, retried_loss
+from programs.lm.meter import Journal, Meter, finish_reason, text_of
+from programs.lm.models import Abilities, ModelSpec, abilities, client_settings
+from programs.lm.pacing import CallLimit, retry_delay
 
 # DSPy's adapters hand messages to the model they were given; that it passes them on to a fallback is no use of the old
 # interface by us.

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from programs.lms import ModelSpec
+from programs.lm.models import ModelSpec
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 60.0

@@ -5,6 +5,7 @@ import re
 from typing import Literal
 
 from dspy.utils.exceptions import (
+    AdapterParseError,
     ContextWindowExceededError,
     LMAuthError,
     LMBillingError,
@@ -18,6 +19,9 @@ from dspy.utils.exceptions import (
 )
 
 from data.base.errors import InputError
+
+# What an answer ends in that cannot be used; a thousand opening brackets are too deep for the parsers.
+UNREADABLE = (AdapterParseError, CallError, RecursionError)
 
 # Why one call gave no answer, after its retries.
 CallLoss = Literal[

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from data.base.errors import InputError
-from programs.lms import ModelSpec, Price, known_price
-from programs.usage import RoleUsage
+from programs.lm.models import ModelSpec, Price, known_price
+from programs.lm.usage import RoleUsage
 
 # What a model without a token limit may write at most, when a call is reserved.
 _UNLIMITED_ANSWER_TOKENS = 16_000

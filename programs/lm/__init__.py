@@ -1,0 +1,1 @@
+"""Language models: names, budgets, metering, pacing, retries, layouts of prompts and answers."""
