@@ -12,9 +12,9 @@ import litellm
 from dspy.utils.exceptions import LMConfigurationError
 
 from data.base.errors import InputError
-from programs import recorded
 from programs.lm.faults import protect
-from programs.local_server import PREFIX, LocalServer
+from programs.lm.servers import recorded
+from programs.lm.servers.local import PREFIX, LocalServer
 
 # So much of a file's beginning and end tells it from another one: the metadata stand first, the last tensors end it.
 _HASHED_BYTES = 1 << 20

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from data.records import Negative, Passage, Row
 from programs.feedback.retriever import Vector
+from programs.lm.servers.loopback import completion_response
+from programs.lm.servers.recorded import read_inputs, render_answer
 from programs.lm.usage import message_text
-from programs.loopback import completion_response
-from programs.recorded import read_inputs, render_answer
 from tests.fakes.fake_model import FakeModel
 
 ADVICE = "keep more of the answer's subject and wording"

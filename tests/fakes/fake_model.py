@@ -15,9 +15,9 @@ from typing import Any, Literal
 from aiohttp import web
 
 from data.base.text import content_id
+from programs.lm.servers.loopback import LoopbackServer, completion_response, error_response
+from programs.lm.servers.recorded import read_inputs, render_answer
 from programs.lm.usage import estimated_usage, message_text
-from programs.loopback import LoopbackServer, completion_response, error_response
-from programs.recorded import read_inputs, render_answer
 
 Fault = Literal[
     "429",

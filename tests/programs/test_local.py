@@ -14,11 +14,11 @@ import pytest
 from data.base.errors import InputError
 from data.base.stats import wilson_interval
 from data.readers.demo import demo_items
-from programs import local_server
 from programs.lm.adapters import make_adapter
 from programs.lm.models import ModelSpec, loopback_model
 from programs.lm.role_lm import RoleLM
-from programs.local_server import LocalServer
+from programs.lm.servers import local as local_server
+from programs.lm.servers.local import LocalServer
 from programs.store import RunStore
 from programs.verifier import Verifier, numbered
 

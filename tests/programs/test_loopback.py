@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from programs.loopback import HOST
-from programs.recorded import RecordedServer
+from programs.lm.servers.loopback import HOST
+from programs.lm.servers.recorded import RecordedServer
 from tests.fakes.fake_process import ROOT
 
 

@@ -11,7 +11,7 @@ import pytest
 from data.readers.demo import demo_items
 from programs.lm.models import loopback_model
 from programs.lm.role_lm import RoleLM
-from programs.recorded import MODEL, NotRecordedError, RecordedAnswers, RecordedServer, read_inputs
+from programs.lm.servers.recorded import MODEL, NotRecordedError, RecordedAnswers, RecordedServer, read_inputs
 from programs.signatures import ExtractRequirements, VerifyIrrelevance, ViolateRequirement
 
 ADAPTERS = [

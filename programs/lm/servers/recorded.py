@@ -14,8 +14,8 @@ from aiohttp import web
 from data.base.text import same_text_key
 from data.readers.demo import DemoItem, demo_items
 from data.records import Requirement, Verdict
+from programs.lm.servers.loopback import LoopbackServer, completion_response, error_response
 from programs.lm.usage import message_text
-from programs.loopback import LoopbackServer, completion_response, error_response
 
 NAME = "recorded:demo"
 MODEL = "openai/recorded-demo"

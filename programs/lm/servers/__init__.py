@@ -1,0 +1,1 @@
+"""Loopback servers for recorded answers and local models."""
