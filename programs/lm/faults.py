@@ -20,8 +20,6 @@ from dspy.utils.exceptions import (
 
 from data.base.errors import InputError
 
-# What an answer ends in that cannot be used; a thousand opening brackets are too deep for the parsers.
-UNREADABLE = (AdapterParseError, CallError, RecursionError)
 
 # Why one call gave no answer, after its retries.
 CallLoss = Literal[
@@ -93,3 +91,7 @@ def final_fault(error: Exception, *, role: str, model: str) -> Exception:
     if isinstance(error, LMConfigurationError):
         return InputError(f"{role} {model}: {detail}")
     return CallError(retried_loss(error) or "bad_response", detail)
+
+
+# What an answer ends in that cannot be used; a thousand opening brackets are too deep for the parsers.
+UNREADABLE = (AdapterParseError, CallError, RecursionError)
