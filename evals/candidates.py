@@ -6,7 +6,7 @@ from pathlib import Path
 from data.base.errors import InputError
 from data.base.files import read_json_object
 from data.records import Row, row_content_id
-from programs.outcome import Synthesis
+from programs.modules.candidates import Synthesis
 from programs.store import RunStore
 
 

@@ -10,8 +10,8 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ.setdefault("DSPY_CACHEDIR", os.devnull)
 
 if TYPE_CHECKING:
-    from programs.row_program import RowInputs
-    from programs.synthesizer import Synthesizer
+    from programs.modules.predictors import RowInputs
+    from programs.modules.synthesizer import Synthesizer
 
 __all__ = ["RowInputs", "Synthesizer"]
 
@@ -20,4 +20,4 @@ def __getattr__(name: str) -> Any:
     # On demand: dspy takes seconds to import, which --help should not.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("programs.synthesizer"), name)
+    return getattr(import_module("programs.modules.synthesizer"), name)

@@ -12,7 +12,7 @@ from data.row_files import write_rows
 from programs.calibration import Calibration
 from programs.config import SynthesizeConfig
 from programs.funnel import Funnel
-from programs.outcome import negative_of
+from programs.modules.candidates import negative_of
 from programs.store import RunStore
 from programs.worker import progress_bar
 

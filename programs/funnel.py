@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from programs.calibration import Calibration
-from programs.outcome import FATES, Synthesis
+from programs.modules.candidates import FATES, Synthesis
 
 
 @dataclass(slots=True)

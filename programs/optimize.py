@@ -26,17 +26,17 @@ from programs.lm.adapters import choose_adapter, make_adapter
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.models import Models, ModelSpec
 from programs.lm.role_lm import RoleLM
+from programs.modules.predictors import RowInputs
+from programs.modules.saved import save_program
+from programs.modules.synthesizer import Synthesizer
+from programs.modules.verifier import Verifier
 from programs.optimize_config import OptimizeConfig
 from programs.parts import PartResult, compile_part, freeze_verifier
 from programs.profile import load_profile
-from programs.program_files import save_program
 from programs.projection import project
-from programs.row_program import RowInputs
 from programs.run import mined_passages, mined_style
 from programs.splits import Split, split_rows
 from programs.store import RunStore
-from programs.synthesizer import Synthesizer
-from programs.verifier import Verifier
 from trainer.encoder import Encoder
 
 log = logging.getLogger(__name__)

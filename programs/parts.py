@@ -9,13 +9,13 @@ from typing import Any
 import dspy
 
 from data.base.errors import InputError
-from programs.asking import Frozen
 from programs.feedback.metric import Judge
 from programs.lm.budget import Budget, BudgetSpentError
+from programs.modules.predictors import Frozen
+from programs.modules.synthesizer import Synthesizer
 from programs.optimisers import compile_program
 from programs.optimize_config import OptimizeConfig
 from programs.splits import PairedDifference, paired_difference
-from programs.synthesizer import Synthesizer
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from data.base.files import atomic_writer
 from data.base.text import clean_text
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
-from programs.asking import as_data
 from programs.lm.adapters import LAYOUTS, make_adapter
 from programs.lm.budget import Budget
 from programs.lm.faults import CallError, redact
 from programs.lm.models import Models
 from programs.lm.role_lm import RoleLM
+from programs.modules.predictors import as_data
 from programs.options import AdapterName
 from programs.profile import CorpusProfile, load_profile
 from programs.profile_config import ProfileConfig

@@ -25,8 +25,8 @@ from programs.lm.adapters import make_adapter
 from programs.lm.budget import BudgetSpentError
 from programs.lm.faults import redact
 from programs.lm.models import ModelSpec
+from programs.modules.candidates import synthesis_to_dict
 from programs.options import AdapterName
-from programs.outcome import synthesis_to_dict
 from programs.profile import CorpusProfile
 from programs.ray_ledger import BEAT_S, LOST_AFTER_S, Ledger, LedgerBudget, LedgerJournal, LedgerLimits, LedgerSettings
 from programs.store import current_row

@@ -19,7 +19,7 @@ from programs.lm.budget import Budget, BudgetSpentError, Reservation
 from programs.lm.models import ModelSpec, Price
 from programs.lm.pacing import CallLimit, Limits
 from programs.lm.usage import Call
-from programs.outcome import synthesis_from_dict
+from programs.modules.candidates import synthesis_from_dict
 from programs.store import RunStore, current_row
 
 # Workers give a sign of life this often; one that has given none for so long is lost.

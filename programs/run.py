@@ -18,7 +18,6 @@ from data.base.files import write_json
 from data.base.text import content_id
 from data.records import Row
 from data.row_files import count_rows, read_rows
-from programs.baselines import NAIVE, NaiveWriter
 from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
 from programs.config import SynthesizeConfig
 from programs.inline_calls import inline, rare_collections
@@ -28,12 +27,13 @@ from programs.lm.meter import Journal
 from programs.lm.models import Models, ModelSpec, prepared_at_once
 from programs.lm.pacing import Limits
 from programs.lm.role_lm import RoleLM
+from programs.modules.naive import NAIVE, NaiveWriter
+from programs.modules.predictors import RowProgram
+from programs.modules.saved import load_program
+from programs.modules.synthesizer import Synthesizer
 from programs.options import AdapterName
 from programs.profile import CorpusProfile, load_profile
-from programs.program_files import load_program
-from programs.row_program import RowProgram
 from programs.store import RunStore
-from programs.synthesizer import Synthesizer
 from programs.worker import SynthesisWork
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Self
 from data.base.errors import InputError
 from programs.lm.faults import PASSING_LOSSES
 from programs.lm.usage import Call, RoleUsage
-from programs.outcome import Synthesis, synthesis_from_dict, synthesis_to_dict
+from programs.modules.candidates import Synthesis, synthesis_from_dict, synthesis_to_dict
 
 FORMAT_VERSION = 1
 _SCHEMA = """

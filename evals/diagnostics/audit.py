@@ -21,7 +21,7 @@ from data.base.stats import wilson_interval
 from data.base.text import content_id
 from data.records import Row
 from data.row_files import read_objects
-from programs.outcome import Synthesis
+from programs.modules.candidates import Synthesis
 
 LABELS_FILE = "audit.jsonl"
 Kind = Literal["generated", "refused", "mined", "positive"]

@@ -26,7 +26,7 @@ from programs.feedback.row import RowFeedback, row_feedback
 from programs.feedback.score import Bands, corpus_style
 from programs.lm.models import is_hosted, provider_of
 from programs.lm.servers.local import PREFIX
-from programs.outcome import synthesis_of_row
+from programs.modules.candidates import synthesis_of_row
 from programs.run import mined_rows, synthesize
 from trainer.encoder import Encoder
 

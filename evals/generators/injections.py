@@ -19,8 +19,8 @@ from programs.lm.adapters import make_adapter
 from programs.lm.budget import Budget
 from programs.lm.models import Models
 from programs.lm.role_lm import RoleLM
+from programs.modules.verifier import Verifier, numbered
 from programs.profile import load_profile
-from programs.verifier import Verifier, numbered
 
 INJECTIONS = Path(__file__).parent / "injections.jsonl"
 

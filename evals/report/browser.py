@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from data.base.text import content_id
 from data.records import Row, Verdict
-from programs.outcome import Synthesis
+from programs.modules.candidates import Synthesis
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 # Beyond this the comparison takes seconds and so many marks say nothing.

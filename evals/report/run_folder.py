@@ -18,7 +18,7 @@ from evals.candidates import read_syntheses, synthesis_folder
 from evals.diagnostics.audit import LABELS_FILE, agreement, read_labels
 from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
 from evals.funnel import Funnel, funnel_of
-from programs.outcome import Synthesis
+from programs.modules.candidates import Synthesis
 
 # Of an ablation, which compares every measure for every arm, these are shown.
 _COMPARED = ("ndcg@10", "accuracy@1", "siblings")

@@ -7,7 +7,7 @@ import dspy
 
 from data.readers.demo import demo_items
 from data.records import Row
-from programs.verifier import numbered
+from programs.modules.verifier import numbered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

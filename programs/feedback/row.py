@@ -7,7 +7,7 @@ from typing import Any
 from data.records import Row
 from programs.feedback.retriever import Retriever, cosine
 from programs.feedback.score import Bands, CorpusStyle, Facts, Parts, assess, corpus_style, describe
-from programs.outcome import Candidate, Synthesis
+from programs.modules.candidates import Candidate, Synthesis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from data.base.errors import InputError
 from programs.lm.faults import PASSING_LOSSES, UNREADABLE, CallError, RunStoppedError
 from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
+from programs.modules.signatures import MAX_REQUIREMENTS, VerifyIrrelevance
 from programs.options import AdapterName
-from programs.signatures import MAX_REQUIREMENTS, VerifyIrrelevance
 from programs.store import RunStore
 
 # The output list of the call in this context whose length is known beforehand, for decoding under a schema.

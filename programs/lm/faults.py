@@ -20,7 +20,6 @@ from dspy.utils.exceptions import (
 
 from data.base.errors import InputError
 
-
 # Why one call gave no answer, after its retries.
 CallLoss = Literal[
     "rate_limited", "timeout", "server_error", "connection", "too_long", "request_refused", "truncated", "bad_response"

@@ -13,7 +13,7 @@ from evals.diagnostics.gradient_drift import ParameterDrift, embedding_drift
 from evals.diagnostics.hardness import hardness_by_disruption, hardness_by_source, mean_effective_negatives, measure
 from evals.diagnostics.information import contrastive_information
 from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
-from programs.outcome import Candidate, Synthesis
+from programs.modules.candidates import Candidate, Synthesis
 from programs.store import RunStore
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 

@@ -7,7 +7,7 @@ import pytest
 from data.base.errors import InputError
 from data.records import Requirement, Verdict
 from evals.diagnostics.audit import Label, agreement, audit_sample, cohens_kappa, read_labels, run_audit
-from programs.outcome import Candidate, Synthesis
+from programs.modules.candidates import Candidate, Synthesis
 from tests.evals.synthetic import generated, mined, row
 
 ROWS = [row(r, [generated(f"g {r} a"), generated(f"g {r} b"), mined(f"m {r}")]) for r in range(20)]

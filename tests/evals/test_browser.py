@@ -9,7 +9,7 @@ from data.records import Requirement
 from evals.diagnostics.diagnose import score_lines
 from evals.diagnostics.embedded_rows import embed_rows
 from evals.report.browser import browser_data, safe_json
-from programs.outcome import Candidate, Synthesis
+from programs.modules.candidates import Candidate, Synthesis
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 
 

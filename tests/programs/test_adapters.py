@@ -8,7 +8,7 @@ import pytest
 from programs.lm.adapters import ChatLayout, SchemaAdapter, XMLLayout, known_length
 from programs.lm.models import loopback_model
 from programs.lm.role_lm import RoleLM
-from programs.synthesizer import Synthesizer
+from programs.modules.synthesizer import Synthesizer
 
 SIGNATURES = [*Synthesizer().signatures.values(), Synthesizer(batched=True).signatures["violate"]]
 

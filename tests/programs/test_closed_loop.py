@@ -13,12 +13,12 @@ from programs.feedback.score import Bands
 from programs.lm.budget import Budget
 from programs.lm.models import loopback_model
 from programs.lm.role_lm import RoleLM
+from programs.modules.predictors import RowInputs
+from programs.modules.saved import load_program
+from programs.modules.synthesizer import Synthesizer
 from programs.optimize import optimize
 from programs.optimize_config import OptimizeConfig
 from programs.parts import PartResult, compile_part, freeze_verifier
-from programs.program_files import load_program
-from programs.row_program import RowInputs
-from programs.synthesizer import Synthesizer
 from tests.fakes.closed_loop import ADVICE, ObedientModel, WordsRetriever, closed_loop_rows
 
 

@@ -19,8 +19,8 @@ from programs.lm.models import ModelSpec, loopback_model
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers import local as local_server
 from programs.lm.servers.local import LocalServer
+from programs.modules.verifier import Verifier, numbered
 from programs.store import RunStore
-from programs.verifier import Verifier, numbered
 
 ROOT = Path(__file__).parents[2]
 

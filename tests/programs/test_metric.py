@@ -10,7 +10,7 @@ from programs.feedback.labels import LabelledPassage, demo_gold_rows, labelled_p
 from programs.feedback.metric import bool_metric, float_metric, gepa_metric, synthesis_judge, verifier_judge
 from programs.feedback.row import row_feedback
 from programs.feedback.score import Bands
-from programs.outcome import Candidate, Synthesis
+from programs.modules.candidates import Candidate, Synthesis
 from tests.fakes.closed_loop import WordsRetriever, closed_loop_rows
 
 ROW = closed_loop_rows(1)[0]

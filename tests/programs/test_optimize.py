@@ -20,11 +20,11 @@ from programs.__main__ import main
 from programs.closing import optimization_table
 from programs.config import SynthesizeConfig
 from programs.lm.usage import message_text
+from programs.modules.saved import load_program
+from programs.modules.synthesizer import Synthesizer
 from programs.optimize import optimize
 from programs.optimize_config import OptimizeConfig
-from programs.program_files import load_program
 from programs.run import synthesize
-from programs.synthesizer import Synthesizer
 from tests.fakes.closed_loop import ObedientModel, WordsRetriever, closed_loop_rows
 
 

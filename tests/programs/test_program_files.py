@@ -11,9 +11,9 @@ import dspy
 import pytest
 
 from data.base.errors import InputError
-from programs.program_files import load_program, program_state, save_program
-from programs.signatures import RequirementDraft, Way
-from programs.synthesizer import Synthesizer
+from programs.modules.saved import load_program, program_state, save_program
+from programs.modules.signatures import RequirementDraft, Way
+from programs.modules.synthesizer import Synthesizer
 
 DRAFT = RequirementDraft(
     id=1,

@@ -11,7 +11,7 @@ from data.base.errors import InputError
 from programs import ray_ledger
 from programs.lm.models import ModelSpec, Price
 from programs.lm.usage import Call
-from programs.outcome import Synthesis, synthesis_to_dict
+from programs.modules.candidates import Synthesis, synthesis_to_dict
 from programs.ray_engine import read_line, with_key, without_key
 from programs.ray_ledger import Ledger, LedgerSettings
 

@@ -12,7 +12,7 @@ from data.readers.demo import demo_items
 from programs.lm.models import loopback_model
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers.recorded import MODEL, NotRecordedError, RecordedAnswers, RecordedServer, read_inputs
-from programs.signatures import ExtractRequirements, VerifyIrrelevance, ViolateRequirement
+from programs.modules.signatures import ExtractRequirements, VerifyIrrelevance, ViolateRequirement
 
 ADAPTERS = [
     dspy.ChatAdapter(use_json_adapter_fallback=False),

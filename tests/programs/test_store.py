@@ -10,7 +10,7 @@ from data.base.errors import InputError
 from data.records import Requirement, Verdict
 from programs.lm.budget import Budget
 from programs.lm.usage import Call
-from programs.outcome import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
+from programs.modules.candidates import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
 from programs.store import RunStore, current_row
 
 REQUIREMENT = Requirement(id=1, kind="entity", statement="is about x", evidence="x")

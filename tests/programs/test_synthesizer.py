@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from data.records import Requirement, Verdict
 from programs.lm.models import loopback_model
 from programs.lm.role_lm import RoleLM
-from programs.outcome import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
-from programs.row_program import RowInputs
-from programs.signatures import RequirementDraft, Way
-from programs.synthesizer import Synthesizer, judged, number_requirements, plan_violations
+from programs.modules.candidates import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
+from programs.modules.predictors import RowInputs
+from programs.modules.signatures import RequirementDraft, Way
+from programs.modules.synthesizer import Synthesizer, number_requirements, plan_violations
+from programs.modules.verifier import judged
 from tests.fakes.fake_model import FakeModel
 
 

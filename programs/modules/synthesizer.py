@@ -9,11 +9,10 @@ import dspy
 
 from data.base.text import clean_text, same_text_key
 from data.records import Requirement, Verdict
-from programs.asking import Predictor, Step, author
 from programs.lm.faults import CallError
-from programs.outcome import Candidate, Fate, Synthesis
-from programs.row_program import Role, RowInputs, RowProgram, Steps, written
-from programs.signatures import (
+from programs.modules.candidates import Candidate, Synthesis
+from programs.modules.predictors import Predictor, Role, RowInputs, RowProgram, Step, Steps, author, written
+from programs.modules.signatures import (
     MAX_REMARK_CHARS,
     MAX_REQUIREMENTS,
     ExtractRequirements,
@@ -24,6 +23,7 @@ from programs.signatures import (
     ViolateRequirements,
     Way,
 )
+from programs.modules.verifier import _verify_step, judged, read_verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,36 +159,6 @@ def plan_violations(drafts: Sequence[RequirementDraft], most: int) -> list[tuple
     return plan[:most]
 
 
-def read_verdict(answer: "dspy.Prediction | CallError") -> Verdict | None:
-    """The verdict of an answer; None when there was none."""
-    if isinstance(answer, CallError):
-        return None
-    return Verdict(
-        satisfied=tuple(answer.satisfied),
-        answers_query=answer.answers_query,
-        reason=clean_text(answer.reason)[:MAX_REMARK_CHARS],
-    )
-
-
-def judged(candidate: Candidate, verdict: Verdict | None) -> Candidate:
-    """The acceptance rule: the passage does not answer the query, and the target requirement does not hold."""
-    if verdict is None:
-        return candidate
-    assert candidate.requirement is not None  # every violation is planned for one
-    fate: Fate = "accepted"
-    if verdict.answers_query:
-        fate = "answers_query"
-    elif verdict.satisfied[candidate.requirement.id - 1]:
-        fate = "target_kept"
-    return replace(
-        candidate,
-        verdict=verdict,
-        fate=fate,
-        verdicts=candidate.verdicts + 1,
-        verdicts_relevant=candidate.verdicts_relevant + verdict.answers_query,
-    )
-
-
 def _drafted(
     requirement: Requirement,
     way: Way,
@@ -246,11 +216,3 @@ def read_drafts(answers: Sequence["dspy.Prediction | CallError"], count: int) ->
         else:
             drafts.append(Draft(answer.negative, answer.explanation, author(answer)))
     return drafts
-
-
-def _verify_step(row: RowInputs, statements: Sequence[str], passage: str) -> Step:
-    return Step(
-        "verify",
-        {"relevance": row.relevance, "query": row.query, "requirements": list(statements), "passage": passage},
-        counted=("satisfied", len(statements)),
-    )

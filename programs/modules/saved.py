@@ -18,7 +18,7 @@ from dspy.adapters.utils import get_annotation_name
 from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
 from data.base.text import content_id
-from programs.synthesizer import Synthesizer
+from programs.modules.synthesizer import Synthesizer
 
 log = logging.getLogger(__name__)
 

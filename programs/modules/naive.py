@@ -11,10 +11,9 @@ from typing import ClassVar
 import dspy
 
 from data.base.text import same_text_key
-from programs.asking import Predictor, Step, author
 from programs.lm.faults import CallError
-from programs.outcome import Candidate, Synthesis
-from programs.row_program import Role, RowInputs, RowProgram, Steps, written
+from programs.modules.candidates import Candidate, Synthesis
+from programs.modules.predictors import Predictor, Role, RowInputs, RowProgram, Step, Steps, author, written
 
 NAIVE = "naive"
 

@@ -1,0 +1,1 @@
+"""The prompts as DSPy signatures and the modules that compose them."""
