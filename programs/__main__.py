@@ -8,7 +8,7 @@ from data.base.cli import run_command
 from evals.generators.config import CompareConfig, ProbeConfig
 from programs.config import SynthesizeConfig
 from programs.dataset import DatasetConfig, run_dataset
-from programs.optimize_config import OptimizeConfig
+from programs.optimize.config import OptimizeConfig
 from programs.profile_config import ProfileConfig
 
 
@@ -22,7 +22,7 @@ def _synthesize(config: SynthesizeConfig) -> None:
 
 def _optimize(config: OptimizeConfig) -> None:
     from programs.closing import optimization_table
-    from programs.optimize import optimize
+    from programs.optimize.run import optimize
 
     sys.stdout.write(optimization_table(optimize(config)))
 

@@ -27,7 +27,7 @@ from programs.config import SynthesizeConfig
 from programs.lm.servers.recorded import RecordedServer, read_inputs, render_answer
 from programs.modules.saved import MANIFEST_FILE, STATE_FILE, load_program, program_state, save_program
 from programs.modules.synthesizer import Synthesizer
-from programs.optimize_config import OptimizeConfig
+from programs.optimize.config import OptimizeConfig
 from programs.profile import load_profile
 
 Target = Callable[[bytes, Path], None]

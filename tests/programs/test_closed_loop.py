@@ -16,9 +16,9 @@ from programs.lm.role_lm import RoleLM
 from programs.modules.predictors import RowInputs
 from programs.modules.saved import load_program
 from programs.modules.synthesizer import Synthesizer
-from programs.optimize import optimize
-from programs.optimize_config import OptimizeConfig
-from programs.parts import PartResult, compile_part, freeze_verifier
+from programs.optimize.config import OptimizeConfig
+from programs.optimize.part import PartResult, compile_part, freeze_verifier
+from programs.optimize.run import optimize
 from tests.fakes.closed_loop import ADVICE, ObedientModel, WordsRetriever, closed_loop_rows
 
 

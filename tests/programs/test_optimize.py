@@ -22,8 +22,8 @@ from programs.config import SynthesizeConfig
 from programs.lm.usage import message_text
 from programs.modules.saved import load_program
 from programs.modules.synthesizer import Synthesizer
-from programs.optimize import optimize
-from programs.optimize_config import OptimizeConfig
+from programs.optimize.config import OptimizeConfig
+from programs.optimize.run import optimize
 from programs.run import synthesize
 from tests.fakes.closed_loop import ObedientModel, WordsRetriever, closed_loop_rows
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from data.base.errors import InputError
 from data.base.text import same_text_key
 from data.records import Passage, Row
-from programs.splits import Split, paired_difference, split_rows
+from programs.optimize.splits import Split, paired_difference, split_rows
 
 words = st.integers(0, 30)
 

@@ -13,9 +13,9 @@ from programs.feedback.metric import Judge
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.modules.predictors import Frozen
 from programs.modules.synthesizer import Synthesizer
-from programs.optimisers import compile_program
-from programs.optimize_config import OptimizeConfig
-from programs.splits import PairedDifference, paired_difference
+from programs.optimize.config import OptimizeConfig
+from programs.optimize.optimizers import compile_program
+from programs.optimize.splits import PairedDifference, paired_difference
 
 log = logging.getLogger(__name__)
 

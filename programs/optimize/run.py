@@ -21,7 +21,6 @@ from programs.feedback.labels import demo_gold_rows, labelled_passages, verifier
 from programs.feedback.metric import Judge, synthesis_judge, verifier_judge
 from programs.feedback.retriever import EncoderRetriever, Retriever
 from programs.feedback.score import Bands, corpus_style
-from programs.interruption import in_background, stop_on_interrupt
 from programs.lm.adapters import choose_adapter, make_adapter
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.models import Models, ModelSpec
@@ -30,12 +29,13 @@ from programs.modules.predictors import RowInputs
 from programs.modules.saved import save_program
 from programs.modules.synthesizer import Synthesizer
 from programs.modules.verifier import Verifier
-from programs.optimize_config import OptimizeConfig
-from programs.parts import PartResult, compile_part, freeze_verifier
+from programs.optimize.config import OptimizeConfig
+from programs.optimize.optimizers import in_background, stop_on_interrupt
+from programs.optimize.part import PartResult, compile_part, freeze_verifier
+from programs.optimize.projection import project
+from programs.optimize.splits import Split, split_rows
 from programs.profile import load_profile
-from programs.projection import project
 from programs.run import mined_passages, mined_style
-from programs.splits import Split, split_rows
 from programs.store import RunStore
 from trainer.encoder import Encoder
 

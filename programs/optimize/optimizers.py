@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import signal
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import dspy
 from dspy.teleprompt.gepa import InstructionProposer
@@ -13,7 +16,9 @@ from data.base.errors import InputError
 from programs.feedback.metric import Judge, bool_metric, float_metric, gepa_metric
 from programs.lm.budget import Budget
 from programs.lm.faults import UNREADABLE, redact
-from programs.optimize_config import OptimizeConfig
+from programs.optimize.config import OptimizeConfig
+
+_Found = TypeVar("_Found")
 
 log = logging.getLogger(__name__)
 
@@ -170,3 +175,43 @@ def _bootstrap(
 
 def _any_lm(program: dspy.Module) -> dspy.LM:
     return program.predictors()[0].lm
+
+
+@contextmanager
+def stop_on_interrupt(budget: Budget) -> Iterator[threading.Event]:
+    """Turn Ctrl-C into a closed budget: the search ends by itself with the best so far. Yields whether it came."""
+    interrupted = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        interrupted.set()
+        budget.close("stopped by Ctrl-C")
+        log.info("stopping: calls in flight are settled, then the best so far is saved, if there is one")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def in_background(work: Callable[[], _Found]) -> _Found:
+    """Run `work` in a thread of its own, where DSPy leaves Ctrl-C alone; raises what it raised."""
+    found: list[_Found] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:  # noqa: BLE001 - handed over to the waiting thread, whatever it is
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="optimise", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.2)
+    if errors:
+        raise errors[0]
+    return found[0]

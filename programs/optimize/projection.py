@@ -8,8 +8,8 @@ from programs.feedback.labels import labelled_passages
 from programs.lm.budget import Budget
 from programs.lm.models import ModelSpec, known_price
 from programs.modules.synthesizer import Synthesizer
-from programs.optimize_config import OptimizeConfig
-from programs.splits import Split
+from programs.optimize.config import OptimizeConfig
+from programs.optimize.splits import Split
 
 _CHARS_PER_TOKEN = 4
 _ANSWER_TOKENS = {"extract": 400, "violate": 200, "verify": 60, "reflect": 800}

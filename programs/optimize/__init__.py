@@ -1,0 +1,1 @@
+"""Compiling the prompts against the retriever's feedback."""
