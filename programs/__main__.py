@@ -9,7 +9,7 @@ from evals.generators.config import CompareConfig, ProbeConfig
 from programs.config import SynthesizeConfig
 from programs.dataset import DatasetConfig, run_dataset
 from programs.optimize.config import OptimizeConfig
-from programs.profile_config import ProfileConfig
+from programs.profiles.config import ProfileConfig
 
 
 def _synthesize(config: SynthesizeConfig) -> None:
@@ -35,7 +35,7 @@ def _compare(config: CompareConfig) -> None:
 
 
 def _profile(config: ProfileConfig) -> None:
-    from programs.profile_draft import run_profile
+    from programs.profiles.draft import run_profile
 
     run_profile(config)
 

@@ -27,7 +27,7 @@ from programs.lm.faults import redact
 from programs.lm.models import ModelSpec
 from programs.modules.candidates import synthesis_to_dict
 from programs.options import AdapterName
-from programs.profile import CorpusProfile
+from programs.profiles.profile import CorpusProfile
 from programs.ray_ledger import BEAT_S, LOST_AFTER_S, Ledger, LedgerBudget, LedgerJournal, LedgerLimits, LedgerSettings
 from programs.store import current_row
 from programs.worker import progress_bar, row_inputs

@@ -3,9 +3,8 @@
 import asyncio
 import json
 import logging
-import random
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -32,15 +31,18 @@ from programs.modules.predictors import RowProgram
 from programs.modules.saved import load_program
 from programs.modules.synthesizer import Synthesizer
 from programs.options import AdapterName
-from programs.profile import CorpusProfile, load_profile
+from programs.profiles.profile import (
+    _STYLE_CHARS,
+    _STYLE_ROWS,
+    CorpusProfile,
+    load_profile,
+    mined_passages,
+    mined_style,
+)
 from programs.store import RunStore
 from programs.worker import SynthesisWork
 
 log = logging.getLogger(__name__)
-
-# Style passages are drawn from the first rows only, so that a file of any size starts at once.
-_STYLE_ROWS = 200
-_STYLE_CHARS = 800
 
 
 def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
@@ -240,17 +242,6 @@ def folder_style(config: SynthesizeConfig, store: RunStore, mined: Sequence[str]
     style = mined_style(mined, count=config.style_passages, seed=config.seed)
     store.set_note(note, json.dumps(style))
     return style
-
-
-def mined_passages(rows: Iterable[Row]) -> list[str]:
-    """The different mined passages of the rows that style passages may come from."""
-    return sorted({negative.text for row in islice(rows, _STYLE_ROWS) for negative in row.of_source("mined")})
-
-
-def mined_style(texts: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
-    """A seeded choice of mined passages: one for the whole run, so that prompts share a prefix."""
-    chosen = random.Random(seed).sample(texts, min(count, len(texts)))
-    return tuple(text[:_STYLE_CHARS] for text in chosen)
 
 
 def work_key(

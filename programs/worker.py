@@ -14,7 +14,7 @@ from programs.config import SynthesizeConfig
 from programs.funnel import Funnel
 from programs.lm.pacing import CallLimit
 from programs.modules.predictors import RowInputs, RowProgram
-from programs.profile import CorpusProfile
+from programs.profiles.profile import CorpusProfile
 from programs.store import RunStore, current_row
 
 # Calls in flight at Ctrl-C may still settle for this long; with the clean-up it stays under two seconds.

@@ -20,7 +20,7 @@ from programs.lm.budget import Budget
 from programs.lm.models import Models
 from programs.lm.role_lm import RoleLM
 from programs.modules.verifier import Verifier, numbered
-from programs.profile import load_profile
+from programs.profiles.profile import load_profile
 
 INJECTIONS = Path(__file__).parent / "injections.jsonl"
 

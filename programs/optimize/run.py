@@ -34,8 +34,7 @@ from programs.optimize.optimizers import in_background, stop_on_interrupt
 from programs.optimize.part import PartResult, compile_part, freeze_verifier
 from programs.optimize.projection import project
 from programs.optimize.splits import Split, split_rows
-from programs.profile import load_profile
-from programs.run import mined_passages, mined_style
+from programs.profiles.profile import load_profile, mined_passages, mined_style
 from programs.store import RunStore
 from trainer.encoder import Encoder
 

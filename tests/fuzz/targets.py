@@ -28,7 +28,7 @@ from programs.lm.servers.recorded import RecordedServer, read_inputs, render_ans
 from programs.modules.saved import MANIFEST_FILE, STATE_FILE, load_program, program_state, save_program
 from programs.modules.synthesizer import Synthesizer
 from programs.optimize.config import OptimizeConfig
-from programs.profile import load_profile
+from programs.profiles.profile import load_profile
 
 Target = Callable[[bytes, Path], None]
 # Separates the parts of an input that is several files, or the words of a command line.

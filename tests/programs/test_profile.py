@@ -14,9 +14,9 @@ from programs.__main__ import main
 from programs.lm.servers.loopback import LoopbackServer, completion_response
 from programs.lm.servers.recorded import read_inputs, render_answer
 from programs.lm.usage import message_text
-from programs.profile import PROFILE_FOLDER, load_profile
-from programs.profile_config import ProfileConfig
-from programs.profile_draft import draft_profile, draw_sample
+from programs.profiles.config import ProfileConfig
+from programs.profiles.draft import draft_profile, draw_sample
+from programs.profiles.profile import PROFILE_FOLDER, load_profile
 
 SHIPPED = ["encyclopaedic_qa", "generic", "help_centre", "multi_hop_qa", "scientific_claims", "web_search"]
 RELEVANCE = 'A passage is relevant when it says "what" was asked \\ for.'

@@ -1,12 +1,20 @@
 """The corpus profile: what counts as relevant in a corpus and how its passages read. It is input, not prompt."""
 
+import random
 import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from data.base.errors import InputError
 from data.base.files import open_text
 from data.base.text import clean_text
+from data.records import Row
+
+# Style passages are drawn from the first rows only, so that a file of any size starts at once.
+_STYLE_ROWS = 200
+_STYLE_CHARS = 800
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 
@@ -42,3 +50,14 @@ def load_profile(name: str) -> CorpusProfile:
     return CorpusProfile(
         name=path.stem, relevance=clean_text(relevance), style=tuple(clean_text(text) for text in style)
     )
+
+
+def mined_passages(rows: Iterable[Row]) -> list[str]:
+    """The different mined passages of the rows that style passages may come from."""
+    return sorted({negative.text for row in islice(rows, _STYLE_ROWS) for negative in row.of_source("mined")})
+
+
+def mined_style(texts: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
+    """A seeded choice of mined passages: one for the whole run, so that prompts share a prefix."""
+    chosen = random.Random(seed).sample(texts, min(count, len(texts)))
+    return tuple(text[:_STYLE_CHARS] for text in chosen)

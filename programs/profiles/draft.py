@@ -21,8 +21,8 @@ from programs.lm.models import Models
 from programs.lm.role_lm import RoleLM
 from programs.modules.predictors import as_data
 from programs.options import AdapterName
-from programs.profile import CorpusProfile, load_profile
-from programs.profile_config import ProfileConfig
+from programs.profiles.config import ProfileConfig
+from programs.profiles.profile import CorpusProfile, load_profile
 
 _SHOWN_CHARS = 800
 _MOST_STYLE = 5

@@ -1,0 +1,1 @@
+"""Corpus profiles: what counts as relevant and how passages read."""
