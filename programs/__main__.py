@@ -6,23 +6,23 @@ from typing import Any
 
 from data.base.cli import run_command
 from evals.generators.config import CompareConfig, ProbeConfig
-from programs.config import SynthesizeConfig
-from programs.dataset import DatasetConfig, run_dataset
 from programs.optimize.config import OptimizeConfig
 from programs.profiles.config import ProfileConfig
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.dataset import DatasetConfig, run_dataset
 
 
 def _synthesize(config: SynthesizeConfig) -> None:
     # Imported here: the libraries behind the run take seconds to load, which --help should not.
-    from programs.closing import synthesis_table
-    from programs.run import synthesize
+    from programs.synthesis.run import synthesize
+    from programs.synthesis.summary import synthesis_table
 
     sys.stdout.write(synthesis_table(synthesize(config)))
 
 
 def _optimize(config: OptimizeConfig) -> None:
-    from programs.closing import optimization_table
     from programs.optimize.run import optimize
+    from programs.synthesis.summary import optimization_table
 
     sys.stdout.write(optimization_table(optimize(config)))
 

@@ -19,8 +19,6 @@ import numpy as np
 
 from data.base.errors import InputError
 from data.records import Row, row_content_id, row_from_dict
-from programs.config import SynthesizeConfig
-from programs.funnel import Funnel
 from programs.lm.adapters import make_adapter
 from programs.lm.budget import BudgetSpentError
 from programs.lm.faults import redact
@@ -29,8 +27,10 @@ from programs.modules.candidates import synthesis_to_dict
 from programs.options import AdapterName
 from programs.profiles.profile import CorpusProfile
 from programs.ray_ledger import BEAT_S, LOST_AFTER_S, Ledger, LedgerBudget, LedgerJournal, LedgerLimits, LedgerSettings
-from programs.store import current_row
-from programs.worker import progress_bar, row_inputs
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.funnel import Funnel
+from programs.synthesis.store import current_row
+from programs.synthesis.workers import progress_bar, row_inputs
 
 log = logging.getLogger(__name__)
 # Rows an actor works on at once, for each of its share of the calls in flight.
@@ -53,7 +53,7 @@ class RowActor:
     """Takes lines of rows, runs the program on those that the ledger gives it, and hands the outcomes to the ledger."""
 
     def __init__(self, work: RowWork, ledger: Any):
-        from programs.run import build_program, open_role
+        from programs.synthesis.roles import build_program, open_role
 
         self._work, self._ledger = work, ledger
         self._name = secrets.token_hex(8)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.base.errors import InputError
-from programs.funnel import Funnel
 from programs.lm.budget import Budget, BudgetSpentError, Reservation
 from programs.lm.models import ModelSpec, Price
 from programs.lm.pacing import CallLimit, Limits
 from programs.lm.usage import Call
 from programs.modules.candidates import synthesis_from_dict
-from programs.store import RunStore, current_row
+from programs.synthesis.funnel import Funnel
+from programs.synthesis.store import RunStore, current_row
 
 # Workers give a sign of life this often; one that has given none for so long is lost.
 BEAT_S, LOST_AFTER_S = 2.0, 30.0

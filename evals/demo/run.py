@@ -24,9 +24,9 @@ from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, SCORES_FILE
 from evals.report.config import ReportConfig
 from evals.report.page import report
 from evals.retrieval.measures import LABELS, SIBLINGS, evaluate
-from programs.closing import synthesis_table
-from programs.config import SynthesizeConfig
-from programs.run import synthesize
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
+from programs.synthesis.summary import synthesis_table
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.mining import MineConfig, mine

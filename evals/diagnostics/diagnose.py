@@ -18,7 +18,6 @@ from data.base.files import read_json_object, write_json
 from data.base.text import content_id
 from data.records import Row
 from data.row_files import BadRows, read_rows, write_objects
-from evals.candidates import read_syntheses, synthesis_folder
 from evals.diagnostics.audit import LABELS_FILE, agreement, read_labels, run_audit
 from evals.diagnostics.config import DiagnoseConfig
 from evals.diagnostics.embedded_rows import GENERATED, MINED, EmbeddedRows, embed_rows
@@ -34,7 +33,8 @@ from evals.diagnostics.hardness import (
 from evals.diagnostics.information import InformationOrder, contrastive_information, information_order
 from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
 from evals.diagnostics.table import diagnostics_text
-from evals.funnel import read_funnel
+from programs.synthesis.funnel import read_funnel
+from programs.synthesis.store import read_syntheses, synthesis_folder
 from trainer.encoder import Encoder
 
 log = logging.getLogger(__name__)

@@ -20,14 +20,14 @@ from data.base.stats import wilson_interval
 from data.records import Row
 from data.row_files import read_rows
 from evals.generators.config import CompareConfig
-from programs.config import SynthesizeConfig
 from programs.feedback.retriever import EncoderRetriever, Retriever
 from programs.feedback.row import RowFeedback, row_feedback
 from programs.feedback.score import Bands, corpus_style
 from programs.lm.models import is_hosted, provider_of
 from programs.lm.servers.local import PREFIX
 from programs.modules.candidates import synthesis_of_row
-from programs.run import mined_rows, synthesize
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import mined_rows, synthesize
 from trainer.encoder import Encoder
 
 _RESAMPLES = 500

@@ -14,11 +14,11 @@ from data.base.files import read_json_object
 from data.records import Row
 from data.row_files import read_objects, read_rows
 from evals.ablation.ablate import P_VALUE_NOTE, read_ablation, short_words
-from evals.candidates import read_syntheses, synthesis_folder
 from evals.diagnostics.audit import LABELS_FILE, agreement, read_labels
 from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
-from evals.funnel import Funnel, funnel_of
 from programs.modules.candidates import Synthesis
+from programs.synthesis.funnel import Funnel, funnel_of
+from programs.synthesis.store import read_syntheses, synthesis_folder
 
 # Of an ablation, which compares every measure for every arm, these are shown.
 _COMPARED = ("ndcg@10", "accuracy@1", "siblings")

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from data.base.stats import Interval
 from evals.charts import axis_of, histogram_chart, interval_track, line_chart, track_axis
 from evals.diagnostics.table import inside, interval
-from evals.funnel import LOSS_WORDS
 from evals.report.run_folder import RunFolder
 from evals.retrieval.measures import LABELS
+from programs.synthesis.funnel import LOSS_WORDS
 
 # The first that occur are shown as plots; the others follow in a table.
 _PLOTTED = ("ndcg@10", "accuracy@1", "siblings", "mrr@10")

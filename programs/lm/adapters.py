@@ -7,13 +7,9 @@ from typing import Any, get_args
 import dspy
 import pydantic
 
-from data.base.errors import InputError
-from programs.lm.faults import PASSING_LOSSES, UNREADABLE, CallError, RunStoppedError
 from programs.lm.models import ModelSpec
-from programs.lm.role_lm import RoleLM
-from programs.modules.signatures import MAX_REQUIREMENTS, VerifyIrrelevance
+from programs.modules.signatures import MAX_REQUIREMENTS
 from programs.options import AdapterName
-from programs.store import RunStore
 
 # The output list of the call in this context whose length is known beforehand, for decoding under a schema.
 known_length: ContextVar[tuple[str, int] | None] = ContextVar("known_length", default=None)
@@ -21,12 +17,6 @@ known_length: ContextVar[tuple[str, int] | None] = ContextVar("known_length", de
 # A grammar that counts to more than about this many characters becomes slow.
 _LONGEST_STRING = 1000
 _KEPT_MESSAGES = 64
-_PROBE = {
-    "relevance": "A passage is relevant when it states what was asked.",
-    "query": "how long do opened oats keep",
-    "requirements": ["1. is about oats", "2. says how long they keep once opened"],
-    "passage": "Oats\nStore oats in a dry place. An opened packet keeps for eight weeks.",
-}
 LAYOUTS: tuple[AdapterName, ...] = tuple(name for name in get_args(AdapterName) if name != "auto")
 
 
@@ -109,50 +99,3 @@ def make_adapter(name: AdapterName, spec: ModelSpec) -> dspy.Adapter:
     if name == "xml":
         return XMLLayout()
     return ChatLayout()
-
-
-def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterName:
-    """The layout for this model: the wanted one, or for "auto" the first that it answers a probe in.
-
-    Models that take a JSON schema are probed with json first. The finding is kept in the store, so that a run that goes
-    on uses the same one. Raises InputError when the model follows no layout, or when nothing answers.
-    """
-    if wanted != "auto":
-        return wanted
-    if lm.spec.free and lm.spec.name.startswith("recorded:"):
-        # Recorded answers come in any layout, and there are none to a probe.
-        return "chat"
-    known = store.get_note(f"adapter:{lm.spec.name}")
-    if known in LAYOUTS:
-        return known
-    order = sorted(LAYOUTS, key=lambda name: name != "json" or not lm.supports_response_schema)
-    failures = []
-    for name in order:
-        failure = _probe(lm, name)
-        if failure is None:
-            store.set_note(f"adapter:{lm.spec.name}", name)
-            return name
-        failures.append(f"{name}: {failure}")
-    raise InputError(
-        f"{lm.spec.name} answered a probe in none of the layouts {', '.join(order)} ({'; '.join(failures)}); "
-        "it is too weak for this job, or name one with --adapter"
-    )
-
-
-def _probe(lm: RoleLM, name: AdapterName) -> str | None:
-    predictor = dspy.Predict(VerifyIrrelevance)
-    predictor.lm = lm
-    with dspy.context(adapter=make_adapter(name, lm.spec)):
-        try:
-            predictor(**_PROBE)
-        except UNREADABLE as error:
-            if not isinstance(error, CallError):
-                return "not readable"
-            if error.loss in PASSING_LOSSES:
-                raise RunStoppedError(
-                    f"{lm.spec.name} does not answer ({error}); check that the server runs and its address is right, "
-                    "then run the same command again"
-                ) from None
-            return str(error)
-    # Whether the content is right is for the canaries to tell; here only the form counts.
-    return None

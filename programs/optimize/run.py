@@ -21,7 +21,7 @@ from programs.feedback.labels import demo_gold_rows, labelled_passages, verifier
 from programs.feedback.metric import Judge, synthesis_judge, verifier_judge
 from programs.feedback.retriever import EncoderRetriever, Retriever
 from programs.feedback.score import Bands, corpus_style
-from programs.lm.adapters import choose_adapter, make_adapter
+from programs.lm.adapters import make_adapter
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.models import Models, ModelSpec
 from programs.lm.role_lm import RoleLM
@@ -35,7 +35,8 @@ from programs.optimize.part import PartResult, compile_part, freeze_verifier
 from programs.optimize.projection import project
 from programs.optimize.splits import Split, split_rows
 from programs.profiles.profile import load_profile, mined_passages, mined_style
-from programs.store import RunStore
+from programs.synthesis.roles import choose_adapter
+from programs.synthesis.store import RunStore
 from trainer.encoder import Encoder
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from programs.config import SynthesizeConfig
-from programs.run import synthesize
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
 from tests.chaos.promises import promise, store_totals, write_made_rows
 from tests.fakes.fake_model import MIXED_FAULTS
 from tests.fakes.fake_process import Behaviour, fake_process

@@ -13,8 +13,8 @@ from unittest.mock import patch
 
 from data.records import row_to_dict
 from data.row_files import write_rows
-from programs.config import SynthesizeConfig
-from programs.run import synthesize
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
 from tests.chaos.promises import promise, write_made_rows
 from tests.fakes.fake_model import FakeModel
 from tests.fakes.fake_process import Behaviour, fake_process

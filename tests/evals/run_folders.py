@@ -14,7 +14,7 @@ from evals.diagnostics.hardness import hardness_by_disruption, hardness_by_sourc
 from evals.diagnostics.information import contrastive_information
 from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
 from programs.modules.candidates import Candidate, Synthesis
-from programs.store import RunStore
+from programs.synthesis.store import RunStore
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 
 EVIL = (

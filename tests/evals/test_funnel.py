@@ -4,7 +4,7 @@ import pytest
 
 from data.base.errors import InputError
 from data.base.files import write_json
-from evals.funnel import funnel_of, read_funnel
+from programs.synthesis.funnel import funnel_of, read_funnel
 
 
 def summary(**changes: object) -> dict:

@@ -23,12 +23,12 @@ from data.readers.beir import read_beir
 from data.readers.pairs import read_pairs
 from data.records import Row, row_from_dict
 from data.row_files import read_rows, write_rows
-from programs.config import SynthesizeConfig
 from programs.lm.servers.recorded import RecordedServer, read_inputs, render_answer
 from programs.modules.saved import MANIFEST_FILE, STATE_FILE, load_program, program_state, save_program
 from programs.modules.synthesizer import Synthesizer
 from programs.optimize.config import OptimizeConfig
 from programs.profiles.profile import load_profile
+from programs.synthesis.config import SynthesizeConfig
 
 Target = Callable[[bytes, Path], None]
 # Separates the parts of an input that is several files, or the words of a command line.

@@ -15,7 +15,7 @@ from data.formats.registry import FORMATS
 from data.records import Negative, Passage, Row
 from data.row_files import read_rows, write_rows
 from programs.modules.candidates import Synthesis
-from programs.store import RunStore
+from programs.synthesis.store import RunStore
 from tests.chaos.fuzz import mutated
 from tests.fuzz.targets import TARGETS, feed, seeds
 

@@ -8,9 +8,9 @@ import pytest
 
 from data.base.errors import InputError
 from data.row_files import read_rows
-from programs.closing import synthesis_table
-from programs.config import SynthesizeConfig
-from programs.run import synthesize
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
+from programs.synthesis.summary import synthesis_table
 from tests.fakes.fake_model import FakeModel
 
 Rows = Callable[[int], Path]

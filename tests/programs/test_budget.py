@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from data.base.errors import InputError
-from programs.config import SynthesizeConfig
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.models import ModelSpec, Price
-from programs.run import synthesize
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
 
 PRICE = Price(prompt=1e-6, completion=2e-6)

@@ -10,11 +10,11 @@ import litellm
 import pytest
 
 from data.base.errors import InputError
-from programs.config import SynthesizeConfig
 from programs.lm.budget import Budget
 from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
-from programs.run import synthesize
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
 
 Rows = Callable[[int], Path]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from data.base.stats import wilson_interval
 from data.base.text import content_id
 from data.row_files import read_rows
-from programs.calibration import Calibration
-from programs.config import SynthesizeConfig
-from programs.run import synthesize
+from programs.synthesis.calibration import Calibration
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
 
 counts = st.integers(1, 2000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials)))

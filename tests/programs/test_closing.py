@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from programs.closing import optimization_table
+from programs.synthesis.summary import optimization_table
 
 
 @pytest.mark.parametrize(("usd", "words"), [(None, "86147 tokens, price unknown, 0 requests"), (0.5, "0.5000 USD")])

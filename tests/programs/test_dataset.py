@@ -10,11 +10,11 @@ from data.base.errors import InputError
 from data.formats.convert import read_format
 from data.readers.source import read_source
 from data.row_files import read_rows
-from programs import dataset
 from programs.__main__ import main
-from programs.config import SynthesizeConfig
-from programs.dataset import DatasetConfig, write_dataset
-from programs.run import synthesize
+from programs.synthesis import dataset
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.dataset import DatasetConfig, write_dataset
+from programs.synthesis.run import synthesize
 from tests.fakes.fake_hub import TOKEN, FakeHub
 from tests.fakes.fake_model import FakeModel
 

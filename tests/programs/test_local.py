@@ -20,7 +20,7 @@ from programs.lm.role_lm import RoleLM
 from programs.lm.servers import local as local_server
 from programs.lm.servers.local import LocalServer
 from programs.modules.verifier import Verifier, numbered
-from programs.store import RunStore
+from programs.synthesis.store import RunStore
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from data.base.errors import InputError
-from programs.config import SynthesizeConfig
 from programs.lm.budget import Budget
 from programs.lm.models import Models, ModelSpec, file_id
-from programs.run import resolve_roles
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.roles import resolve_roles
 
 HERE = "http://127.0.0.1:1/v1"
 

@@ -17,14 +17,14 @@ from data.readers.demo import demo_items
 from data.records import Negative
 from data.row_files import write_rows
 from programs.__main__ import main
-from programs.closing import optimization_table
-from programs.config import SynthesizeConfig
 from programs.lm.usage import message_text
 from programs.modules.saved import load_program
 from programs.modules.synthesizer import Synthesizer
 from programs.optimize.config import OptimizeConfig
 from programs.optimize.run import optimize
-from programs.run import synthesize
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
+from programs.synthesis.summary import optimization_table
 from tests.fakes.closed_loop import ObedientModel, WordsRetriever, closed_loop_rows
 
 

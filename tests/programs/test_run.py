@@ -12,8 +12,8 @@ from data.base.errors import InputError
 from data.records import Negative, Requirement
 from data.row_files import read_rows, write_rows
 from programs.__main__ import main
-from programs.config import SynthesizeConfig
-from programs.run import synthesize
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
 from tests.fakes.made_rows import made_row
 

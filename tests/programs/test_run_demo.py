@@ -8,8 +8,8 @@ import pytest
 
 from data.readers.demo import demo_items
 from data.row_files import read_rows
-from programs.config import SynthesizeConfig
-from programs.run import synthesize
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import pytest
 
 from data.base.errors import InputError
 from data.row_files import read_rows
-from programs.config import SynthesizeConfig
 from programs.lm import pacing
-from programs.run import synthesize
-from programs.store import RunStore
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
+from programs.synthesis.store import RunStore
 from tests.fakes.fake_model import FakeModel, Fault
 
 Rows = Callable[[int], Path]

@@ -11,7 +11,7 @@ from data.records import Requirement, Verdict
 from programs.lm.budget import Budget
 from programs.lm.usage import Call
 from programs.modules.candidates import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
-from programs.store import RunStore, current_row
+from programs.synthesis.store import RunStore, current_row
 
 REQUIREMENT = Requirement(id=1, kind="entity", statement="is about x", evidence="x")
 SYNTHESIS = Synthesis(

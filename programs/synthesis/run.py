@@ -14,22 +14,12 @@ from typing import Any
 from data.base.cli import config_dict
 from data.base.errors import InputError
 from data.base.files import write_json
-from data.base.text import content_id
 from data.records import Row
 from data.row_files import count_rows, read_rows
-from programs.conclude import UNCOMPILED, ProgramName, conclude, refuse_unusable
-from programs.config import SynthesizeConfig
-from programs.inline_calls import inline, rare_collections
-from programs.lm.adapters import choose_adapter, make_adapter
+from programs.lm.adapters import make_adapter
 from programs.lm.budget import Budget, BudgetSpentError
-from programs.lm.meter import Journal
 from programs.lm.models import Models, ModelSpec, prepared_at_once
 from programs.lm.pacing import Limits
-from programs.lm.role_lm import RoleLM
-from programs.modules.naive import NAIVE, NaiveWriter
-from programs.modules.predictors import RowProgram
-from programs.modules.saved import load_program
-from programs.modules.synthesizer import Synthesizer
 from programs.options import AdapterName
 from programs.profiles.profile import (
     _STYLE_CHARS,
@@ -39,8 +29,11 @@ from programs.profiles.profile import (
     mined_passages,
     mined_style,
 )
-from programs.store import RunStore
-from programs.worker import SynthesisWork
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.roles import build_program, choose_adapter, open_role, resolve_roles, work_key
+from programs.synthesis.store import RunStore
+from programs.synthesis.summary import ProgramName, conclude, refuse_unusable
+from programs.synthesis.workers import SynthesisWork, inline, rare_collections
 
 log = logging.getLogger(__name__)
 
@@ -134,68 +127,6 @@ def _synthesize_on_ray(
         return conclude(config, read_input(config), again, program, seconds, lowest_limit=ended.lowest_limit)
 
 
-def build_program(config: SynthesizeConfig) -> tuple[RowProgram, str]:
-    """The program without its models, and how records name it."""
-    if config.method == "naive":
-        return NaiveWriter(
-            negatives_per_row=config.negatives_per_row, malformed_retries=config.malformed_retries
-        ), NAIVE
-    program = Synthesizer(
-        negatives_per_row=config.negatives_per_row,
-        repairs=config.repairs,
-        malformed_retries=config.malformed_retries,
-        batched=config.batched,
-    )
-    return program, UNCOMPILED if config.program is None else load_program(config.program, program)
-
-
-def resolve_roles(resolver: Models, config: SynthesizeConfig, budget: Budget) -> dict[str, list[ModelSpec]]:
-    """The checked models of generator and verifier, each followed by its fallbacks.
-
-    Raises InputError that names the flag when a model cannot be used, or has no price that `budget` could be kept by.
-    """
-    verifier = config.verifier_lm or config.lm
-    verifier_base = config.verifier_api_base or (None if config.verifier_lm else config.api_base)
-    wanted = {
-        "generator": [("lm", config.lm, config.api_base), *_fallbacks("lm-fallbacks", config.lm_fallbacks)],
-        "verifier": [
-            ("verifier-lm" if config.verifier_lm else "lm", verifier, verifier_base),
-            *_fallbacks("verifier-fallbacks", config.verifier_fallbacks),
-        ],
-    }
-    specs: dict[str, list[ModelSpec]] = {}
-    for role, models in wanted.items():
-        temperature = config.temperature if role == "generator" else 0.0
-        for flag, name, api_base in models:
-            spec = resolver.resolve(name, flag=flag, temperature=temperature, api_base=api_base)
-            budget.check_priced(spec, flag)
-            specs.setdefault(role, []).append(spec)
-    return specs
-
-
-def _fallbacks(flag: str, names: str | None) -> list[tuple[str, str, None]]:
-    return [(flag, name.strip(), None) for name in (names or "").split(",") if name.strip()]
-
-
-def open_role(
-    role: str,
-    specs: Sequence[ModelSpec],
-    *,
-    limits: Limits,
-    store: Journal,
-    budget: Budget,
-    config: SynthesizeConfig,
-) -> RoleLM:
-    """The role's model with its fallbacks behind it."""
-    lms: list[RoleLM] = []
-    for number, spec in reversed(list(enumerate(specs))):
-        fallbacks = tuple(lms) if number == 0 else ()
-        lms.insert(
-            0, RoleLM(role, spec, config.retries, limits.of(spec), store, config.seed + number, budget, fallbacks)
-        )
-    return lms[0]
-
-
 def check_files(config: SynthesizeConfig) -> None:
     """Raise InputError when the run would write over, or remove, the rows that it reads."""
     if config.rows.resolve() == (config.out / "rows.jsonl").resolve():
@@ -242,29 +173,3 @@ def folder_style(config: SynthesizeConfig, store: RunStore, mined: Sequence[str]
     style = mined_style(mined, count=config.style_passages, seed=config.seed)
     store.set_note(note, json.dumps(style))
     return style
-
-
-def work_key(
-    program: RowProgram,
-    profile: CorpusProfile,
-    specs: Mapping[str, Sequence[ModelSpec]],
-    layouts: Mapping[str, str],
-    config: SynthesizeConfig,
-) -> str:
-    """The hash of all that shapes a row's outcome: finished work counts only for the same key."""
-    predictors = {
-        name: {"signature": predictor.signature.dump_state(), "demos": predictor.dump_state()["demos"]}
-        for name, predictor in program.named_predictors()
-    }
-    roles = {
-        role: [(spec.name, spec.temperature, spec.max_tokens) for spec in models] for role, models in specs.items()
-    }
-    options = [
-        sorted(layouts.items()),
-        config.negatives_per_row,
-        config.repairs,
-        config.malformed_retries,
-        config.canary_share,
-        config.seed,
-    ]
-    return content_id(json.dumps([predictors, roles, options, profile.relevance, profile.style], sort_keys=True))

@@ -1,0 +1,1 @@
+"""The synthesis run: from mined rows to verified negatives, resumable."""
