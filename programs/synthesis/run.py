@@ -110,7 +110,7 @@ def _synthesize_on_ray(
     program: ProgramName,
     total: int,
 ) -> dict[str, Any]:
-    from programs.ray_engine import RowWork, run_on_ray
+    from programs.synthesis.ray.engine import RowWork, run_on_ray
 
     started = time.monotonic()
     # While the cluster works, its ledger holds the store.

@@ -15,9 +15,9 @@ import pytest
 
 from data.base.errors import InputError
 from data.row_files import read_rows
-from programs import ray_engine
 from programs.synthesis import run
 from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.ray import engine as ray_engine
 from tests.fakes.fake_model import FakeModel
 
 # As the engine sets them for a cluster of its own, before ray reads them.

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from data.base.errors import InputError
-from programs import ray_ledger
 from programs.lm.models import ModelSpec, Price
 from programs.lm.usage import Call
 from programs.modules.candidates import Synthesis, synthesis_to_dict
-from programs.ray_engine import read_line, with_key, without_key
-from programs.ray_ledger import Ledger, LedgerSettings
+from programs.synthesis.ray import ledger as ray_ledger
+from programs.synthesis.ray.engine import read_line, with_key, without_key
+from programs.synthesis.ray.ledger import Ledger, LedgerSettings
 
 PLACE = ("openai/fake", None)
 

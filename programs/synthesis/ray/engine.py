@@ -1,6 +1,6 @@
 """`just synthesize engine=ray`: Ray Data streams rows through actors that run the same program as a run in one process.
 
-Every actor keeps its books with one ledger (programs/ray_ledger.py). Ray runs a lost actor's batch again on another;
+Every actor keeps its books with one ledger (programs/synthesis/ray/ledger.py). Ray runs a lost actor's batch again on another;
 rows that it had finished are skipped there, and answers that it had paid for are found in the store.
 """
 
@@ -26,9 +26,17 @@ from programs.lm.models import ModelSpec
 from programs.modules.candidates import synthesis_to_dict
 from programs.options import AdapterName
 from programs.profiles.profile import CorpusProfile
-from programs.ray_ledger import BEAT_S, LOST_AFTER_S, Ledger, LedgerBudget, LedgerJournal, LedgerLimits, LedgerSettings
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.funnel import Funnel
+from programs.synthesis.ray.ledger import (
+    BEAT_S,
+    LOST_AFTER_S,
+    Ledger,
+    LedgerBudget,
+    LedgerJournal,
+    LedgerLimits,
+    LedgerSettings,
+)
 from programs.synthesis.store import current_row
 from programs.synthesis.workers import progress_bar, row_inputs
 
