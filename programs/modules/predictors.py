@@ -19,7 +19,6 @@ from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.signatures import MAX_PASSAGE_CHARS, MAX_REMARK_CHARS
 
 Role = Literal["generator", "verifier"]
-Steps = Generator[list[Step], list["dspy.Prediction | CallError"], Synthesis]
 
 Predictor = Literal["extract", "violate", "verify", "write"]
 # A retry of an answer that could not be read must be able to differ from it.
@@ -43,6 +42,9 @@ class Step:
     def as_data(self) -> dict[str, Any]:
         """The inputs as they may stand in a prompt."""
         return {name: as_data(value) for name, value in self.inputs.items()}
+
+
+Steps = Generator[list[Step], list["dspy.Prediction | CallError"], Synthesis]
 
 
 def as_data(value: Any) -> Any:

@@ -112,7 +112,7 @@ class FunnelStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Funnel:
+class FunnelView:
     """The steps in order and what the verifier's canaries say about the accepted negatives (CALIBRATION_FIELDS)."""
 
     steps: tuple[FunnelStep, ...]
@@ -121,7 +121,7 @@ class Funnel:
     calibration: dict[str, Any]
 
 
-def read_funnel(run: str | Path, num_used: int | None = None) -> Funnel:
+def read_funnel(run: str | Path, num_used: int | None = None) -> FunnelView:
     """The funnel of a synthesis run folder; `num_used` is how many generated negatives training drew on, if known.
 
     Raises InputError when the folder holds no finished synthesis, an empty one, or another format.
@@ -129,7 +129,7 @@ def read_funnel(run: str | Path, num_used: int | None = None) -> Funnel:
     return funnel_of(read_json_object(Path(run) / "summary.json"), file=Path(run) / "summary.json", num_used=num_used)
 
 
-def funnel_of(summary: Mapping[str, Any], *, file: str | Path | None = None, num_used: int | None = None) -> Funnel:
+def funnel_of(summary: Mapping[str, Any], *, file: str | Path | None = None, num_used: int | None = None) -> FunnelView:
     """The funnel that a synthesis summary describes."""
     if "refused" in summary:
         raise InputError(f"the synthesis accepted nothing: {summary['refused']}", file=file)
@@ -157,4 +157,4 @@ def funnel_of(summary: Mapping[str, Any], *, file: str | Path | None = None, num
             name="accepted", count=accepted, lost={"not_used": accepted - num_used} if num_used < accepted else {}
         )
         steps.append(FunnelStep(name="used in training", count=num_used, lost={}))
-    return Funnel(steps=tuple(steps), failed_rows=failed, faults=faults, calibration=calibration)
+    return FunnelView(steps=tuple(steps), failed_rows=failed, faults=faults, calibration=calibration)

@@ -1,6 +1,6 @@
 """`just synthesize engine=ray`: Ray Data streams rows through actors that run the same program as a run in one process.
 
-Every actor keeps its books with one ledger (programs/synthesis/ray/ledger.py). Ray runs a lost actor's batch again on another;
+Every actor keeps its books with one ledger (ledger.py). Ray runs a lost actor's batch again on another;
 rows that it had finished are skipped there, and answers that it had paid for are found in the store.
 """
 
