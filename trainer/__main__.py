@@ -3,9 +3,9 @@
 import sys
 
 from data.base.cli import run_command
-from trainer import bench_mining, bench_trainer
-from trainer.bench_mining import BenchMiningConfig
-from trainer.bench_trainer import BenchTrainerConfig
+from tests.bench import bench_mining, bench_trainer
+from tests.bench.bench_mining import BenchMiningConfig
+from tests.bench.bench_trainer import BenchTrainerConfig
 from trainer.config import TrainConfig
 from trainer.mining import MineConfig, mine
 from trainer.publish import PublishConfig, run_publish

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from data.base.errors import InputError
-from trainer.bench_losses import bench_losses
-from trainer.bench_mining import BenchMiningConfig, bench_mining, summary
-from trainer.bench_process import run_child
-from trainer.bench_trainer import BenchTrainerConfig, bench_trainer, examples
+from tests.bench.bench_losses import bench_losses
+from tests.bench.bench_mining import BenchMiningConfig, bench_mining, summary
+from tests.bench.bench_process import run_child
+from tests.bench.bench_trainer import BenchTrainerConfig, bench_trainer, examples
 
 
 def test_the_loop_over_samples_computes_the_same_losses() -> None:
@@ -37,8 +37,8 @@ def test_texts_of_the_trainer_bench_have_the_lengths_asked_for() -> None:
 
 def test_a_child_that_needs_too_much_memory_is_reported() -> None:
     job = {"variant": "ours", "rows": 1, "dropout": 0.0, "round": 0}
-    assert run_child("trainer.bench_trainer", job, 0.05) != "" and isinstance(
-        run_child("trainer.bench_trainer", job, 0.05), str
+    assert run_child("tests.bench.bench_trainer", job, 0.05) != "" and isinstance(
+        run_child("tests.bench.bench_trainer", job, 0.05), str
     )
 
 

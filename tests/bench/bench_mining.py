@@ -18,7 +18,7 @@ import numpy as np
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.retrieval_set import RetrievalSet
-from trainer.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
+from tests.bench.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
 from trainer.filters import Floats
 from trainer.mining import MineConfig, mine_rows
 
@@ -72,7 +72,7 @@ def bench_mining(config: BenchMiningConfig) -> dict[str, Any]:
     found: dict[str, list[Measurement]] = {variant: [] for variant in VARIANTS}
     for number in range(config.rounds):
         for variant in VARIANTS:
-            result = run_child("trainer.bench_mining", {"variant": variant} | asdict(config), config.memory_gib)
+            result = run_child("tests.bench.bench_mining", {"variant": variant} | asdict(config), config.memory_gib)
             if isinstance(result, str):
                 raise InputError(f"the bench of {variant} failed: {result}")
             found[variant].append(result)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.bench_process import middle
+from tests.bench.bench_process import middle
 from trainer.losses import loss_sums
 
 NUM_MINED, NUM_GENERATED, WIDTH = 15, 3, 384

@@ -15,9 +15,9 @@ import torch
 
 from data.base.errors import InputError
 from data.base.files import write_json
+from tests.bench.bench_losses import bench_losses
+from tests.bench.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
 from trainer.batches import Example
-from trainer.bench_losses import bench_losses
-from trainer.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
 from trainer.bundled import BUNDLED_MODEL
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
@@ -101,7 +101,7 @@ def bench_trainer(config: BenchTrainerConfig) -> dict[str, Any]:
             if key in failed:
                 continue
             job = {"variant": variant, "rows": rows, "dropout": dropout, "round": number} | asdict(config)
-            result = run_child("trainer.bench_trainer", job, config.memory_gib if config.device == "cpu" else None)
+            result = run_child("tests.bench.bench_trainer", job, config.memory_gib if config.device == "cpu" else None)
             if isinstance(result, str):
                 failed[key] = result
                 log.warning("warning: %s at %d rows, dropout %s: %s", variant, rows, dropout, result)
