@@ -162,7 +162,7 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["trainer.objectives"])
+@pytest.mark.parametrize("name", ["trainer.loss_modules"])
 def test_doctests(name: str) -> None:
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted > 0 and found.failed == 0

@@ -7,10 +7,10 @@ from tests.bench import bench_mining, bench_trainer
 from tests.bench.bench_mining import BenchMiningConfig
 from tests.bench.bench_trainer import BenchTrainerConfig
 from trainer.config import TrainConfig
+from trainer.distributed import started_rank
 from trainer.mining import MineConfig, mine
 from trainer.publish import PublishConfig, run_publish
 from trainer.train import TrainResult, train
-from trainer.world import started_rank
 
 
 def _mine(config: MineConfig) -> None:

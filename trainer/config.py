@@ -6,8 +6,10 @@ from typing import Literal
 
 from data.base.errors import require
 from trainer.bundled import BUNDLED_MODEL
-from trainer.precision import Precision
-from trainer.tracking import Tracking
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+Tracking = Literal["none", "tensorboard", "wandb", "trackio"]
 
 InBatch = Literal["none", "in-batch", "cross-device"]
 

@@ -7,9 +7,9 @@ import ir_measures
 import numpy as np
 
 from data.retrieval_set import RetrievalSet
+from trainer.distributed import ALONE, World
 from trainer.encoder import Encoder
 from trainer.search import Floats, top_k
-from trainer.world import ALONE, World
 
 Run = dict[str, dict[str, float]]
 Qrels = dict[str, dict[str, int]]

@@ -4,13 +4,11 @@ bfloat16 has the range of float32 and needs no scale. float16 has not: the loss 
 and the gradients are divided after it; where they overflow the step is skipped and the factor halved.
 """
 
-from typing import Literal
-
 import torch
 
 from data.base.errors import InputError
+from trainer.config import Precision
 
-Precision = Literal["float32", "bfloat16", "float16"]
 _FIRST_SCALE = 2.0**16
 
 

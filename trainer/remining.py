@@ -19,11 +19,11 @@ from data.records import Row
 from data.row_files import BadRows
 from trainer.batches import Examples
 from trainer.config import TrainConfig
+from trainer.distributed import World
 from trainer.embedding_cache import cached_embeddings
 from trainer.encoder import Encoder
 from trainer.filters import RULES
 from trainer.mining import MineConfig, mine_rows
-from trainer.world import World
 
 log = logging.getLogger(__name__)
 

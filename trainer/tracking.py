@@ -2,11 +2,10 @@
 
 import importlib
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from data.base.errors import InputError
-
-Tracking = Literal["none", "tensorboard", "wandb", "trackio"]
+from trainer.config import Tracking
 
 
 class Tracker(Protocol):

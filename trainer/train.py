@@ -22,12 +22,12 @@ from trainer.card import write_model_card
 from trainer.checkpoints import Checkpoints, RunState
 from trainer.config import TrainConfig
 from trainer.dev import dev_scores
+from trainer.distributed import World, join_world
 from trainer.gradients import StepReport, accumulate_gradients
 from trainer.precision import loss_scaler
 from trainer.prepare import check_negatives, data_key, load_encoder, make_optimizer, read_data
 from trainer.remining import Remining
 from trainer.run_folder import RunFolder
-from trainer.world import World, join_world
 
 log = logging.getLogger(__name__)
 

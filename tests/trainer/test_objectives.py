@@ -12,8 +12,8 @@ from torch import Tensor
 import trainer
 from data.formats.convert import write_format
 from data.records import Negative, Passage, Row
+from trainer.loss_modules import CounterfactualLoss, InfoNCE, QueryViewEntropy
 from trainer.losses import candidate_scores, info_nce, loss_sums
-from trainer.objectives import CounterfactualLoss, InfoNCE, QueryViewEntropy
 
 GENERATED = torch.tensor([[False, False, True, True], [False, False, False, False], [False, True, False, False]])
 VALID = torch.tensor([[True, True, True, True], [True, True, False, False], [True, True, True, False]])

@@ -14,10 +14,10 @@ from tests.trainer.tiny_data import dev_set, training_rows
 from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.dev import rank
+from trainer.distributed import ALONE, World, join_world
 from trainer.encoder import Encoder
 from trainer.gradients import accumulate_gradients
 from trainer.train import train
-from trainer.world import ALONE, World, join_world
 
 
 def one_step(config: TrainConfig, world: World) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
