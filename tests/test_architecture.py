@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "evals": {"data", "trainer", "programs"},
 }
 # programs may use the retriever's forward pass, nothing of the training.
-TRAINER_FOR_PROGRAMS = {"trainer.encoder"}
+TRAINER_FOR_PROGRAMS = {"trainer.encoder.encoder"}
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from trainer.encoder import Encoder
+    from trainer.encoder.encoder import Encoder
     from trainer.loss_modules import CounterfactualLoss, InfoNCE, QueryViewEntropy
 
 __all__ = ["CounterfactualLoss", "Encoder", "InfoNCE", "QueryViewEntropy"]
-_HOMES = {name: "trainer.encoder" if name == "Encoder" else "trainer.loss_modules" for name in __all__}
+_HOMES = {name: "trainer.encoder.encoder" if name == "Encoder" else "trainer.loss_modules" for name in __all__}
 
 
 def __getattr__(name: str) -> Any:

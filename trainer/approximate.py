@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trainer.search import Floats, Indices, checked_queries, top_k
+from trainer.encoder.encoder import Floats, Indices
+from trainer.search import checked_queries, top_k
 
 log = logging.getLogger(__name__)
 Kind = Literal["ivf", "hnsw"]

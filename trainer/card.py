@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object
 from data.records import Row
-from trainer.bundled import BUNDLED_MODEL
 from trainer.config import TrainConfig
-from trainer.folder_format import read_settings
+from trainer.encoder.model_files import BUNDLED_MODEL
+from trainer.encoder.st_folder import read_settings
 
 if TYPE_CHECKING:
     from trainer.train import TrainResult

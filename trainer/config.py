@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.base.errors import require
-from trainer.bundled import BUNDLED_MODEL
+from trainer.encoder.model_files import BUNDLED_MODEL
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from data.base.text import same_text_key
 from data.records import Row
 from data.retrieval_set import RetrievalSet
-from trainer.search import Indices
+from trainer.encoder.encoder import Indices
 
 
 class Corpus:

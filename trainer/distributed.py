@@ -12,8 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data.base.errors import InputError
-from trainer.encoder import Encoder, Role
-from trainer.search import Floats
+from trainer.encoder.encoder import Encoder, Floats, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

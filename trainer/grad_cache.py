@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.encoder import Encoder
-from trainer.tokens import Tokens, token_chunks
+from trainer.encoder.encoder import Encoder
+from trainer.encoder.packed import Tokens, token_chunks
 
 
 def embedding_gradients(

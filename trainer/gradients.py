@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from trainer.batches import Batch, Example, make_batch
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE, World
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
+from trainer.encoder.packed import Tokens
 from trainer.grad_cache import embedding_gradients
 from trainer.losses import LossSums, loss_sums
-from trainer.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

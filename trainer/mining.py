@@ -17,13 +17,13 @@ from data.records import Negative, Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, write_rows
 from trainer.approximate import ApproximateIndex
-from trainer.bundled import BUNDLED_MODEL
 from trainer.corpus import Corpus
 from trainer.distributed import join_world
 from trainer.embedding_cache import cached_embeddings
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder, Indices
+from trainer.encoder.model_files import BUNDLED_MODEL
 from trainer.filters import CODE, KEPT, RULES, Floats, Limits, apply_rules
-from trainer.search import Indices, top_k
+from trainer.search import top_k
 
 log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 4096

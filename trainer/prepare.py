@@ -13,7 +13,7 @@ from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows
 from trainer.batches import Examples
 from trainer.config import TrainConfig
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 from trainer.precision import autocast_type
 
 log = logging.getLogger(__name__)

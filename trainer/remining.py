@@ -21,7 +21,7 @@ from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.distributed import World
 from trainer.embedding_cache import cached_embeddings
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 from trainer.filters import RULES
 from trainer.mining import MineConfig, mine_rows
 

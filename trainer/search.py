@@ -3,17 +3,16 @@
 Axes: Q queries, P passages, K results a query, D width.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.base.errors import InputError
+from trainer.encoder.encoder import Floats, Indices
 
 Backend = Literal["torch", "faiss"]
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 # One block of scores: 256 queries x 65,536 passages in float32 are 64 MiB.
 _QUERIES, _PASSAGES = 256, 65536

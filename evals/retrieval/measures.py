@@ -12,7 +12,7 @@ from ir_measures import AP, RR, R, Success, nDCG
 from data.base.stats import Interval, bootstrap_interval
 from data.retrieval_set import RetrievalSet
 from trainer.dev import rank
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 
 MEASURES = {
     "ndcg@10": nDCG @ 10,

@@ -18,11 +18,10 @@ from data.base.files import write_json
 from tests.bench.bench_losses import bench_losses
 from tests.bench.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
 from trainer.batches import Example
-from trainer.bundled import BUNDLED_MODEL
 from trainer.config import Precision, TrainConfig
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
+from trainer.encoder.model_files import BUNDLED_MODEL, find_model_folder
 from trainer.gradients import accumulate_gradients
-from trainer.model_files import find_model_folder
 from trainer.precision import autocast_type
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from data.readers.mteb import retrieval_set_of
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
 from evals.retrieval.measures import evaluate
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 
 mteb = pytest.importorskip("mteb")
 

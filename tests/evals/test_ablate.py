@@ -21,7 +21,7 @@ from evals.ablation.ablate import SHOWN, _inputs_key, ablation_table, read_ablat
 from evals.ablation.arms import MINED, build_arms
 from evals.ablation.config import AblateConfig
 from evals.ablation.plot import ablation_plot
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 
 
 def row(query_id: str, *, mined: int, generated: int, word: str = "g") -> Row:

@@ -9,8 +9,8 @@ from sentence_transformers import SentenceTransformer
 
 from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
-from trainer import bundled
-from trainer.encoder import Encoder
+from trainer.encoder import model_files as bundled
+from trainer.encoder.encoder import Encoder
 
 
 @pytest.fixture(autouse=True)

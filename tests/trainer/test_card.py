@@ -17,7 +17,7 @@ from tests.fakes.fake_hub import TOKEN, FakeHub
 from tests.trainer.conftest import TEXTS
 from trainer.card import add_evaluations, base_model, command, shown_path
 from trainer.config import TrainConfig
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 from trainer.publish import PublishConfig, publish
 from trainer.train import train
 

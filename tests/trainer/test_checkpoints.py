@@ -19,7 +19,7 @@ from tests.trainer.tiny_data import mined_source, training_rows
 from trainer import checkpoints
 from trainer import train as train_module
 from trainer.config import TrainConfig
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 from trainer.mining import MineConfig
 from trainer.train import train
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.dropout import FastDropout, dropout, keep_mask, use_fast_dropout
+from trainer.encoder.dropout import FastDropout, dropout, keep_mask, use_fast_dropout
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])

@@ -10,7 +10,7 @@ from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
 from trainer import embedding_cache
 from trainer.embedding_cache import cached_embeddings, embeddings_key
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 
 MANY = [f"{text} {number}" for number in range(3) for text in TEXTS]
 

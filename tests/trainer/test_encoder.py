@@ -12,7 +12,7 @@ from tokenizers import normalizers
 
 from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 
 POOLINGS = ["mean", "cls", "lasttoken"]
 

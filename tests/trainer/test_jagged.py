@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.trainer.conftest import TEXTS
-from trainer import jagged, packed
-from trainer.encoder import Encoder
-from trainer.jagged import has_jagged_attention, jagged_attention
+from trainer.encoder import jagged, packed
+from trainer.encoder.encoder import Encoder
+from trainer.encoder.jagged import has_jagged_attention, jagged_attention
 
 LENGTHS = [9, 9, 4, 1]
 

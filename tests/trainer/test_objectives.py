@@ -126,7 +126,7 @@ def test_half_precision_embeddings_lose_nothing_more(in_batch: bool, embeddings:
 
 
 def test_the_exports_are_there_and_import_nothing_heavy() -> None:
-    assert trainer.InfoNCE is InfoNCE and trainer.Encoder.__module__ == "trainer.encoder"
+    assert trainer.InfoNCE is InfoNCE and trainer.Encoder.__module__ == "trainer.encoder.encoder"
     with pytest.raises(AttributeError, match="Nothing"):
         trainer.Nothing  # noqa: B018
     code = (

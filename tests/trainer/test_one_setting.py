@@ -15,7 +15,7 @@ from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer.config import TrainConfig
 from trainer.dev import ndcg_at_10
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 from trainer.mining import MineConfig, mine
 from trainer.train import train
 

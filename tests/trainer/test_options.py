@@ -16,7 +16,7 @@ from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import training_rows
 from trainer.batches import Examples
 from trainer.config import TrainConfig
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 from trainer.gradients import StepReport, accumulate_gradients
 from trainer.run_folder import RunFolder
 from trainer.train import train

@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from tests.trainer.conftest import TEXTS
-from trainer.encoder import Encoder
-from trainer.packed import PACKABLE
+from trainer.encoder.encoder import Encoder
+from trainer.encoder.packed import PACKABLE
 
 LONG = [*TEXTS, "how long can we restore deleted files from the bin " * 4, "tap", "card payment"]
 

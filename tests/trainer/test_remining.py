@@ -15,7 +15,7 @@ from tests.trainer.tiny_data import mined_source, training_rows
 from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 from trainer.mining import MineConfig, mine
 from trainer.remining import Remining
 from trainer.train import train

@@ -15,7 +15,7 @@ from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.dev import rank
 from trainer.distributed import ALONE, World, join_world
-from trainer.encoder import Encoder
+from trainer.encoder.encoder import Encoder
 from trainer.gradients import accumulate_gradients
 from trainer.train import train
 

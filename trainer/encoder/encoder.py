@@ -21,11 +21,20 @@ from torch import Tensor, nn
 from data.base.errors import InputError
 from data.base.files import current_umask
 from data.base.progress import progress_bar
-from trainer.dropout import use_fast_dropout
-from trainer.folder_format import POOLINGS, EncoderSettings, override, read_settings, transformer_folder, write_settings
-from trainer.model_files import find_model_folder, load_transformer, longest_input
-from trainer.packed import hidden_states, pack, pool, use_packed_attention
-from trainer.tokens import Tokens, token_chunks
+from trainer.encoder.dropout import use_fast_dropout
+from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input
+from trainer.encoder.packed import Tokens, hidden_states, pack, pool, token_chunks, use_packed_attention
+from trainer.encoder.st_folder import (
+    POOLINGS,
+    EncoderSettings,
+    override,
+    read_settings,
+    transformer_folder,
+    write_settings,
+)
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 Role = Literal["query", "document"]
 log = logging.getLogger(__name__)

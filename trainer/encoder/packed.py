@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.dropout import dropout
-from trainer.jagged import has_jagged_attention, jagged_attention
-from trainer.tokens import Tokens
+from trainer.encoder.dropout import dropout
+from trainer.encoder.jagged import has_jagged_attention, jagged_attention
+
+Tokens = Sequence[int]
 
 ATTENTION = "causalneg_packed"
 # Architectures that are built of token-wise layers and transformers' attention seam, and take explicit positions.
@@ -173,3 +174,22 @@ def _attend(
     if mask is not None:
         weights = weights.masked_fill(~mask, float("-inf"))
     return dropout(weights.softmax(dim=-1), probability) @ value
+
+
+def token_chunks(tokens: Sequence[Tokens], max_tokens: int, padded: bool = True) -> list[list[int]]:
+    """Split positions 0..n-1 into passes, longest texts first, each at most `max_tokens` (with padding, if padded).
+
+    A single text that is longer than the bound gets a pass of its own.
+    """
+    order = sorted(range(len(tokens)), key=lambda i: (-len(tokens[i]), i))
+    chunks: list[list[int]] = []
+    size = 0
+    for i in order:
+        # Texts come longest first: with padding each takes the room of its chunk's first.
+        room = len(tokens[chunks[-1][0]]) if padded and chunks else len(tokens[i])
+        if not chunks or size + room > max_tokens:
+            chunks.append([])
+            size, room = 0, len(tokens[i])
+        chunks[-1].append(i)
+        size += room
+    return chunks

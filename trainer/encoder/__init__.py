@@ -1,0 +1,1 @@
+"""The encoder: model folders in sentence-transformers' layout, packed forward passes, pooling."""
