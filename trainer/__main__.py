@@ -8,7 +8,8 @@ from tests.bench.bench_mining import BenchMiningConfig
 from tests.bench.bench_trainer import BenchTrainerConfig
 from trainer.config import TrainConfig
 from trainer.distributed import started_rank
-from trainer.mining import MineConfig, mine
+from trainer.mining.config import MineConfig
+from trainer.mining.mine import mine
 from trainer.publish import PublishConfig, run_publish
 from trainer.train import TrainResult, train
 

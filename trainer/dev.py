@@ -9,7 +9,7 @@ import numpy as np
 from data.retrieval_set import RetrievalSet
 from trainer.distributed import ALONE, World
 from trainer.encoder.encoder import Encoder, Floats
-from trainer.search import top_k
+from trainer.mining.search import top_k
 
 Run = dict[str, dict[str, float]]
 Qrels = dict[str, dict[str, int]]

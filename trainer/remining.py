@@ -20,10 +20,11 @@ from data.row_files import BadRows
 from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.distributed import World
-from trainer.embedding_cache import cached_embeddings
 from trainer.encoder.encoder import Encoder
-from trainer.filters import RULES
-from trainer.mining import MineConfig, mine_rows
+from trainer.mining.config import MineConfig
+from trainer.mining.embedding_cache import cached_embeddings
+from trainer.mining.mine import mine_rows
+from trainer.mining.rules import RULES
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,8 @@ from programs.synthesis.run import synthesize
 from programs.synthesis.summary import synthesis_table
 from trainer.config import TrainConfig
 from trainer.encoder.encoder import Encoder
-from trainer.mining import MineConfig, mine
+from trainer.mining.config import MineConfig
+from trainer.mining.mine import mine
 from trainer.train import train
 
 log = logging.getLogger(__name__)

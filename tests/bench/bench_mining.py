@@ -19,8 +19,9 @@ from data.base.errors import InputError
 from data.base.files import write_json
 from data.retrieval_set import RetrievalSet
 from tests.bench.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
-from trainer.filters import Floats
-from trainer.mining import MineConfig, mine_rows
+from trainer.mining.config import MineConfig
+from trainer.mining.mine import mine_rows
+from trainer.mining.rules import Floats
 
 log = logging.getLogger(__name__)
 VARIANTS = ("peer", "ours", "ours faiss")

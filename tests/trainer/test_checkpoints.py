@@ -20,7 +20,7 @@ from trainer import checkpoints
 from trainer import train as train_module
 from trainer.config import TrainConfig
 from trainer.encoder.encoder import Encoder
-from trainer.mining import MineConfig
+from trainer.mining.config import MineConfig
 from trainer.train import train
 
 

@@ -11,7 +11,7 @@ import pytest
 from data.records import Negative, Passage, Row
 from data.row_files import write_rows
 from trainer.config import TrainConfig
-from trainer.mining import MineConfig
+from trainer.mining.config import MineConfig
 
 # A new option is a decision: add it here on purpose.
 TRAIN_OPTIONS = {

@@ -8,9 +8,9 @@ import pytest
 
 from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
-from trainer import embedding_cache
-from trainer.embedding_cache import cached_embeddings, embeddings_key
 from trainer.encoder.encoder import Encoder
+from trainer.mining import embedding_cache
+from trainer.mining.embedding_cache import cached_embeddings, embeddings_key
 
 MANY = [f"{text} {number}" for number in range(3) for text in TEXTS]
 

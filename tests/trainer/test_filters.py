@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.filters import CODE, KEPT, RULES, Limits, apply_rules, score_ceilings
+from trainer.mining.rules import CODE, KEPT, RULES, Limits, apply_rules, score_ceilings
 
 
 def codes(

@@ -11,8 +11,9 @@ from data.base.errors import InputError
 from data.readers.beir import write_beir
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows
-from trainer.approximate import ApproximateIndex
-from trainer.mining import MineConfig, mine, mine_rows
+from trainer.mining.config import MineConfig
+from trainer.mining.mine import mine, mine_rows
+from trainer.mining.search import ApproximateIndex
 
 
 def retrieval_set(texts: list[str], positives: list[int]) -> RetrievalSet:
@@ -131,7 +132,7 @@ def test_a_place_that_an_approximate_index_left_empty_is_no_passage(monkeypatch:
     def half_empty(queries, k):  # type: ignore[no-untyped-def]
         return np.array([[0.9, 0.5, -np.inf]], np.float32), np.array([[0, 2, -1]])
 
-    monkeypatch.setattr("trainer.mining._search", lambda *_: half_empty)
+    monkeypatch.setattr("trainer.mining.mine._search", lambda *_: half_empty)
     ids, counts = mined(retrieval_set(TEXTS, [0]), [0.9, 0.1, 0.5, 0.1, 0.1, 0.1])
     assert ids == ["p2"] and counts["kept"] == 1 and counts["rank_window"] == 1
 

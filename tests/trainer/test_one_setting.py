@@ -16,7 +16,8 @@ from tests.trainer.tiny_data import dev_set, training_rows
 from trainer.config import TrainConfig
 from trainer.dev import ndcg_at_10
 from trainer.encoder.encoder import Encoder
-from trainer.mining import MineConfig, mine
+from trainer.mining.config import MineConfig
+from trainer.mining.mine import mine
 from trainer.train import train
 
 

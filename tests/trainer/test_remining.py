@@ -16,7 +16,8 @@ from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE
 from trainer.encoder.encoder import Encoder
-from trainer.mining import MineConfig, mine
+from trainer.mining.config import MineConfig
+from trainer.mining.mine import mine
 from trainer.remining import Remining
 from trainer.train import train
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.base.errors import InputError
-from trainer import search
-from trainer.search import Backend, top_k
+from trainer.mining import search
+from trainer.mining.search import Backend, top_k
 
 
 def by_full_sort(queries: np.ndarray, passages: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,126 +1,31 @@
 """Hard negatives from the corpus: rank it for each query, drop what may be relevant, keep some of the rest."""
 
 import logging
-import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from data.base.errors import require
 from data.base.files import write_json
+from data.base.text import same_text_key
 from data.readers.source import read_source
 from data.records import Negative, Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, write_rows
-from trainer.approximate import ApproximateIndex
-from trainer.corpus import Corpus
 from trainer.distributed import join_world
-from trainer.embedding_cache import cached_embeddings
 from trainer.encoder.encoder import Encoder, Indices
-from trainer.encoder.model_files import BUNDLED_MODEL
-from trainer.filters import CODE, KEPT, RULES, Floats, Limits, apply_rules
-from trainer.search import top_k
+from trainer.mining.config import MineConfig
+from trainer.mining.embedding_cache import cached_embeddings
+from trainer.mining.rules import CODE, KEPT, RULES, Floats, apply_rules
+from trainer.mining.search import ApproximateIndex, top_k
 
 log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 4096
 # Passages up to which exact search is used.
 _EXACT_UP_TO = 1_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MineConfig:
-    """Mine hard negatives for the queries of a retrieval data set with an encoder."""
-
-    data: str
-    """Queries, corpus and judgements: a BEIR folder, pairs .jsonl, a data set folder, hub:ORG/NAME or mteb:TASK."""
-
-    out: str
-    """Training rows to write (.jsonl); the report goes beside it as OUT.report.json."""
-
-    split: str = "train"
-    """Split of the data."""
-
-    model: str = BUNDLED_MODEL
-    """Encoder that ranks: bundled:all-MiniLM-L6-v2, a local folder, or a hub name (org/name)."""
-
-    revision: str | None = None
-    """Revision of a hub model (None: its main branch)."""
-
-    num_negatives: int = 15
-    """Negatives per query; fewer where the rules leave fewer."""
-
-    rank_from: int = 1
-    """First rank that may be taken, 1 for the best passage that is not a positive."""
-
-    rank_to: int = 100
-    """Last rank that may be taken."""
-
-    max_score: float | None = None
-    """Highest similarity of a negative (None: no bound)."""
-
-    absolute_margin: float | None = None
-    """A negative scores below the query's lowest positive minus this, in units of similarity (None: off)."""
-
-    relative_margin: float | None = 0.05
-    """A negative scores below the query's lowest positive minus this share of its size (0.05: 5 %; None: off)."""
-
-    sampling: Literal["top", "random"] = "top"
-    """Which of the passages left: the best-ranked (top), or a seeded sample (random)."""
-
-    seed: int = 0
-    """Seed of random sampling; a query's sample does not depend on the other queries."""
-
-    max_length: int | None = None
-    """Longest text in tokens, special tokens included (None: the model's own)."""
-
-    dimensions: int | None = None
-    """Numbers that an embedding is cut to, as sentence-transformers' truncate_dim does (None: the model's own)."""
-
-    query_prompt: str | None = None
-    """Instruction in front of every query (None: the model's own, which may be none)."""
-
-    document_prompt: str | None = None
-    """Instruction in front of every passage (None: the model's own, which may be none)."""
-
-    backend: Literal["auto", "torch", "faiss", "ivf", "hnsw"] = "auto"
-    """Exact search by torch or faiss, approximate by ivf or hnsw; auto is torch up to a million passages, then ivf."""
-
-    cache: str | None = None
-    """Folder that keeps embeddings for later runs with the same model, prompts and texts (None: not kept)."""
-
-    device: str | None = None
-    """Device of the encoder, like cpu or cuda:0 (None: a GPU if there is one)."""
-
-    skip_bad_rows: bool = False
-    """Count and skip bad rows of the data instead of stopping at the first."""
-
-    def __post_init__(self) -> None:
-        self._check("num_negatives", self.num_negatives >= 1, "at least 1")
-        self._check("dimensions", self.dimensions is None or self.dimensions >= 1, "at least 1")
-        self._check("rank_from", self.rank_from >= 1, "at least 1")
-        self._check("rank_to", self.rank_to >= self.rank_from, f"at least --rank-from ({self.rank_from})")
-        for name in ("absolute_margin", "relative_margin"):
-            margin = getattr(self, name)
-            self._check(name, margin is None or (math.isfinite(margin) and margin >= 0), "a number of at least 0")
-        self._check("max_score", self.max_score is None or math.isfinite(self.max_score), "a finite number")
-        self._check("out", self.out.endswith(".jsonl"), "a file name that ends in .jsonl")
-
-    def _check(self, name: str, right: bool, expected: str) -> None:
-        require(right, name, expected, getattr(self, name))
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(
-            rank_from=self.rank_from,
-            rank_to=self.rank_to,
-            max_score=self.max_score,
-            absolute_margin=self.absolute_margin,
-            relative_margin=self.relative_margin,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,3 +206,40 @@ def _advice(dropped: dict[str, int], num_short: int, config: MineConfig) -> str:
     widen = f"raise --rank-to (now {config.rank_to})"
     change = f"{widen}, or {rules[worst]}, which dropped the most" if dropped[worst] else widen
     return f"{num_short} queries got fewer than {config.num_negatives}: {change}"
+
+
+class Corpus:
+    """`ids[i]` and `texts[i]` of passage i; `text_of[i]` is equal for passages of the same text."""
+
+    def __init__(self, data: RetrievalSet):
+        self.ids, self.texts = list(data.passages), list(data.passages.values())
+        self._position = {passage_id: i for i, passage_id in enumerate(self.ids)}
+        self._text_number: dict[str, int] = {}
+        numbers = (self._text_number.setdefault(same_text_key(t), len(self._text_number)) for t in self.texts)
+        self.text_of = np.fromiter(numbers, dtype=np.int64, count=len(self.texts))
+        self._copies = np.bincount(self.text_of)
+
+    def positives(self, rows: Sequence[Row]) -> Indices:
+        """Positions of each row's positives, [Q, S]."""
+        return _padded([{self._position[passage.id] for passage in row.positives} for row in rows])
+
+    def taken_texts(self, rows: Sequence[Row]) -> Indices:
+        """Numbers of the texts of each row's positives and of its query, if the corpus has that text, [Q, S]."""
+        return _padded([self._taken(row) for row in rows])
+
+    def most_copies(self, rows: Sequence[Row]) -> int:
+        """The most passages that a row's positives and their copies take up among its best."""
+        return max((int(self._copies[sorted(self._taken(row))].sum()) for row in rows), default=0)
+
+    def _taken(self, row: Row) -> set[int]:
+        texts = {int(self.text_of[self._position[passage.id]]) for passage in row.positives}
+        number = self._text_number.get(same_text_key(row.query))
+        return texts if number is None else texts | {number}
+
+
+def _padded(sets: Sequence[Iterable[int]]) -> Indices:
+    lists = [sorted(members) for members in sets]
+    padded_QS = np.full((len(lists), max(map(len, lists), default=0)), -1, dtype=np.int64)
+    for q, members in enumerate(lists):
+        padded_QS[q, : len(members)] = members
+    return padded_QS

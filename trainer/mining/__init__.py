@@ -1,0 +1,1 @@
+"""Hard negatives from the corpus: exact search, rules that drop candidates, the embedding cache."""
