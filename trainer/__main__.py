@@ -10,7 +10,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import started_rank
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
-from trainer.publish import PublishConfig, run_publish
+from trainer.publish.publish import PublishConfig, run_publish
 from trainer.train import TrainResult, train
 
 

@@ -18,7 +18,6 @@ from data.base.errors import InputError
 from data.base.progress import progress_bar
 from data.retrieval_set import find_leakage
 from trainer.batches import Example, Examples
-from trainer.card import write_model_card
 from trainer.checkpoints import Checkpoints, RunState
 from trainer.config import TrainConfig
 from trainer.dev import dev_scores
@@ -26,6 +25,7 @@ from trainer.distributed import World, join_world
 from trainer.gradients import StepReport, accumulate_gradients
 from trainer.precision import loss_scaler
 from trainer.prepare import check_negatives, data_key, load_encoder, make_optimizer, read_data
+from trainer.publish.model_card import write_model_card
 from trainer.remining import Remining
 from trainer.run_folder import RunFolder
 

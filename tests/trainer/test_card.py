@@ -15,10 +15,10 @@ from data.records import Negative, Passage, Row
 from data.row_files import write_rows
 from tests.fakes.fake_hub import TOKEN, FakeHub
 from tests.trainer.conftest import TEXTS
-from trainer.card import add_evaluations, base_model, command, shown_path
 from trainer.config import TrainConfig
 from trainer.encoder.encoder import Encoder
-from trainer.publish import PublishConfig, publish
+from trainer.publish.model_card import add_evaluations, base_model, command, shown_path
+from trainer.publish.publish import PublishConfig, publish
 from trainer.train import train
 
 

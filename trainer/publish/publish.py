@@ -6,8 +6,8 @@ from pathlib import Path
 
 from data.base.errors import InputError
 from data.hub import push_folder, write_token
-from trainer.card import add_evaluations
 from trainer.encoder.model_files import find_model_folder
+from trainer.publish.model_card import add_evaluations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
