@@ -11,7 +11,8 @@ from trainer.distributed import started_rank
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
 from trainer.publish.publish import PublishConfig, run_publish
-from trainer.train import TrainResult, train
+from trainer.run.run_folder import TrainResult
+from trainer.train import train
 
 
 def _mine(config: MineConfig) -> None:

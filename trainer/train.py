@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,42 +18,17 @@ from data.base.errors import InputError
 from data.base.progress import progress_bar
 from data.retrieval_set import find_leakage
 from trainer.batches import Example, Examples
-from trainer.checkpoints import Checkpoints, RunState
 from trainer.config import TrainConfig
-from trainer.dev import dev_scores
 from trainer.distributed import World, join_world
 from trainer.gradients import StepReport, accumulate_gradients
-from trainer.precision import loss_scaler
-from trainer.prepare import check_negatives, data_key, load_encoder, make_optimizer, read_data
 from trainer.publish.model_card import write_model_card
-from trainer.remining import Remining
-from trainer.run_folder import RunFolder
+from trainer.run.checkpoints import Checkpoints, RunState
+from trainer.run.dev import dev_scores
+from trainer.run.remine import Remining
+from trainer.run.run_folder import RunFolder, TrainResult
+from trainer.run.setup import check_negatives, data_key, load_encoder, loss_scaler, make_optimizer, read_data
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """What a run came to; saved as summary.json. `dev_*` is nDCG@10 on dev, None without dev data."""
-
-    model: str
-    steps: int
-    best_step: int
-    dev_before: float | None
-    dev_after: float | None
-    first_loss: float
-    last_loss: float
-    num_rows: int
-    num_truncated: int
-    num_skipped: int = 0
-    leaked_queries: int
-    leaked_passages: int
-    seconds: float
-
-    @property
-    def model_folder(self) -> Path:
-        """The trained encoder, a sentence-transformers folder."""
-        return Path(self.model)
 
 
 def train(config: TrainConfig) -> TrainResult:

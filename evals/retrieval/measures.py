@@ -11,8 +11,8 @@ from ir_measures import AP, RR, R, Success, nDCG
 
 from data.base.stats import Interval, bootstrap_interval
 from data.retrieval_set import RetrievalSet
-from trainer.dev import rank
 from trainer.encoder.encoder import Encoder
+from trainer.run.dev import rank
 
 MEASURES = {
     "ndcg@10": nDCG @ 10,

@@ -22,7 +22,7 @@ from trainer.config import Precision, TrainConfig
 from trainer.encoder.encoder import Encoder
 from trainer.encoder.model_files import BUNDLED_MODEL, find_model_folder
 from trainer.gradients import accumulate_gradients
-from trainer.precision import autocast_type
+from trainer.run.setup import autocast_type
 
 log = logging.getLogger(__name__)
 

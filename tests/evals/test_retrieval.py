@@ -9,7 +9,7 @@ import pytest
 
 from data.retrieval_set import RetrievalSet
 from evals.retrieval.measures import LABELS, MEASURES, evaluate, score, score_run, tells_siblings_apart
-from trainer.dev import rank
+from trainer.run.dev import rank
 
 # q1 finds its positive second, q2 never, q3 has two positives of different grade, q4 has no positive.
 QRELS = {"q1": {"a": 1, "b": 0}, "q2": {"c": 1}, "q3": {"a": 2, "c": 1}, "q4": {"a": 0}}

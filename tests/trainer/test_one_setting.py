@@ -14,10 +14,10 @@ from data.row_files import read_rows, write_rows
 from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer.config import TrainConfig
-from trainer.dev import ndcg_at_10
 from trainer.encoder.encoder import Encoder
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
+from trainer.run.dev import ndcg_at_10
 from trainer.train import train
 
 

@@ -18,7 +18,7 @@ from trainer.distributed import ALONE
 from trainer.encoder.encoder import Encoder
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
-from trainer.remining import Remining
+from trainer.run.remine import Remining
 from trainer.train import train
 
 

@@ -60,7 +60,7 @@ def test_training_lowers_the_loss_and_writes_the_run_folder(config: TrainConfig)
 
 
 def test_saved_model_is_the_best_one_by_dev(config: TrainConfig) -> None:
-    from trainer.dev import ndcg_at_10, rank
+    from trainer.run.dev import ndcg_at_10, rank
 
     result = train(dataclasses.replace(config, eval_every=1))
     best = Encoder.load(result.model, device="cpu")
@@ -68,7 +68,7 @@ def test_saved_model_is_the_best_one_by_dev(config: TrainConfig) -> None:
 
 
 def test_a_query_without_a_relevant_passage_is_not_scored() -> None:
-    from trainer.dev import ndcg_at_10
+    from trainer.run.dev import ndcg_at_10
 
     assert ndcg_at_10({"q": {"a": 1.0}, "z": {"a": 1.0}}, {"q": {"a": 1}, "z": {"a": 0}}) == 1.0
     assert ndcg_at_10({"q": {"a": 1.0}}, {"q": {"a": 1}, "unanswered": {"a": 2}}) == 0.5

@@ -18,7 +18,7 @@ from trainer.encoder.model_files import BUNDLED_MODEL
 from trainer.encoder.st_folder import read_settings
 
 if TYPE_CHECKING:
-    from trainer.train import TrainResult
+    from trainer.run.run_folder import TrainResult
 
 _PAPER = "[arXiv 2606.01304](https://arxiv.org/abs/2606.01304)"
 _MEASURES = re.compile(r"<!-- measures -->.*<!-- end of measures -->", re.DOTALL)

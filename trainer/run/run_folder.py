@@ -1,16 +1,16 @@
 """The folder of a run: what it was asked to do, what it measured, and whether a new command may go on with it."""
 
+import importlib
 import json
 import math
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object, write_json
-from trainer.config import TrainConfig
-from trainer.tracking import NoTracker, Tracker, make_tracker
+from trainer.config import Tracking, TrainConfig
 
 # Settings that may differ between a run and its resumption.
 _FREE = frozenset({"out", "device", "restart", "keep_checkpoints", "tracking"})
@@ -91,3 +91,81 @@ class RunFolder:
         self._tracker.close()
         for file in self.checkpoints.glob("best-*.safetensors"):
             file.unlink()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What a run came to; saved as summary.json. `dev_*` is nDCG@10 on dev, None without dev data."""
+
+    model: str
+    steps: int
+    best_step: int
+    dev_before: float | None
+    dev_after: float | None
+    first_loss: float
+    last_loss: float
+    num_rows: int
+    num_truncated: int
+    num_skipped: int = 0
+    leaked_queries: int
+    leaked_passages: int
+    seconds: float
+
+    @property
+    def model_folder(self) -> Path:
+        """The trained encoder, a sentence-transformers folder."""
+        return Path(self.model)
+
+
+class Tracker(Protocol):
+    """Takes the numbers of one step. `step` rises; a resumed run repeats steps that were not checkpointed."""
+
+    def log(self, step: int, values: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NoTracker:
+    def log(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _TensorBoard:
+    def __init__(self, module: Any, folder: Path):
+        self._writer = module.SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Project:
+    """W&B, and trackio, which has the same calls."""
+
+    def __init__(self, module: Any, folder: Path, settings: dict[str, Any]):
+        self._module = module
+        module.init(project="causalneg", name=folder.name, config=settings)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._module.log(values, step=step)
+
+    def close(self) -> None:
+        self._module.finish()
+
+
+def make_tracker(kind: Tracking, folder: Path, settings: dict[str, Any]) -> Tracker:
+    """The tracker of that name. Raises InputError when its package is not installed; keys come from its environment."""
+    if kind == "none":
+        return NoTracker()
+    name = "torch.utils.tensorboard" if kind == "tensorboard" else kind
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"--tracking {kind}: is not installed (pip install {kind})") from error
+    return _TensorBoard(module, folder) if kind == "tensorboard" else _Project(module, folder, settings)

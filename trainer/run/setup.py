@@ -12,9 +12,10 @@ from data.records import Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows
 from trainer.batches import Examples
-from trainer.config import TrainConfig
+from trainer.config import Precision, TrainConfig
 from trainer.encoder.encoder import Encoder
-from trainer.precision import autocast_type
+
+_FIRST_SCALE = 2.0**16
 
 log = logging.getLogger(__name__)
 
@@ -86,3 +87,24 @@ def make_optimizer(encoder: Encoder, config: TrainConfig) -> torch.optim.Optimiz
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The type of the encoder's matrix products, None for float32. Raises InputError where the device lacks it."""
+    if precision == "float16" and device.type != "cuda":
+        raise InputError(f"--precision float16: needs a GPU, this run is on {device.type}; use float32 or bfloat16")
+    if (
+        precision == "bfloat16"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise InputError("--precision bfloat16: this GPU does not have it; use float16 or float32")
+    return None if precision == "float32" else getattr(torch, precision)
+
+
+def loss_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+    """Scales with float16, and passes everything on untouched otherwise."""
+    scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "float16")
+    # The scale is made at first use, and a process that has no row in its first step would come without one.
+    scaler.scale(torch.zeros((), device=device))
+    return scaler
