@@ -17,16 +17,17 @@ import torch
 from data.base.errors import InputError
 from data.base.progress import progress_bar
 from data.retrieval_set import find_leakage
-from trainer.batches import Example, Examples
 from trainer.config import TrainConfig
 from trainer.distributed import World, join_world
-from trainer.gradients import StepReport, accumulate_gradients
 from trainer.publish.model_card import write_model_card
 from trainer.run.checkpoints import Checkpoints, RunState
 from trainer.run.dev import dev_scores
 from trainer.run.remine import Remining
 from trainer.run.run_folder import RunFolder, TrainResult
-from trainer.run.setup import check_negatives, data_key, load_encoder, loss_scaler, make_optimizer, read_data
+from trainer.run.setup import check_negatives, data_key, load_encoder, read_data
+from trainer.step.batches import Example, Examples
+from trainer.step.gradients import StepReport, accumulate_gradients
+from trainer.step.optimizer import learning_rate, loss_scaler, make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -165,14 +166,6 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
         folder.finish(asdict(result))
     world.wait()
     return result
-
-
-def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """Linear warm-up from 0 and linear decay to 0; `step` counts from 1 and the last step still moves."""
-    warmup = round(total_steps * config.warmup_ratio)
-    if step <= warmup:
-        return config.lr * step / warmup
-    return config.lr * (total_steps - step + 1) / (total_steps - warmup)
 
 
 def _announce(examples: Examples, config: TrainConfig, total_steps: int, world: World) -> None:

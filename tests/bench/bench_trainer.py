@@ -17,12 +17,12 @@ from data.base.errors import InputError
 from data.base.files import write_json
 from tests.bench.bench_losses import bench_losses
 from tests.bench.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
-from trainer.batches import Example
 from trainer.config import Precision, TrainConfig
 from trainer.encoder.encoder import Encoder
 from trainer.encoder.model_files import BUNDLED_MODEL, find_model_folder
-from trainer.gradients import accumulate_gradients
 from trainer.run.setup import autocast_type
+from trainer.step.batches import Example
+from trainer.step.gradients import accumulate_gradients
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 import torch
 
 from data.records import Negative, Passage, Row
-from trainer.batches import Examples, make_batch
 from trainer.config import TrainConfig
+from trainer.step.batches import Examples, make_batch
 
 
 def row(query: str, positives: list[str], mined: list[str] = (), generated: list[str] = (), mixed: bool = False) -> Row:  # type: ignore[assignment]

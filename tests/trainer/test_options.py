@@ -14,11 +14,11 @@ from data.base.errors import InputError
 from data.row_files import write_rows
 from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import training_rows
-from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.encoder.encoder import Encoder
-from trainer.gradients import StepReport, accumulate_gradients
 from trainer.run.run_folder import RunFolder
+from trainer.step.batches import Examples
+from trainer.step.gradients import StepReport, accumulate_gradients
 from trainer.train import train
 
 
@@ -93,7 +93,7 @@ def test_float16_trains_like_float32(config: TrainConfig, in_batch: str) -> None
 def test_steps_that_overflow_are_skipped_counted_and_resumed_exactly(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.run.setup._FIRST_SCALE", 2.0**40)
+    monkeypatch.setattr("trainer.step.optimizer._FIRST_SCALE", 2.0**40)
     config = dataclasses.replace(config, precision="float16", epochs=10, checkpoint_every=4)
     whole = train(config)
     assert 0 < whole.num_skipped < whole.steps
@@ -124,7 +124,7 @@ def test_gradients_that_overflow_at_every_scale_end_the_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: float("inf"))
-    monkeypatch.setattr("trainer.run.setup._FIRST_SCALE", 0.5)
+    monkeypatch.setattr("trainer.step.optimizer._FIRST_SCALE", 0.5)
     with pytest.raises(InputError, match="its gradient's norm inf"):
         train(dataclasses.replace(config, precision="float16"))
 

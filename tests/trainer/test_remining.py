@@ -12,13 +12,13 @@ from data.base.text import same_text_key
 from data.readers.beir import write_beir
 from data.row_files import read_rows, write_rows
 from tests.trainer.tiny_data import mined_source, training_rows
-from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE
 from trainer.encoder.encoder import Encoder
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
 from trainer.run.remine import Remining
+from trainer.step.batches import Examples
 from trainer.train import train
 
 

@@ -14,11 +14,12 @@ from data.row_files import write_rows
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer import train as train_module
 from trainer.__main__ import _closing as closing
-from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.encoder.encoder import Encoder
-from trainer.gradients import accumulate_gradients
-from trainer.train import learning_rate, train
+from trainer.step.batches import Examples
+from trainer.step.gradients import accumulate_gradients
+from trainer.step.optimizer import learning_rate
+from trainer.train import train
 
 
 @pytest.fixture
@@ -125,8 +126,8 @@ def test_in_batch_negatives_raise_the_loss_and_train(config: TrainConfig, mode: 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradient_caching_equals_one_graph_over_all_texts(config: TrainConfig, dropout: float) -> None:
-    from trainer import grad_cache
     from trainer.encoder.packed import token_chunks
+    from trainer.step import gradients as grad_cache
 
     def in_one_graph(encoder, tokens, max_tokens, embeddings_gradient):  # type: ignore[no-untyped-def]
         parts = token_chunks(tokens, max_tokens, padded=False)

@@ -11,12 +11,12 @@ import torch.multiprocessing as mp
 
 from data.row_files import write_rows
 from tests.trainer.tiny_data import dev_set, training_rows
-from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE, World, join_world
 from trainer.encoder.encoder import Encoder
-from trainer.gradients import accumulate_gradients
 from trainer.run.dev import rank
+from trainer.step.batches import Examples
+from trainer.step.gradients import accumulate_gradients
 from trainer.train import train
 
 

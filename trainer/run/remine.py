@@ -17,7 +17,6 @@ from data.base.files import read_json_object
 from data.readers.source import read_source
 from data.records import Row
 from data.row_files import BadRows
-from trainer.batches import Examples
 from trainer.config import TrainConfig
 from trainer.distributed import World
 from trainer.encoder.encoder import Encoder
@@ -25,6 +24,7 @@ from trainer.mining.config import MineConfig
 from trainer.mining.embedding_cache import cached_embeddings
 from trainer.mining.mine import mine_rows
 from trainer.mining.rules import RULES
+from trainer.step.batches import Examples
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,9 @@ from data.readers.source import read_source
 from data.records import Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows
-from trainer.batches import Examples
 from trainer.config import Precision, TrainConfig
 from trainer.encoder.encoder import Encoder
-
-_FIRST_SCALE = 2.0**16
+from trainer.step.batches import Examples
 
 log = logging.getLogger(__name__)
 
@@ -79,16 +77,6 @@ def load_encoder(config: TrainConfig, device: str | None) -> Encoder:
     return encoder
 
 
-def make_optimizer(encoder: Encoder, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over what is trained; decay on matrices only."""
-    parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr)
-
-
 def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The type of the encoder's matrix products, None for float32. Raises InputError where the device lacks it."""
     if precision == "float16" and device.type != "cuda":
@@ -100,11 +88,3 @@ def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | N
     ):
         raise InputError("--precision bfloat16: this GPU does not have it; use float16 or float32")
     return None if precision == "float32" else getattr(torch, precision)
-
-
-def loss_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
-    """Scales with float16, and passes everything on untouched otherwise."""
-    scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "float16")
-    # The scale is made at first use, and a process that has no row in its first step would come without one.
-    scaler.scale(torch.zeros((), device=device))
-    return scaler

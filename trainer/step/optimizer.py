@@ -1,0 +1,34 @@
+"""Optimizer."""
+
+import torch
+
+from trainer.config import Precision, TrainConfig
+from trainer.encoder.encoder import Encoder
+
+_FIRST_SCALE = 2.0**16
+
+
+def loss_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+    """Scales with float16, and passes everything on untouched otherwise."""
+    scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "float16")
+    # The scale is made at first use, and a process that has no row in its first step would come without one.
+    scaler.scale(torch.zeros((), device=device))
+    return scaler
+
+
+def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
+    """Linear warm-up from 0 and linear decay to 0; `step` counts from 1 and the last step still moves."""
+    warmup = round(total_steps * config.warmup_ratio)
+    if step <= warmup:
+        return config.lr * step / warmup
+    return config.lr * (total_steps - step + 1) / (total_steps - warmup)
+
+
+def make_optimizer(encoder: Encoder, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over what is trained; decay on matrices only."""
+    parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr)
