@@ -77,11 +77,11 @@ dataset *flags: setup
 
 # rank generator models on the same rows: just compare rows=rows.jsonl lms="A B C" verifier_lm=V
 compare *flags: setup
-    @{{ python }} -m programs compare "$@"
+    @{{ python }} -m evals compare "$@"
 
 # how many of 30 prompt injections a verifier obeys: just probe lm=MODEL
 probe *flags: setup
-    @{{ python }} -m programs probe "$@"
+    @{{ python }} -m evals probe "$@"
 
 # the long tests of reliability, with figures in runs/chaos: just chaos, or just chaos kills fuzz
 chaos *names: setup
@@ -105,8 +105,8 @@ audit: setup
 
 # a training step of ours beside sentence-transformers', speed and memory: just bench-trainer rounds=5
 bench-trainer *flags: setup
-    @{{ python }} -m trainer bench-trainer "$@"
+    @{{ python }} -m tests.bench trainer "$@"
 
 # mining of ours beside sentence-transformers', same selection: just bench-mining passages=20000 queries=2000
 bench-mining *flags: setup
-    @{{ python }} -m trainer bench-mining "$@"
+    @{{ python }} -m tests.bench mining "$@"

@@ -8,6 +8,7 @@ from data.base.cli import run_command
 from evals.ablation.config import AblateConfig
 from evals.demo.config import DemoConfig
 from evals.diagnostics.config import DiagnoseConfig
+from evals.generators.config import CompareConfig, ProbeConfig
 from evals.report.config import ReportConfig
 from evals.retrieval.config import EvalConfig
 
@@ -43,12 +44,27 @@ def _ablate(config: AblateConfig) -> None:
     run_ablate(config)
 
 
+def _compare(config: CompareConfig) -> None:
+    from evals.generators.compare import compare, leaderboard_table
+
+    result = compare(config)
+    sys.stdout.write(f"{leaderboard_table(result)}\nwritten: {result['file']}\n")
+
+
+def _probe(config: ProbeConfig) -> None:
+    from evals.generators.injections import probe
+
+    sys.stdout.write(probe(config).summary())
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "eval": (EvalConfig, _eval),
     "demo": (DemoConfig, _demo),
     "ablate": (AblateConfig, _ablate),
     "diagnose": (DiagnoseConfig, _diagnose),
     "report": (ReportConfig, _report),
+    "compare": (CompareConfig, _compare),
+    "probe": (ProbeConfig, _probe),
 }
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data.base.cli import run_command
-from evals.generators.config import CompareConfig, ProbeConfig
 from programs.optimize.config import OptimizeConfig
 from programs.profiles.config import ProfileConfig
 from programs.synthesis.config import SynthesizeConfig
@@ -27,32 +26,17 @@ def _optimize(config: OptimizeConfig) -> None:
     sys.stdout.write(optimization_table(optimize(config)))
 
 
-def _compare(config: CompareConfig) -> None:
-    from evals.generators.compare import compare, leaderboard_table
-
-    result = compare(config)
-    sys.stdout.write(f"{leaderboard_table(result)}\nwritten: {result['file']}\n")
-
-
 def _profile(config: ProfileConfig) -> None:
     from programs.profiles.draft import run_profile
 
     run_profile(config)
 
 
-def _probe(config: ProbeConfig) -> None:
-    from evals.generators.injections import probe
-
-    sys.stdout.write(probe(config).summary())
-
-
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "synthesize": (SynthesizeConfig, _synthesize),
     "optimize": (OptimizeConfig, _optimize),
-    "compare": (CompareConfig, _compare),
     "dataset": (DatasetConfig, run_dataset),
     "profile": (ProfileConfig, _profile),
-    "probe": (ProbeConfig, _probe),
 }
 
 

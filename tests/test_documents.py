@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-import data.cli
+import data.base.cli
 from tests.fakes.fake_model import FakeModel
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +70,9 @@ def recipes() -> dict[str, tuple[str, str]]:
     for line in (ROOT / "justfile").read_text(encoding="utf-8").splitlines():
         if head := re.match(r"([a-z-]+) \*flags: setup", line):
             recipe = head[1]
-        elif body := re.match(r'    @\{\{ python \}\} -m (data|trainer|programs|evals) ([\w-]+) "\$@"', line):
+        elif body := re.match(
+            r'    @\{\{ python \}\} -m (data|trainer|programs|evals|tests\.bench) ([\w-]+) "\$@"', line
+        ):
             found[recipe] = (body[1], body[2])
     return found
 
@@ -85,7 +87,7 @@ def room_commands(room: str) -> dict[str, tuple[type, Callable[[Any], object]]]:
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data.cli, "run_command", catch)
+        patch.setattr(data.base.cli, "run_command", catch)
         with pytest.raises(SystemExit):
             runpy.run_module(room, run_name="__main__")
     return caught
@@ -116,7 +118,7 @@ def test_every_command_is_one_that_the_command_line_takes(block: Block, capsys: 
         room, arguments = ours
         parsed: list[Any] = []
         commands = {name: (kind, parsed.append) for name, (kind, _) in room_commands(room).items()}
-        code = data.cli.run_command(room, commands, arguments)
+        code = data.base.cli.run_command(room, commands, arguments)
         assert code == 0, f"{block}: {' '.join(words)}: {capsys.readouterr().err}"
         assert len(parsed) == 1
 
@@ -131,7 +133,9 @@ def test_a_block_that_says_so_runs(
         ours = our_command(words)
         assert ours is not None, f"{block}: only commands of ours are run"
         room, arguments = ours
-        assert data.cli.run_command(room, room_commands(room), arguments) == 0, f"{words}: {capsys.readouterr().err}"
+        assert data.base.cli.run_command(room, room_commands(room), arguments) == 0, (
+            f"{words}: {capsys.readouterr().err}"
+        )
     assert "written: " in capsys.readouterr().out
 
 
@@ -175,7 +179,7 @@ def test_the_check_sees_what_is_wrong() -> None:
         our_command(["just", "no-such-recipe"])
     commands = {name: (kind, print) for name, (kind, _) in room_commands("trainer").items()}
     with pytest.raises(SystemExit):
-        data.cli.run_command("trainer", commands, ["train", "rows=a", "out=b", "no-such-flag=1"])
+        data.base.cli.run_command("trainer", commands, ["train", "rows=a", "out=b", "no-such-flag=1"])
     assert list(commands_of("just demo && just test  # both\njust mine \\\n  a=b")) == [
         ["just", "demo"], ["just", "test"], ["just", "mine", "a=b"]
     ]  # fmt: skip

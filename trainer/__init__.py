@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from trainer.encoder.encoder import Encoder
+    from trainer.encoder import Encoder
     from trainer.loss_modules import CounterfactualLoss, InfoNCE, QueryViewEntropy
 
 __all__ = ["CounterfactualLoss", "Encoder", "InfoNCE", "QueryViewEntropy"]

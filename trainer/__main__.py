@@ -3,9 +3,6 @@
 import sys
 
 from data.base.cli import run_command
-from tests.bench import bench_mining, bench_trainer
-from tests.bench.bench_mining import BenchMiningConfig
-from tests.bench.bench_trainer import BenchTrainerConfig
 from trainer.config import TrainConfig
 from trainer.distributed import started_rank
 from trainer.mining.config import MineConfig
@@ -45,14 +42,6 @@ def _closing(result: TrainResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _bench_trainer(config: BenchTrainerConfig) -> None:
-    sys.stdout.write(bench_trainer.summary(bench_trainer.bench_trainer(config)))
-
-
-def _bench_mining(config: BenchMiningConfig) -> None:
-    sys.stdout.write(bench_mining.summary(bench_mining.bench_mining(config)))
-
-
 if __name__ == "__main__":
     sys.exit(
         run_command(
@@ -61,8 +50,6 @@ if __name__ == "__main__":
                 "mine": (MineConfig, _mine),
                 "train": (TrainConfig, _train),
                 "publish": (PublishConfig, run_publish),
-                "bench-trainer": (BenchTrainerConfig, _bench_trainer),
-                "bench-mining": (BenchMiningConfig, _bench_mining),
             },
         )
     )

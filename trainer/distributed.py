@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data.base.errors import InputError
-from trainer.encoder.encoder import Encoder, Floats, Role
+from trainer.encoder import Encoder, Role
+from trainer.encoder.encoder import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

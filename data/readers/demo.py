@@ -11,7 +11,7 @@ from data.records import Negative, Passage, Requirement, Row, Verdict
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_objects
 
-DEMO_FOLDER = Path(__file__).parent / "demo"
+DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 FamilySplit = Literal["seen", "dev", "test"]
 
 

@@ -25,7 +25,7 @@ from evals.ablation.config import AblateConfig
 from evals.ablation.plot import write_ablation_plot
 from evals.retrieval.measures import evaluate
 from trainer.config import TrainConfig
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.train import train
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.summary import synthesis_table
 from trainer.config import TrainConfig
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
 from trainer.train import train

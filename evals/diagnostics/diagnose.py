@@ -35,7 +35,7 @@ from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
 from evals.diagnostics.table import diagnostics_text
 from programs.synthesis.funnel import read_funnel
 from programs.synthesis.store import read_syntheses, synthesis_folder
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 
 log = logging.getLogger(__name__)
 

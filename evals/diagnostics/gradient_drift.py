@@ -13,7 +13,7 @@ from data.base.errors import InputError
 from data.base.stats import Floats, Interval, bootstrap_interval
 from data.records import Row
 from evals.diagnostics.embedded_rows import GENERATED, MINED, EmbeddedRows, Ints
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.losses import candidate_scores, info_nce
 
 

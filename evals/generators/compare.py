@@ -28,7 +28,7 @@ from programs.lm.servers.local import PREFIX
 from programs.modules.candidates import synthesis_of_row
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import mined_rows, synthesize
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 
 _RESAMPLES = 500
 _FOLDS = 5

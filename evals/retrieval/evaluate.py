@@ -17,7 +17,7 @@ from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows
 from evals.retrieval.config import EvalConfig
 from evals.retrieval.measures import LABELS, RetrievalScores, evaluate
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 
 # Upper bounds in words; web queries are mostly short, claims and questions longer.
 _LENGTHS = ((5, "1 to 5 words"), (10, "6 to 10 words"), (20, "11 to 20 words"))

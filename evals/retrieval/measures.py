@@ -11,7 +11,7 @@ from ir_measures import AP, RR, R, Success, nDCG
 
 from data.base.stats import Interval, bootstrap_interval
 from data.retrieval_set import RetrievalSet
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.run.dev import rank
 
 MEASURES = {

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainer.encoder.encoder import Encoder, Role
+from trainer.encoder import Encoder, Role
 
 Vector = npt.NDArray[np.float32]
 # Optimisers look at the same rows again and again; embeddings of so many texts are kept.

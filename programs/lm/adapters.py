@@ -8,7 +8,6 @@ import dspy
 import pydantic
 
 from programs.lm.models import ModelSpec
-from programs.modules.signatures import MAX_REQUIREMENTS
 from programs.options import AdapterName
 
 # The output list of the call in this context whose length is known beforehand, for decoding under a schema.
@@ -16,6 +15,8 @@ known_length: ContextVar[tuple[str, int] | None] = ContextVar("known_length", de
 
 # A grammar that counts to more than about this many characters becomes slow.
 _LONGEST_STRING = 1000
+# More items than any list of an answer has use for: requirements, their verdicts, negatives.
+_LONGEST_LIST = 8
 _KEPT_MESSAGES = 64
 LAYOUTS: tuple[AdapterName, ...] = tuple(name for name in get_args(AdapterName) if name != "auto")
 
@@ -87,7 +88,7 @@ def _fit(part: Any, bounded: bool) -> None:
         if bounded:
             part["maxLength"] = longest
     if part.get("type") == "array" and bounded:
-        part["maxItems"] = min(part.get("maxItems", MAX_REQUIREMENTS), MAX_REQUIREMENTS)
+        part["maxItems"] = min(part.get("maxItems", _LONGEST_LIST), _LONGEST_LIST)
     for value in part.values():
         _fit(value, bounded)
 

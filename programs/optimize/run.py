@@ -37,7 +37,7 @@ from programs.optimize.splits import Split, split_rows
 from programs.profiles.profile import load_profile, mined_passages, mined_style
 from programs.synthesis.roles import choose_adapter
 from programs.synthesis.store import RunStore
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from data.records import Row
 _STYLE_ROWS = 200
 _STYLE_CHARS = 800
 
-PROFILE_FOLDER = Path(__file__).parent / "profiles"
+PROFILE_FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

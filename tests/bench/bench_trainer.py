@@ -18,7 +18,7 @@ from data.base.files import write_json
 from tests.bench.bench_losses import bench_losses
 from tests.bench.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
 from trainer.config import Precision, TrainConfig
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.encoder.model_files import BUNDLED_MODEL, find_model_folder
 from trainer.run.setup import autocast_type
 from trainer.step.batches import Example

@@ -17,7 +17,7 @@ from tests.chaos import training
 from tests.trainer.tiny_data import training_rows
 from trainer import train as train_module
 from trainer.config import TrainConfig
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.train import train
 
 

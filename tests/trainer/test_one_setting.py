@@ -14,7 +14,7 @@ from data.row_files import read_rows, write_rows
 from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer.config import TrainConfig
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
 from trainer.run.dev import ndcg_at_10

@@ -15,7 +15,7 @@ from tests.trainer.tiny_data import dev_set, training_rows
 from trainer import train as train_module
 from trainer.__main__ import _closing as closing
 from trainer.config import TrainConfig
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.step.batches import Examples
 from trainer.step.gradients import accumulate_gradients
 from trainer.step.optimizer import learning_rate
@@ -140,7 +140,7 @@ def test_gradient_caching_equals_one_graph_over_all_texts(config: TrainConfig, d
     torch.manual_seed(5)
     cached, loss = gradient(config, dropout)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.gradients.embedding_gradients", in_one_graph)
+        patch.setattr("trainer.step.gradients.embedding_gradients", in_one_graph)
         torch.manual_seed(5)
         plain, plain_loss = gradient(config, dropout)
     assert grad_cache.embedding_gradients is not in_one_graph

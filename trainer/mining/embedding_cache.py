@@ -18,7 +18,8 @@ from data.base.errors import InputError
 from data.base.files import current_umask
 from data.base.progress import progress_bar
 from trainer.distributed import ALONE, World
-from trainer.encoder.encoder import Encoder, Floats, Role
+from trainer.encoder import Encoder, Role
+from trainer.encoder.encoder import Floats
 
 log = logging.getLogger(__name__)
 # One block: its embeddings are all that is in memory; with a width of 384 they take 25 MB.

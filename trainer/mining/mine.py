@@ -16,7 +16,8 @@ from data.records import Negative, Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, write_rows
 from trainer.distributed import join_world
-from trainer.encoder.encoder import Encoder, Indices
+from trainer.encoder import Encoder
+from trainer.encoder.encoder import Indices
 from trainer.mining.config import MineConfig
 from trainer.mining.embedding_cache import cached_embeddings
 from trainer.mining.rules import CODE, KEPT, RULES, Floats, apply_rules

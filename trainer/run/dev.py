@@ -8,7 +8,8 @@ import numpy as np
 
 from data.retrieval_set import RetrievalSet
 from trainer.distributed import ALONE, World
-from trainer.encoder.encoder import Encoder, Floats
+from trainer.encoder import Encoder
+from trainer.encoder.encoder import Floats
 from trainer.mining.search import top_k
 
 Run = dict[str, dict[str, float]]

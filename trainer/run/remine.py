@@ -19,7 +19,7 @@ from data.records import Row
 from data.row_files import BadRows
 from trainer.config import TrainConfig
 from trainer.distributed import World
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.mining.config import MineConfig
 from trainer.mining.embedding_cache import cached_embeddings
 from trainer.mining.mine import mine_rows

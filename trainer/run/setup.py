@@ -12,7 +12,7 @@ from data.records import Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import BadRows, read_rows
 from trainer.config import Precision, TrainConfig
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.step.batches import Examples
 
 log = logging.getLogger(__name__)

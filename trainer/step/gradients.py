@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE, World
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 from trainer.encoder.packed import Tokens, token_chunks
 from trainer.losses import LossSums, loss_sums
 from trainer.step.batches import Batch, Example, make_batch

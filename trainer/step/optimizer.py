@@ -3,7 +3,7 @@
 import torch
 
 from trainer.config import Precision, TrainConfig
-from trainer.encoder.encoder import Encoder
+from trainer.encoder import Encoder
 
 _FIRST_SCALE = 2.0**16
 

@@ -138,7 +138,7 @@ def test_a_program_for_single_violations_does_not_fit_batched_ones(folder: Path)
         load_program(folder, Synthesizer(batched=True))
 
 
-SHIPPED = sorted((Path(__file__).parents[2] / "programs" / "compiled").iterdir())
+SHIPPED = sorted((Path(__file__).parents[3] / "programs" / "compiled").iterdir())
 
 
 @pytest.mark.parametrize("shipped", SHIPPED, ids=lambda path: path.name)

@@ -16,7 +16,7 @@ import pytest
 from data.row_files import read_rows
 from tests.fakes.fake_model import FakeModel
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROWS = 12
 
 

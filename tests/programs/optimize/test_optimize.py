@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-import programs.optimize
+import programs.optimize.run
 from data.base.errors import InputError
 from data.readers.demo import demo_items
 from data.records import Negative
@@ -141,7 +141,9 @@ def test_a_compiled_verifier_outlives_the_generator(
             alone = both_parts(server, parts="verifier", out=tmp_path / "alone")["spent"]["tokens"]
         more = {"budget_tokens": alone + 3000}
     if ended_by == "constant metric":
-        monkeypatch.setattr(programs.optimize, "synthesis_judge", lambda *_: lambda example, prediction: (0.25, str))
+        monkeypatch.setattr(
+            programs.optimize.run, "synthesis_judge", lambda *_: lambda example, prediction: (0.25, str)
+        )
     with Interrupting("target" if ended_by == "Ctrl-C" else "") as server:
         summary = both_parts(server, **more)
     words = {"budget": "tokens is spent", "Ctrl-C": "stopped by Ctrl-C", "constant metric": "scores 0.2500"}[ended_by]

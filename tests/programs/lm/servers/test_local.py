@@ -22,7 +22,7 @@ from programs.lm.servers.local import LocalServer
 from programs.modules.verifier import Verifier, numbered
 from programs.synthesis.store import RunStore
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

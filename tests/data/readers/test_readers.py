@@ -204,7 +204,7 @@ def test_rows_are_read_from_parquet_too(tmp_path: Path) -> None:
 def test_a_hub_set_is_read_at_one_commit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     read: list[tuple[str, str, str | None]] = []
     empty = RetrievalSet(name="x", passages={}, queries={}, qrels={})
-    monkeypatch.setattr("data.sources.read_hf_dataset", lambda *a: read.append(a[:3]) or empty)
+    monkeypatch.setattr("data.readers.source.read_hf_dataset", lambda *a: read.append(a[:3]) or empty)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with FakeHub() as hub, caplog.at_level(logging.INFO):
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)

@@ -67,7 +67,7 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_float32(config: TrainCo
 def float16_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU computes in float16 too, only slowly: let it, so that the path can be tested."""
     types = {"float32": None, "float16": torch.float16}
-    monkeypatch.setattr("trainer.prepare.autocast_type", lambda precision, device: types[precision])
+    monkeypatch.setattr("trainer.run.setup.autocast_type", lambda precision, device: types[precision])
 
 
 def test_float16_without_a_gpu_is_one_line(config: TrainConfig) -> None:

@@ -1,0 +1,23 @@
+"""`python -m tests.bench NAME --flag value`: a bench beside its peer, both in one run."""
+
+import sys
+
+from data.base.cli import run_command
+from tests.bench.bench_mining import BenchMiningConfig, bench_mining
+from tests.bench.bench_mining import summary as mining_summary
+from tests.bench.bench_trainer import BenchTrainerConfig, bench_trainer
+from tests.bench.bench_trainer import summary as trainer_summary
+
+
+def _bench_trainer(config: BenchTrainerConfig) -> None:
+    sys.stdout.write(trainer_summary(bench_trainer(config)))
+
+
+def _bench_mining(config: BenchMiningConfig) -> None:
+    sys.stdout.write(mining_summary(bench_mining(config)))
+
+
+COMMANDS = {"trainer": (BenchTrainerConfig, _bench_trainer), "mining": (BenchMiningConfig, _bench_mining)}
+
+if __name__ == "__main__":
+    sys.exit(run_command("tests.bench", COMMANDS))
