@@ -1,9 +1,12 @@
 """Language models by litellm model string: what a role runs on, checked before the first call."""
 
 import hashlib
+import json
 import os
+import re
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import litellm
 from dspy.utils.exceptions import LMConfigurationError
 
 from data.base.errors import InputError
-from programs.lm.faults import protect
+from data.base.text import content_id
+from programs.lm.faults import protect, redact
 from programs.lm.servers import recorded
 from programs.lm.servers.local import PREFIX, LocalServer
 
@@ -31,6 +35,15 @@ _FETCH_CREDENTIALS = frozenset(
 )  # fmt: skip
 # The OpenAI client wants some key even for a server that asks for none.
 _NO_KEY = "none"
+# Parameters of a call that are the run's own, or have an option of their own.
+_OWN_PARAMETERS = frozenset(
+    {"model", "messages", "prompt", "n", "stream", "temperature", "max_tokens", "timeout", "api_base", "base_url",
+     "num_retries", "max_retries", "fallbacks", "cache", "caching", "response_format", "rollout_id", "engine",
+     "callbacks", "no-log", "mock_response"}
+)  # fmt: skip
+_SECRET_PARAMETER = re.compile(
+    r"(api|access|secret).?key|token$|secret|password|authorization|credential", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +53,8 @@ class ModelSpec:
     `name` is what users and records call it; `model` is litellm's string. `key_env` names the environment variable that
     the key came from, where that was chosen. `free` models run on this machine and cost
     nothing; of any other model the price is what litellm's list says, or unknown. `bounded` models are decoded under
-    the JSON schema, lengths included, so that they cannot run on.
+    the JSON schema, lengths included, so that they cannot run on. `extra` goes to litellm with every call, as it is
+    (reasoning_effort, extra_body, num_ctx, api_version): JSON values, and part of what makes an answer this model's.
     """
 
     name: str
@@ -53,6 +67,12 @@ class ModelSpec:
     timeout_s: float = 120.0
     free: bool = False
     bounded: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def key(self) -> str:
+        """The name, with a hash of `extra` where there is any: the same request to the same key has one answer."""
+        return self.name if not self.extra else f"{self.name} {content_id(json.dumps(self.extra, sort_keys=True))}"
 
     def __repr__(self) -> str:
         # A key must not reach a log or a traceback.
@@ -68,6 +88,7 @@ def hosted_model(
     temperature: float | None = None,
     max_tokens: int | None = None,
     timeout_s: float = 120.0,
+    extra: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     """Check a litellm model string, its key and its settings. Raises InputError that names `flag`.
 
@@ -85,7 +106,32 @@ def hosted_model(
         temperature=temperature,
         max_tokens=max_tokens,
         timeout_s=timeout_s,
+        extra=dict(extra or {}),
     )
+
+
+def check_extra(extra: Mapping[str, Any], *, flag: str) -> None:
+    """Raise InputError when a parameter is one that the run sets itself, or could be a secret: what a run is given is
+    written into its folder, and keys come from the environment alone."""
+    for name, value in extra.items():
+        if name in _OWN_PARAMETERS:
+            raise InputError(f"{name!r} is set by the run itself or has an option of its own", field=flag)
+        if _is_secret(name, value):
+            raise InputError(f"{name!r} looks like a secret: keys come from the environment (api-key-env)", field=flag)
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name!r} is not a JSON value ({error})", field=flag) from None
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    if _SECRET_PARAMETER.search(name):
+        return True
+    if isinstance(value, Mapping):
+        return any(_is_secret(str(each), one) for each, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return any(_is_secret("", one) for one in value)
+    return isinstance(value, str) and "[secret]" in redact(value, limit=len(value))
 
 
 def loopback_model(
@@ -152,6 +198,7 @@ def client_settings(spec: ModelSpec) -> dict[str, Any]:
     }
     settings |= {"api_base": spec.api_base} if spec.api_base else {}
     settings |= {"api_key": spec.api_key} if spec.api_key else {}
+    settings |= spec.extra
     try:
         dspy.LM(**settings)
     except LMConfigurationError:
@@ -240,9 +287,20 @@ class Models:
     """Resolves model names; servers are started once a name and stopped when `stack` closes.
 
     The key in the variable `api_key_env` goes to one server alone: that of the first hosted model that is resolved.
+    `extra` goes to litellm with every call to a hosted model. Raises InputError when it cannot (see `check_extra`).
     """
 
-    def __init__(self, stack: ExitStack, *, max_tokens: int, timeout_s: float, api_key_env: str | None):
+    def __init__(
+        self,
+        stack: ExitStack,
+        *,
+        max_tokens: int,
+        timeout_s: float,
+        api_key_env: str | None,
+        extra: Mapping[str, Any] | None = None,
+    ):
+        self._extra = dict(extra or {})
+        check_extra(self._extra, flag="extra")
         self._stack = stack
         self._max_tokens, self._timeout_s, self._api_key_env = max_tokens, timeout_s, api_key_env
         self._keyed_server: str | None = None
@@ -275,6 +333,7 @@ class Models:
             temperature=temperature,
             max_tokens=self._max_tokens,
             timeout_s=self._timeout_s,
+            extra=self._extra,
         )
 
     def _key_env(self, name: str, flag: str, api_base: str | None) -> str | None:

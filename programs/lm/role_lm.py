@@ -311,4 +311,4 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
     def _key(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> str:
         settings = {**self.kwargs, **kwargs}
         varying = {name: settings[name] for name in ("rollout_id", "temperature") if settings.get(name) is not None}
-        return content_id(self.spec.name, json.dumps([prompt, messages, varying], ensure_ascii=False, default=str))
+        return content_id(self.spec.key, json.dumps([prompt, messages, varying], ensure_ascii=False, default=str))

@@ -156,9 +156,7 @@ def work_key(
         name: {"signature": predictor.signature.dump_state(), "demos": predictor.dump_state()["demos"]}
         for name, predictor in program.named_predictors()
     }
-    roles = {
-        role: [(spec.name, spec.temperature, spec.max_tokens) for spec in models] for role, models in specs.items()
-    }
+    roles = {role: [(spec.key, spec.temperature, spec.max_tokens) for spec in models] for role, models in specs.items()}
     options = [
         sorted(layouts.items()),
         config.negatives_per_row,

@@ -1,14 +1,19 @@
 """What litellm is told about a model before the first call."""
 
+from contextlib import ExitStack
+from typing import Any
+
 import dspy
 import litellm
 import pytest
+from aiohttp import web
 
 from data.base.errors import InputError
 from programs.lm.budget import Budget, Reservation
 from programs.lm.meter import Meter
-from programs.lm.models import ModelSpec, Price, client_settings, hosted_model, known_price
+from programs.lm.models import Models, ModelSpec, Price, client_settings, hosted_model, known_price
 from programs.lm.role_lm import RoleLM
+from programs.lm.servers.loopback import LoopbackServer, completion_response
 
 SERVER = "http://127.0.0.1:9/v1"
 
@@ -78,3 +83,46 @@ def test_a_cost_of_nothing_is_not_believed_of_a_priced_model(cost: float | None)
     assert meter.used("ok", raw, Reservation(5000, 1.0)) == (1100, pytest.approx(expected))
     # A discount that litellm knows of, such as one for cached prompts, stands.
     assert meter.used("ok", raw | {"cost": 0.0003}, Reservation(5000, 1.0)) == (1100, 0.0003)
+
+
+class _Echo(LoopbackServer):
+    """Keeps the bodies of the requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bodies: list[dict[str, Any]] = []
+
+    async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        self.bodies.append(body)
+        return completion_response(body, "yes")
+
+
+def test_extra_parameters_reach_the_server_and_make_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"seed": 7, "extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
+    with _Echo() as server, ExitStack() as stack:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        specs = [
+            Models(stack, max_tokens=10, timeout_s=5, api_key_env=None, extra=given).resolve(
+                "openai/of-my-own", flag="lm", temperature=0.0, api_base=server.api_base
+            )
+            for given in (extra, {})
+        ]
+        RoleLM("generator", specs[0])("hello")
+    assert server.bodies[0]["seed"] == 7
+    assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert specs[1].key == specs[1].name == specs[0].name != specs[0].key
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ({"api_key": "x"}, "looks like a secret"),
+        ({"extra_headers": {"Authorization": "Bearer abc"}}, "looks like a secret"),
+        ({"extra_body": {"keys": ["sk-abcdef123456"]}}, "looks like a secret"),
+        ({"max_tokens": 5}, "has an option of its own"),
+        ({"top_p": float("nan")}, "is not a JSON value"),
+    ],
+)
+def test_extra_parameters_that_are_refused(extra: dict[str, Any], reason: str) -> None:
+    with ExitStack() as stack, pytest.raises(InputError, match=reason):
+        Models(stack, max_tokens=10, timeout_s=5, api_key_env=None, extra=extra)
