@@ -8,7 +8,7 @@ from data.base.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagnoseConfig:
-    """Look for source leak, gradient drift, hardness, information and yield in rows with generated negatives."""
+    """Look for source leak, gradient drift, hardness and yield in rows with generated negatives."""
 
     run: Path | None = None
     """Folder of `synthesize` or `demo`, for yield, calibration and refused candidates (None: without them)."""
@@ -24,9 +24,6 @@ class DiagnoseConfig:
 
     out: Path | None = None
     """Folder for diagnostics.json, scores.jsonl and audit labels (None: RUN/diagnostics, where `report` looks)."""
-
-    ablation: Path | None = None
-    """Ablation folder: does the information score order its arms as their nDCG@10 did? (None: not asked)"""
 
     audit: int = 0
     """Passages to label by hand on this terminal, six in ten of them accepted negatives (0: none)."""

@@ -30,7 +30,6 @@ from evals.diagnostics.hardness import (
     mean_effective_negatives,
     measure,
 )
-from evals.diagnostics.information import InformationOrder, contrastive_information, information_order
 from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
 from evals.diagnostics.table import diagnostics_text
 from programs.synthesis.funnel import read_funnel
@@ -45,7 +44,7 @@ DIAGNOSTICS_FILE, SCORES_FILE = "diagnostics.json", "scores.jsonl"
 
 def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     """Make every diagnostic that the data allow; returns what diagnostics.json holds. Raises InputError."""
-    config, rows_file, out = complete(config)
+    config, rows_file, out = with_run_defaults(config)
     bad_rows = BadRows() if config.skip_bad_rows else None
     rows = list(read_rows(rows_file, bad_rows))
     if bad_rows is not None and bad_rows.count:
@@ -57,7 +56,7 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
         syntheses = {} if config.run is None else read_syntheses(_synthesis(config), rows)
         labels = run_audit(rows, labels_file, num=config.audit, seed=config.seed, syntheses=syntheses)
         if not config.model:
-            found = part(lambda: agreement(labels))
+            found = try_diagnostic(lambda: agreement(labels))
             sys.stdout.write(f"{found.absent if isinstance(found, Absent) else found.sentence()}\n")
             return {}
     assert config.model is not None  # the config or the run folder has named one
@@ -65,12 +64,12 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     encoders = {"after" if config.baseline else "now": config.model}
     if config.baseline:
         encoders = {"before": config.baseline} | encoders
-    looks = {when: _look(sample, name, config) for when, name in encoders.items()}
+    looks = {when: diagnose_encoder(sample, name, config) for when, name in encoders.items()}
     margins = margin_histograms({when: seen for when, (_, seen) in looks.items()})
     latest, embedded = looks[list(looks)[-1]]
-    text = part(lambda: text_leak(embedded, seed=config.seed))
+    text = try_diagnostic(lambda: text_leak(embedded, seed=config.seed))
     warnings = [] if isinstance(text, Absent) else leak_warnings(text, latest["leak"])
-    result: dict[str, Any] = plain(
+    result: dict[str, Any] = to_json(
         {
             "format": FORMAT,
             "config": config_dict(config),
@@ -80,9 +79,8 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
             "text_leak": text,
             "encoders": {when: found | {"margins": margins[when]} for when, (found, _) in looks.items()},
             "warnings": warnings,
-            "information_order": part(lambda: _information_order(config)) if config.ablation else None,
-            "funnel": part(lambda: read_funnel(_synthesis(config))),
-            "audit": part(lambda: agreement(read_labels(labels_file, rows))),
+            "funnel": try_diagnostic(lambda: read_funnel(_synthesis(config))),
+            "audit": try_diagnostic(lambda: agreement(read_labels(labels_file, rows))),
         }
     )
     write_objects(out / SCORES_FILE, score_lines(sample, {when: seen for when, (_, seen) in looks.items()}))
@@ -91,7 +89,7 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     return result
 
 
-def complete(config: DiagnoseConfig) -> tuple[DiagnoseConfig, Path, Path]:
+def with_run_defaults(config: DiagnoseConfig) -> tuple[DiagnoseConfig, Path, Path]:
     """The config with the encoders that its run folder names, the file of rows and the folder to write to.
 
     Raises InputError when something is neither given nor in the run folder.
@@ -130,13 +128,6 @@ def _synthesis(config: DiagnoseConfig) -> Path:
     return folder
 
 
-def _information_order(config: DiagnoseConfig) -> InformationOrder:
-    assert config.ablation is not None
-    # The score is training-free: it looks with the encoder that training starts from.
-    encoder = Encoder.load(config.baseline or config.model or "", max_length=config.max_length)
-    return information_order(config.ablation, encoder, temperature=config.temperature)
-
-
 def sample_rows(rows: list[Row], most: int, seed: int) -> list[Row]:
     """At most so many rows in their order (0: all); rows with generated negatives are taken first."""
     if not most or len(rows) <= most:
@@ -146,7 +137,7 @@ def sample_rows(rows: list[Row], most: int, seed: int) -> list[Row]:
     return [rows[i] for i in sorted(order[:most])]
 
 
-def _look(rows: list[Row], name: str, config: DiagnoseConfig) -> tuple[dict[str, Any], EmbeddedRows]:
+def diagnose_encoder(rows: list[Row], name: str, config: DiagnoseConfig) -> tuple[dict[str, Any], EmbeddedRows]:
     """All that one encoder shows."""
     encoder = Encoder.load(name, max_length=config.max_length)
     log.info("%s: encoding %d rows", name, len(rows))
@@ -159,10 +150,11 @@ def _look(rows: list[Row], name: str, config: DiagnoseConfig) -> tuple[dict[str,
             "by_disruption": hardness_by_disruption(embedded, measured),
             "effective_negatives": mean_effective_negatives(embedded, measured),
         },
-        "leak": part(lambda: encoder_leak(embedded, num_permutations=config.permutations, seed=config.seed)),
-        "drift": part(lambda: embedding_drift(embedded, temperature=config.temperature, normalized=encoder.normalize)),
-        "parameter_drift": part(lambda: _parameter_drift(rows, encoder, config)),
-        "information": information_by_source(embedded, config.temperature),
+        "leak": try_diagnostic(lambda: encoder_leak(embedded, num_permutations=config.permutations, seed=config.seed)),
+        "drift": try_diagnostic(
+            lambda: embedding_drift(embedded, temperature=config.temperature, normalized=encoder.normalize)
+        ),
+        "parameter_drift": try_diagnostic(lambda: _parameter_drift(rows, encoder, config)),
     }
     return found, embedded
 
@@ -195,16 +187,6 @@ def _parameter_drift(rows: list[Row], encoder: Encoder, config: DiagnoseConfig) 
     )
 
 
-def information_by_source(embedded: EmbeddedRows, temperature: float) -> dict[str, Any]:
-    """The information score of the mined negatives alone, the generated alone, and both together."""
-    sides = {"mined": (MINED,), "generated": (GENERATED,), "both": (MINED, GENERATED)}
-    return {
-        name: contrastive_information(embedded.only(kinds), temperature=temperature)
-        for name, kinds in sides.items()
-        if all(embedded.count(kind) for kind in kinds)
-    }
-
-
 def score_lines(rows: list[Row], embedded: dict[str, EmbeddedRows]) -> list[dict[str, Any]]:
     """One line a row: by encoder, the score of each passage under the content id of its text.
 
@@ -227,7 +209,7 @@ class Absent:
     absent: str
 
 
-def part(make: Callable[[], Any]) -> Any:
+def try_diagnostic(make: Callable[[], Any]) -> Any:
     """One diagnostic, or Absent where the data do not allow it."""
     try:
         return make()
@@ -235,14 +217,14 @@ def part(make: Callable[[], Any]) -> Any:
         return Absent(str(error))
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Dataclasses, tuples and numpy numbers as JSON holds them; NaN and infinity become null."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: plain(item) for name, item in asdict(value).items()}
+        return {name: to_json(item) for name, item in asdict(value).items()}
     if isinstance(value, dict):
-        return {str(name): plain(item) for name, item in value.items()}
+        return {str(name): to_json(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_json(item) for item in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if np.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value

@@ -4,7 +4,7 @@ Axes: R rows, P passages of all rows, D width. Passage p belongs to row `row_P[p
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,7 +32,7 @@ class EmbeddedRows:
     """The rows, one vector a query and one a passage.
 
     queries_RD, passages_PD: float64. texts_P: passage texts. kind_P: POSITIVE, MINED or GENERATED.
-    place_P: the negative's position in `row.negatives`, or the positive's in `row.positives`.
+    position_P: the negative's position in `row.negatives`, or the positive's in `row.positives`.
     """
 
     rows: tuple[Row, ...]
@@ -41,7 +41,7 @@ class EmbeddedRows:
     texts_P: tuple[str, ...]
     row_P: Ints
     kind_P: Ints
-    place_P: Ints
+    position_P: Ints
 
     @property
     def scores_P(self) -> Floats:
@@ -51,23 +51,11 @@ class EmbeddedRows:
     @property
     def positive_R(self) -> Ints:
         """Index of each row's first positive. Training draws one at a time; the first stands for any."""
-        return np.flatnonzero((self.kind_P == POSITIVE) & (self.place_P == 0))
+        return np.flatnonzero((self.kind_P == POSITIVE) & (self.position_P == 0))
 
     def negative(self, passage: int) -> Negative:
         """The record of a passage that is not a positive."""
-        return self.rows[int(self.row_P[passage])].negatives[int(self.place_P[passage])]
-
-    def only(self, kinds: Sequence[int]) -> "EmbeddedRows":
-        """The same rows with their positives and only these kinds of negatives."""
-        kept = np.isin(self.kind_P, [POSITIVE, *kinds])
-        return replace(
-            self,
-            passages_PD=self.passages_PD[kept],
-            texts_P=tuple(text for text, keep in zip(self.texts_P, kept.tolist(), strict=True) if keep),
-            row_P=self.row_P[kept],
-            kind_P=self.kind_P[kept],
-            place_P=self.place_P[kept],
-        )
+        return self.rows[int(self.row_P[passage])].negatives[int(self.position_P[passage])]
 
     def count(self, kind: int) -> int:
         """Passages of one kind."""
@@ -81,7 +69,7 @@ def embed_rows(rows: Sequence[Row], encoder: TextEncoder, *, progress: bool = Fa
     """
     if not rows:
         raise InputError("there are no rows to look at: expected at least one")
-    texts, row_of, kind_of, place_of = [], [], [], []
+    texts, row_of, kind_of, position_of = [], [], [], []
     for number, row in enumerate(rows):
         seen = set()
         positives = [(POSITIVE, place, passage.text) for place, passage in enumerate(row.positives)]
@@ -94,7 +82,7 @@ def embed_rows(rows: Sequence[Row], encoder: TextEncoder, *, progress: bool = Fa
             texts.append(text)
             row_of.append(number)
             kind_of.append(kind)
-            place_of.append(place)
+            position_of.append(place)
     if not any(kind_of):
         raise InputError("none of the rows has a negative: expected rows as `mine` or `synthesize` write them")
     return EmbeddedRows(
@@ -104,7 +92,7 @@ def embed_rows(rows: Sequence[Row], encoder: TextEncoder, *, progress: bool = Fa
         texts_P=tuple(texts),
         row_P=np.array(row_of, dtype=np.int64),
         kind_P=np.array(kind_of, dtype=np.int64),
-        place_P=np.array(place_of, dtype=np.int64),
+        position_P=np.array(position_of, dtype=np.int64),
     )
 
 

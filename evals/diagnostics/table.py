@@ -5,7 +5,6 @@ from typing import Any
 
 from data.base.cli import text_table
 from data.base.stats import Interval
-from evals.diagnostics.information import OrderPrediction
 
 Found = Mapping[str, Any]
 
@@ -20,7 +19,7 @@ def interval(value: Found | None) -> str:
     return str(Interval.of(value))
 
 
-def inside(found: Any, *names: str) -> Any:
+def get_path(found: Any, *names: str) -> Any:
     """A value deep inside the diagnostics, or None where a part of the way is absent."""
     for name in names:
         found = found.get(name) if isinstance(found, Mapping) else None
@@ -28,30 +27,26 @@ def inside(found: Any, *names: str) -> Any:
 
 
 def _share_above(source: str) -> Callable[[Found], str]:
-    return lambda seen: interval(inside(seen, "hardness", "by_source", source, "above_positive"))
-
-
-def _effective(source: str) -> Callable[[Found], str]:
-    return lambda seen: interval(inside(seen, "information", source, "information"))
+    return lambda seen: interval(get_path(seen, "hardness", "by_source", source, "above_positive"))
 
 
 def _number(*names: str, digits: int = 3) -> Callable[[Found], str]:
     def show(seen: Found) -> str:
-        value = inside(seen, *names)
+        value = get_path(seen, *names)
         return "–" if value is None else f"{value:.{digits}f}"
 
     return show
 
 
 def _information(seen: Found, name: str) -> str:
-    value = inside(seen, "leak", name)
+    value = get_path(seen, "leak", name)
     if not value:
         return "–"
     return f"{interval(value['estimate'])}, chance {value['chance']:.3f}, p = {value['p_value']:.3f}"
 
 
 LINES: tuple[tuple[str, Callable[[Found], str]], ...] = (
-    ("source leak: AUC of a probe on embeddings", lambda seen: interval(inside(seen, "leak", "embedding_auc"))),
+    ("source leak: AUC of a probe on embeddings", lambda seen: interval(get_path(seen, "leak", "embedding_auc"))),
     ("source leak: information in the score, nats", lambda seen: _information(seen, "score")),
     ("share of mined negatives above the positive", _share_above("mined")),
     ("share of generated negatives above the positive", _share_above("generated")),
@@ -59,12 +54,10 @@ LINES: tuple[tuple[str, Callable[[Found], str]], ...] = (
     ("InfoNCE weight of a row's generated ones together", _number("hardness", "by_source", "generated", "mass")),
     ("mined negatives without effect (weight < 0.01)", _number("hardness", "by_source", "mined", "wasted")),
     ("generated negatives without effect", _number("hardness", "by_source", "generated", "wasted")),
-    ("gradient drift at the query, degrees", lambda seen: interval(inside(seen, "drift", "angle"))),
+    ("gradient drift at the query, degrees", lambda seen: interval(get_path(seen, "drift", "angle"))),
     ("gradient norm, with generated / without", _number("drift", "query_norm_ratio", digits=2)),
     ("gradient drift of the whole model, degrees", _number("parameter_drift", "angle", digits=1)),
     ("  between halves of the rows, for comparison", _number("parameter_drift", "chance_angle", digits=1)),
-    ("effective negatives a row: mined", _effective("mined")),
-    ("effective negatives a row: generated", _effective("generated")),
 )  # fmt: skip
 
 
@@ -73,7 +66,7 @@ def diagnostics_text(result: Found) -> str:
     encoders = result["encoders"]
     header = ["mean [95% interval]", *encoders]
     lines = [[name, *(show(seen) for seen in encoders.values())] for name, show in LINES]
-    words = inside(result, "text_leak", "words_auc")
+    words = get_path(result, "text_leak", "words_auc")
     lines.insert(0, ["source leak: AUC of a probe on words (0.5: none)", *([interval(words)] * len(encoders))])
     counts = result["num_negatives"]
     head = (
@@ -81,31 +74,19 @@ def diagnostics_text(result: Found) -> str:
         f"{counts['generated']} generated negatives\n"
     ) + "\n".join(f"{when}: {seen['model']}" for when, seen in encoders.items())
     absent = [f"{name}: {why}" for name, why in absences(result).items()]
-    if few := inside(result, "text_leak", "artefacts_absent"):
+    if few := get_path(result, "text_leak", "artefacts_absent"):
         absent.append(f"lengths, openings and phrases: {few}")
     warnings = [f"warning: {text}" for text in result["warnings"]]
-    calibration = inside(result, "funnel", "calibration")
-    blocks = [head, text_table(header, lines), "\n".join(warnings), "\n".join(absent), _order(result)]
+    calibration = get_path(result, "funnel", "calibration")
+    blocks = [head, text_table(header, lines), "\n".join(warnings), "\n".join(absent)]
     if calibration:
         blocks.append(calibration["in_words"])
     return "\n\n".join(block for block in blocks if block)
 
 
-def _order(result: Found) -> str:
-    prediction = inside(result, "information_order", "prediction")
-    if not prediction:
-        return ""
-    order = result["information_order"]
-    arms = "\n".join(
-        f"  {name}: {found['mean']:.2f} effective negatives a row, {order['measure']} {order['measured'][name]:.3f}"
-        for name, found in order["information"].items()
-    )
-    return f"does the information score predict the ablation's order? {OrderPrediction(**prediction)}\n{arms}"
-
-
 def absences(result: Found) -> dict[str, str]:
     """Why each absent part is absent, once for all encoders."""
-    found = {name: result[name] for name in ("text_leak", "information_order", "funnel", "audit")}
+    found = {name: result[name] for name in ("text_leak", "funnel", "audit")}
     for seen in result["encoders"].values():
         found |= {name: seen[name] for name in ("leak", "drift", "parameter_drift")}
     return {

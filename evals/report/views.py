@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from data.base.stats import Interval
 from evals.charts import axis_of, histogram_chart, interval_track, line_chart, track_axis
-from evals.diagnostics.table import inside, interval
+from evals.diagnostics.table import get_path, interval
 from evals.report.run_folder import RunFolder
 from evals.retrieval.measures import LABELS
 from programs.synthesis.funnel import LOSS_WORDS
@@ -54,7 +54,7 @@ def tiles(run: RunFolder) -> list[dict[str, str]]:
     cost = cost_view(run)
     if cost:
         found.append({"value": cost["per_accepted"], "name": "for each accepted negative", "note": cost["in_words"]})
-    leak = inside(run.diagnostics or {}, "text_leak", "words_auc")
+    leak = get_path(run.diagnostics or {}, "text_leak", "words_auc")
     if leak:
         found.append(
             {
@@ -223,16 +223,16 @@ def cost_view(run: RunFolder) -> dict[str, Any] | None:
 
 
 def diagnostics_view(run: RunFolder) -> dict[str, Any] | None:
-    """Hardness, source leak, drift and information of each encoder that was looked with."""
+    """Hardness, source leak and drift of each encoder that was looked with."""
     if not run.diagnostics:
         return None
     encoders = run.diagnostics["encoders"]
-    words = inside(run.diagnostics, "text_leak", "words_auc")
+    words = get_path(run.diagnostics, "text_leak", "words_auc")
     leaks = [("words, whatever the encoder", words, "a0")] if words else []
     leaks += [
         ("embeddings" if when == "now" else f"embeddings, {when} training", found, "a1")
         for when, seen in encoders.items()
-        if (found := inside(seen, "leak", "embedding_auc"))
+        if (found := get_path(seen, "leak", "embedding_auc"))
     ]
     lowest = min([found["low"] for _, found, _ in leaks], default=0.5)
     axis = (min(0.4, lowest), 1.0)
@@ -243,11 +243,10 @@ def diagnostics_view(run: RunFolder) -> dict[str, Any] | None:
             for name, found, css in leaks
         ],
         "leak_axis": track_axis(axis),
-        "leak_absent": inside(run.diagnostics, "text_leak", "absent"),
-        "artefacts_absent": inside(run.diagnostics, "text_leak", "artefacts_absent"),
-        "compared_with": inside(run.diagnostics, "text_leak", "compared_with") or "corpus",
+        "leak_absent": get_path(run.diagnostics, "text_leak", "absent"),
+        "artefacts_absent": get_path(run.diagnostics, "text_leak", "artefacts_absent"),
+        "compared_with": get_path(run.diagnostics, "text_leak", "compared_with") or "corpus",
         "warnings": run.diagnostics.get("warnings", []),
-        "order": _present(run.diagnostics.get("information_order")),
         "num_rows": run.diagnostics["num_rows"],
         "num_rows_used": run.diagnostics["num_rows_used"],
     }
@@ -280,12 +279,7 @@ def _encoder_view(when: str, seen: Mapping[str, Any], folder: Path) -> dict[str,
         "histogram": chart,
         "hardness": hardness,
         "effective": seen["hardness"]["effective_negatives"],
-        "score": inside(seen, "leak", "score"),
+        "score": get_path(seen, "leak", "score"),
         "drift": seen["drift"],
         "parameter_drift": seen["parameter_drift"],
-        "information": seen["information"],
     }
-
-
-def _present(part: Any) -> Any:
-    return part if isinstance(part, Mapping) and "absent" not in part else None

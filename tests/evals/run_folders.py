@@ -7,11 +7,10 @@ from pathlib import Path
 from data.base.files import write_json
 from data.records import Requirement, Row, Verdict, row_content_id
 from data.row_files import write_objects, write_rows
-from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE, margin_histograms, plain, score_lines
+from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE, margin_histograms, score_lines, to_json
 from evals.diagnostics.embedded_rows import GENERATED, MINED, embed_rows
 from evals.diagnostics.gradient_drift import ParameterDrift, embedding_drift
 from evals.diagnostics.hardness import hardness_by_disruption, hardness_by_source, mean_effective_negatives, measure
-from evals.diagnostics.information import contrastive_information
 from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
 from programs.modules.candidates import Candidate, Synthesis
 from programs.synthesis.store import RunStore
@@ -94,17 +93,15 @@ def write_diagnostics(folder: Path, used: list[Row]) -> None:
             "leak": encoder_leak(seen, num_permutations=19),
             "drift": embedding_drift(seen, temperature=0.05, normalized=True),
             "parameter_drift": ParameterDrift(angle=40.0, norm_ratio=2.0, chance_angle=60.0, num_rows=8),
-            "information": {"both": contrastive_information(seen, temperature=0.05)},
         }
     text = text_leak(looks["after"])
     result = {
         "format": FORMAT, "config": {}, "num_rows": len(used), "num_rows_used": len(used),
         "num_negatives": {"mined": looks["after"].count(MINED), "generated": looks["after"].count(GENERATED)},
         "text_leak": text, "encoders": encoders, "warnings": leak_warnings(text, encoders["after"]["leak"]),
-        "information_order": None,
         "funnel": {"absent": "not here"}, "audit": {"absent": "no audit has been made"},
     }  # fmt: skip
-    write_json(folder / DIAGNOSTICS_FILE, plain(result))
+    write_json(folder / DIAGNOSTICS_FILE, to_json(result))
     write_objects(folder / SCORES_FILE, score_lines(used, looks))
 
 

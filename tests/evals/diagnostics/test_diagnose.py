@@ -10,7 +10,7 @@ from data.base.files import read_json_object, write_json
 from data.row_files import read_objects, write_rows
 from evals.__main__ import main
 from evals.diagnostics.config import DiagnoseConfig
-from evals.diagnostics.diagnose import complete, sample_rows
+from evals.diagnostics.diagnose import sample_rows, with_run_defaults
 from evals.diagnostics.table import interval
 from tests.evals.run_folders import synthesis_summary
 from tests.evals.synthetic import generated, mined, row
@@ -41,7 +41,6 @@ def test_before_and_after_in_one_file(tmp_path: Path, tiny_bert: Path, capsys: p
     assert before == after, "the same encoder twice"
     assert after["leak"]["embedding_auc"]["low"] <= after["leak"]["embedding_auc"]["mean"]
     assert after["drift"]["num_rows"] == 12 and after["parameter_drift"]["num_rows"] == 2
-    assert set(after["information"]) == {"mined", "generated", "both"}
     assert found["text_leak"]["words_auc"]["mean"] == 1.0
     assert [step["name"] for step in found["funnel"]["steps"]][-1] == "accepted"
     lines = [value for _, value in read_objects(out / "scores.jsonl")]
@@ -54,30 +53,30 @@ def test_a_demo_folder_says_what_to_look_at(tmp_path: Path, tiny_bert: Path) -> 
     write_rows(run / "synthesis" / "rows.jsonl", rows())
     write_json(run / "synthesis" / "summary.json", synthesis_summary(12))
     write_json(run / "summary.json", {"models": {"zero-shot": str(tiny_bert), "mined": "gone", "full": str(tiny_bert)}})
-    config, rows_file, out = complete(DiagnoseConfig(run=run))
+    config, rows_file, out = with_run_defaults(DiagnoseConfig(run=run))
     assert (config.model, config.baseline) == (str(tiny_bert), None)
     assert (rows_file, out) == (run / "synthesis" / "rows.jsonl", run / "diagnostics")
     write_json(run / "summary.json", {"models": {"zero-shot": "first", "full": str(tiny_bert)}})
-    assert complete(DiagnoseConfig(run=run))[0].baseline == "first"
-    assert complete(DiagnoseConfig(run=run, baseline="other"))[0].baseline == "other"
+    assert with_run_defaults(DiagnoseConfig(run=run))[0].baseline == "first"
+    assert with_run_defaults(DiagnoseConfig(run=run, baseline="other"))[0].baseline == "other"
     with pytest.raises(InputError, match="--baseline: expected --model with it"):
         DiagnoseConfig(rows=tmp_path, out=tmp_path, baseline="other", audit=1)
-    assert complete(DiagnoseConfig(run=run, audit=3))[0].model is None
+    assert with_run_defaults(DiagnoseConfig(run=run, audit=3))[0].model is None
     write_json(run / "summary.json", {})
     with pytest.raises(InputError, match="has trained none"):
-        complete(DiagnoseConfig(run=run))
+        with_run_defaults(DiagnoseConfig(run=run))
     with pytest.raises(InputError, match="holds no synthesis"):
-        complete(DiagnoseConfig(run=tmp_path))
+        with_run_defaults(DiagnoseConfig(run=tmp_path))
 
 
 def test_a_folder_with_a_training_says_what_to_look_at(tmp_path: Path, tiny_bert: Path) -> None:
     write_rows(tmp_path / "synthesis" / "rows.jsonl", rows())
     write_json(tmp_path / "synthesis" / "summary.json", synthesis_summary(12))
     with pytest.raises(InputError, match="has trained none"):
-        complete(DiagnoseConfig(run=tmp_path))
+        with_run_defaults(DiagnoseConfig(run=tmp_path))
     (tmp_path / "train" / "model").mkdir(parents=True)
     write_json(tmp_path / "train" / "config.json", {"model": str(tiny_bert)})
-    config = complete(DiagnoseConfig(run=tmp_path))[0]
+    config = with_run_defaults(DiagnoseConfig(run=tmp_path))[0]
     assert (config.model, config.baseline) == (str(tmp_path / "train" / "model"), str(tiny_bert))
 
 

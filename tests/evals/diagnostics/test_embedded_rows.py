@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from data.base.errors import InputError
@@ -22,12 +21,6 @@ def test_each_distinct_text_is_encoded_once_and_scores_are_inner_products() -> N
 def test_negatives_that_repeat_a_positive_or_each_other_are_left_out() -> None:
     rows = [row(0, [mined("Answer  0"), generated("a"), generated("A ")])]
     assert embed_rows(rows, TableEncoder()).texts_P == ("answer 0", "a")
-
-
-def test_only_keeps_positives_and_the_named_kind() -> None:
-    embedded = embed_rows([row(0, [mined("m"), generated("g")])], TableEncoder())
-    assert embedded.only([GENERATED]).texts_P == ("answer 0", "g")
-    assert np.array_equal(embedded.only([MINED]).scores_P, embedded.scores_P[:2])
 
 
 @pytest.mark.parametrize(
