@@ -18,14 +18,6 @@ REQUIREMENT_KINDS: tuple[str, ...] = get_args(RequirementKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
-    """A passage as the encoder sees it (title and text joined by a newline)."""
-
-    id: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
     """One condition that a passage must meet to be relevant; `id` is its 1-based position in the extracted list."""
 
@@ -44,13 +36,33 @@ class Verdict:
     answers_query: bool
     reason: str
 
+    @property
+    def grade(self) -> float | None:
+        """Share of the row's requirements that are satisfied, 0 to 1; 1 where the passage answers the query.
+
+        None when no requirement was judged.
+        """
+        if self.answers_query:
+            return 1.0
+        return sum(self.satisfied) / len(self.satisfied) if self.satisfied else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A passage as the encoder sees it (title and text joined by a newline), with what a verifier said of it if any."""
+
+    id: str
+    text: str
+    verdict: Verdict | None = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Negative:
     """A passage that does not answer the query, with its origin.
 
     `score` is the retriever's similarity at mining time; `requirement` is the violated one; `generator` names the
-    model and `program` the compiled program that wrote it (None for mined negatives).
+    model and `program` the compiled program that wrote it (None for mined negatives). `grade` is how relevant the
+    passage is all the same, 0 to 1, where the data says so itself (None: as the verdict says).
     """
 
     text: str
@@ -62,6 +74,14 @@ class Negative:
     verdict: Verdict | None = None
     generator: str | None = None
     program: str | None = None
+    grade: float | None = None
+
+    @property
+    def relevance(self) -> float | None:
+        """The grade that the data gives, else the verdict's; None where the passage was not judged."""
+        if self.grade is not None:
+            return self.grade
+        return None if self.verdict is None else self.verdict.grade
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +122,11 @@ def row_from_dict(value: Any, *, file: str | None = None, line: int | None = Non
     reader = FieldReader(value, file=file, line=line)
     query = reader.text("query")
     positives = tuple(
-        Passage(id=item.text("id", default=None) or content_id(item.text("text")), text=item.text("text"))
+        Passage(
+            id=item.text("id", default=None) or content_id(item.text("text")),
+            text=item.text("text"),
+            verdict=verdict_from(item),
+        )
         for item in reader.objects("positives")
     )
     if not positives:
@@ -122,7 +146,9 @@ def negative_from(item: "FieldReader") -> Negative:
     source = item.text("source")
     if source not in SOURCES:
         item.fail("source", f"expected one of {', '.join(SOURCES)}, got {source!r}")
-    requirement, verdict = item.object("requirement"), item.object("verdict")
+    requirement, grade = item.object("requirement"), item.number("grade", default=None)
+    if grade is not None and not 0 <= grade <= 1:
+        item.fail("grade", f"expected a share from 0 to 1, got {grade}")
     return Negative(
         text=item.text("text"),
         source=source,
@@ -130,9 +156,10 @@ def negative_from(item: "FieldReader") -> Negative:
         score=item.number("score", default=None),
         requirement=None if requirement is None else requirement_from(requirement),
         disruption=item.text("disruption", default=None),
-        verdict=None if verdict is None else _verdict(verdict),
+        verdict=verdict_from(item),
         generator=item.text("generator", default=None),
         program=item.text("program", default=None),
+        grade=grade,
     )
 
 
@@ -153,7 +180,11 @@ def requirement_from(item: "FieldReader") -> Requirement:
     )
 
 
-def _verdict(item: "FieldReader") -> Verdict:
+def verdict_from(passage: "FieldReader") -> Verdict | None:
+    """The verdict of a passage, None where it has none. Raises InputError."""
+    item = passage.object("verdict")
+    if item is None:
+        return None
     satisfied = item.value.get("satisfied", [])
     if not isinstance(satisfied, list) or not all(isinstance(flag, bool) for flag in satisfied):
         item.fail("satisfied", "expected a list of true and false")

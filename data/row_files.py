@@ -114,13 +114,14 @@ def _schema() -> Any:
             ("verdict", verdict),
             ("generator", text),
             ("program", text),
+            ("grade", pa.float64()),
         ]
     )
     return pa.schema(
         [
             ("query_id", text),
             ("query", text),
-            ("positives", pa.list_(pa.struct([("id", text), ("text", text)]))),
+            ("positives", pa.list_(pa.struct([("id", text), ("text", text), ("verdict", verdict)]))),
             ("negatives", pa.list_(negative)),
             ("requirements", pa.list_(requirement)),
         ]

@@ -13,6 +13,22 @@ Tracking = Literal["none", "tensorboard", "wandb", "trackio"]
 
 InBatch = Literal["none", "in-batch", "cross-device"]
 
+Relevance = Literal["plain", "graded"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossSettings:
+    """The numbers of the loss, whatever of them was given or followed from another setting; see TrainConfig."""
+
+    temperature: float
+    graded: bool
+    grade_sharpness: float
+    mask_above: float | None
+    generated_weight: float
+    max_generated_share: float | None
+    entropy_weight: float
+    entropy_temperature: float
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
@@ -63,15 +79,35 @@ class TrainConfig:
     in_batch: InBatch = "none"
     """Further negatives: none (the paper's), other rows' passages on this process (in-batch) or all (cross-device)."""
 
-    generated_weight: float = 0.1
+    preset: Literal["none", "paper"] = "none"
+    """paper: generated_weight and entropy_weight are the paper's (1 and 0.05) where they are not given; so are
+    relevance, in_batch and the temperatures anyway."""
+
+    relevance: Relevance = "plain"
+    """What InfoNCE takes a generated negative for: plain, irrelevant like any other (the paper's); graded, as relevant
+    as the share of the requirements that it keeps by its verdict."""
+
+    grade_sharpness: float = 4.0
+    """How far graded relevance prefers the higher grade: the softmax is to give a passage of grade g a share in
+    proportion to exp(grade_sharpness * g), nothing at grade 0. The larger, the nearer to plain."""
+
+    grade_mined: bool = False
+    """Whether graded relevance believes the verdicts of mined negatives too, not those of generated ones alone."""
+
+    mask_above: float | None = None
+    """Mined and in-batch negatives that score above the positive by more than this, in units of similarity, are left
+    out of a step's InfoNCE as likely relevant (None: none are)."""
+
+    generated_weight: float | None = None
     """What a generated negative counts for in InfoNCE's softmax, where a mined one counts for 1 (1: the paper's
-    setting). Found on the demo's dev queries, see docs/recipe.md."""
+    setting; None: 0.1, and 1 with relevance graded). Found on the demo's dev queries, see docs/recipe.md."""
 
     max_generated_share: float | None = None
     """Largest share of the softmax over a row's negatives that generated ones may take (None: no cap, as the paper)."""
 
-    entropy_weight: float = 0.05
-    """Weight of the query-view entropy loss (0: off, the loss is InfoNCE alone)."""
+    entropy_weight: float | None = None
+    """Weight of the query-view entropy loss (0: off, the loss is InfoNCE alone; None: 0.05, and 0 with relevance
+    graded)."""
 
     entropy_temperature: float = 0.1
     """Temperature of the query's view of its negatives, in units of similarity."""
@@ -152,10 +188,12 @@ class TrainConfig:
             self._check(name, getattr(self, name) >= 0, "at least 0")
         for name in ("lora_rank", "remine_every"):
             self._check(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("lr", "temperature", "entropy_temperature", "generated_weight"):
-            self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
-        for name in ("weight_decay", "clip", "entropy_weight"):
-            self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0")
+        for name in ("lr", "temperature", "entropy_temperature", "generated_weight", "grade_sharpness"):
+            value = getattr(self, name)
+            self._check(name, value is None or (math.isfinite(value) and value > 0), "a number above 0")
+        for name in ("weight_decay", "clip", "entropy_weight", "mask_above"):
+            value = getattr(self, name)
+            self._check(name, value is None or (math.isfinite(value) and value >= 0), "a number of at least 0")
         self._check("warmup_ratio", 0 <= self.warmup_ratio <= 1, "a share from 0 to 1")
         self._check("dimensions", self.dimensions is None or self.dimensions >= 1, "at least 1")
         self._check("matryoshka", all(width >= 1 for width in self.matryoshka), "widths of at least 1")
@@ -165,6 +203,23 @@ class TrainConfig:
         self._check("remine_every", not self.remine_every or self.remine_like is not None, "--remine-like with it")
         self._check("seed", 0 <= self.seed < 2**32, "0 to 4294967295")
         self._check("patience", not self.patience or self.dev is not None, "--dev to be given with it")
+
+    @property
+    def loss(self) -> LossSettings:
+        """The loss's settings, with what was left open filled in."""
+        graded, paper = self.relevance == "graded", self.preset == "paper"
+        weight = 1.0 if graded or paper else 0.1
+        entropy = 0.0 if graded and not paper else 0.05
+        return LossSettings(
+            temperature=self.temperature,
+            graded=graded,
+            grade_sharpness=self.grade_sharpness,
+            mask_above=self.mask_above,
+            generated_weight=weight if self.generated_weight is None else self.generated_weight,
+            max_generated_share=self.max_generated_share,
+            entropy_weight=entropy if self.entropy_weight is None else self.entropy_weight,
+            entropy_temperature=self.entropy_temperature,
+        )
 
     def _check(self, name: str, right: bool, expected: str) -> None:
         require(right, name, expected, getattr(self, name))

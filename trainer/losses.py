@@ -1,4 +1,4 @@
-"""InfoNCE and query-view entropy as pure functions of scores and boolean masks.
+"""InfoNCE, plain and graded, and query-view entropy as pure functions of scores and boolean masks.
 
 Axes: B queries (rows), N candidates of a row (column 0 is the positive), P passages of the batch, R rows that have a
 generated negative, V valid and G generated candidates of all rows, D width. Masks are True where a candidate counts;
@@ -20,6 +20,33 @@ def info_nce(scores_BN: Tensor, valid_BN: Tensor, temperature: float) -> Tensor:
     """
     logits_BN = (scores_BN / temperature).masked_fill(~valid_BN, float("-inf"))
     return torch.logsumexp(logits_BN, dim=1) - logits_BN[:, 0]
+
+
+def graded_target(grades_BN: Tensor, sharpness: float) -> Tensor:
+    """The share of the softmax that each candidate should get, [B, N]: exp(sharpness * grade), normalised.
+
+    `grades_BN` is how relevant a candidate is, 0 to 1: 1 for a positive, 0 for what is irrelevant, not judged or not
+    there, which gets no share. Every row needs a grade above 0.
+    """
+    return (sharpness * grades_BN).masked_fill(grades_BN <= 0, float("-inf")).softmax(dim=1)
+
+
+def graded_info_nce(
+    scores_BN: Tensor, valid_BN: Tensor, grades_BN: Tensor, temperature: float, sharpness: float
+) -> Tensor:
+    """Cross-entropy of each row's `graded_target` with softmax(scores / temperature) over the valid candidates, [B].
+
+    Sharpness to infinity is InfoNCE with the target spread evenly over the candidates of the highest grade. The target
+    falls on valid candidates only.
+    """
+    logits_BN = (scores_BN / temperature).masked_fill(~valid_BN, float("-inf"))
+    return _cross_entropy(logits_BN, logits_BN, graded_target(grades_BN, sharpness).to(logits_BN.dtype))
+
+
+def _cross_entropy(logits_BN: Tensor, own_BM: Tensor, target_BM: Tensor) -> Tensor:
+    """[B]: the target over M candidates whose logits are `own_BM`, with the softmax over all N."""
+    # 0 * -inf is 0: what gets no share of the target must not become NaN, in the value or in the gradient.
+    return torch.logsumexp(logits_BN, dim=1) - (target_BM * torch.where(target_BM > 0, own_BM, 0.0)).sum(dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +146,7 @@ class LossSums:
     expected_mass: float
     num_rows: int
     num_generated_rows: int
+    num_masked: int
 
 
 def loss_sums(
@@ -133,18 +161,24 @@ def loss_sums(
     in_batch_BP: Tensor | None = None,
     generated_weight: float = 1.0,
     max_generated_share: float | None = None,
+    grades_BN: Tensor | None = None,
+    grade_sharpness: float = 1.0,
+    mask_above: float | None = None,
 ) -> LossSums:
     """Both losses, summed over the rows of a batch.
 
     `candidates_BN` points into `passages_PD`; `in_batch_BP` marks the passages of other rows that count as further
     negatives in InfoNCE, never a row's own (None: no others, the paper's setting). The query view has the row's own
     negatives only.
-    Two departures from the paper in InfoNCE, off here: `generated_weight` is what a row's own generated negative counts
-    for, where another counts for 1; `max_generated_share` caps the generated ones' part of a row's own negatives.
+    Departures from the paper in InfoNCE, off here: `generated_weight` is what a row's own generated negative counts
+    for, where another counts for 1; `max_generated_share` caps the generated ones' part of a row's own negatives;
+    `grades_BN` (1 in column 0, 0 where not judged) makes it graded InfoNCE with `grade_sharpness`; `mask_above` leaves
+    out mined and in-batch negatives of grade 0 that score above the positive by more than this.
     """
     negatives_BN = valid_BN.clone()
     negatives_BN[:, 0] = False
     mined_BN = negatives_BN & ~generated_BN
+    target_BN = None if grades_BN is None else graded_target(grades_BN, grade_sharpness).to(queries_BD.dtype)
 
     def adjusted(scores_BN: Tensor) -> Tensor:
         if generated_weight != 1:
@@ -153,10 +187,20 @@ def loss_sums(
             scores_BN = cap_generated(scores_BN, mined_BN, generated_BN, temperature, max_generated_share)
         return scores_BN
 
+    num_masked = 0
     if in_batch_BP is None:
         # embedding() instead of an index: its gradient is several times faster.
         scores_BN = candidate_scores(queries_BD, nn.functional.embedding(candidates_BN, passages_PD))
-        info_nce_B = info_nce(adjusted(scores_BN), valid_BN, temperature)
+        counted_BN = valid_BN
+        if mask_above is not None:
+            maskable_BN = mined_BN if grades_BN is None else mined_BN & (grades_BN <= 0)
+            masked_BN = maskable_BN & (scores_BN.detach() > scores_BN.detach()[:, :1] + mask_above)
+            counted_BN, num_masked = valid_BN & ~masked_BN, int(masked_BN.sum())
+        if target_BN is None:
+            info_nce_B = info_nce(adjusted(scores_BN), counted_BN, temperature)
+        else:
+            logits_BN = (adjusted(scores_BN) / temperature).masked_fill(~counted_BN, float("-inf"))
+            info_nce_B = _cross_entropy(logits_BN, logits_BN, target_BN)
     else:
         # All scores at once; a row's own candidates, which are distinct passages, are looked up among them.
         scores_BP = queries_BD @ passages_PD.T
@@ -165,13 +209,23 @@ def loss_sums(
         row_V, column_V = valid_BN.nonzero(as_tuple=True)
         own_V = candidates_BN[row_V, column_V]
         counted_BP = in_batch_BP.index_put((row_V, own_V), torch.ones_like(own_V, dtype=torch.bool))
+        if mask_above is not None:
+            kept_V = ~mined_BN[row_V, column_V]
+            if grades_BN is not None:
+                kept_V = kept_V | (grades_BN[row_V, column_V] > 0)
+            above_BP = scores_BP.detach() > scores_BN[:, :1] + mask_above
+            masked_BP = counted_BP & above_BP.index_put((row_V[kept_V], own_V[kept_V]), kept_V.new_tensor(False))
+            counted_BP, num_masked = counted_BP & ~masked_BP, int(masked_BP.sum())
         logits_BP = scores_BP / temperature
         if generated_weight != 1 or max_generated_share is not None:
             offset_V = offset_BN[row_V, column_V] / temperature
             logits_BP.index_put_((row_V, own_V), offset_V, accumulate=True)
         logits_BP.masked_fill_(~counted_BP, float("-inf"))
-        positive_B = logits_BP.gather(1, candidates_BN[:, :1]).squeeze(1)
-        info_nce_B = torch.logsumexp(logits_BP, dim=1) - positive_B
+        if target_BN is None:
+            positive_B = logits_BP.gather(1, candidates_BN[:, :1]).squeeze(1)
+            info_nce_B = torch.logsumexp(logits_BP, dim=1) - positive_B
+        else:
+            info_nce_B = _cross_entropy(logits_BP, logits_BP.gather(1, candidates_BN), target_BN)
     # The query's view has a gradient through the generated passages alone, as in `negative_scores`.
     row_G, column_G = generated_BN.nonzero(as_tuple=True)
     generated_GD = nn.functional.embedding(candidates_BN[row_G, column_G], passages_PD)
@@ -187,4 +241,5 @@ def loss_sums(
         expected_mass=float(view.expected_R.sum()),
         num_rows=len(queries_BD),
         num_generated_rows=len(view.mass_R),
+        num_masked=num_masked,
     )

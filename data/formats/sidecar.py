@@ -7,12 +7,13 @@ does not know, every negative counts as mined.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from data.base.errors import InputError
 from data.base.text import content_id
-from data.records import FieldReader, Negative, Passage, Row, negative_from, requirement_from, row_to_dict
+from data.records import FieldReader, Negative, Passage, Row, negative_from, requirement_from, row_to_dict, verdict_from
 from data.row_files import read_objects
 
 
@@ -29,14 +30,15 @@ def write_sidecar_line(file: IO[str], row: Row, *, num_lines: int) -> None:
         "key": _key(row.query),
         "query_id": row.query_id,
         "lines": num_lines,
-        "positives": [{"key": _key(p.text), "id": p.id} for p in row.positives],
-        "negatives": [
-            {"key": _key(n["text"])} | {name: item for name, item in n.items() if name != "text"}
-            for n in value["negatives"]
-        ],
+        "positives": [_without_text(passage) for passage in value["positives"]],
+        "negatives": [_without_text(negative) for negative in value["negatives"]],
         "requirements": value.get("requirements", []),
     }
     file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _without_text(passage: Mapping[str, Any]) -> dict[str, Any]:
+    return {"key": _key(passage["text"])} | {name: item for name, item in passage.items() if name != "text"}
 
 
 class Sidecar:
@@ -68,7 +70,7 @@ class SidecarLine:
         reader = self._reader
         if reader.text("key") != _key(row.query):
             reader.fail("key", "is of another query: the sidecar belongs to another file; remove it")
-        ids = self._positive_ids()
+        saved = self._saved_positives()
         unknown: dict[str, list[Negative]] = {}
         for negative in row.negatives:
             unknown.setdefault(_key(negative.text), []).append(negative)
@@ -83,23 +85,23 @@ class SidecarLine:
             query_id=reader.text("query_id"),
             query=row.query,
             positives=tuple(
-                Passage(id=found.pop(0) if (found := ids.get(_key(p.text))) else p.id, text=p.text)
-                for p in row.positives
+                replace(found.pop(0), text=p.text) if (found := saved.get(_key(p.text))) else p for p in row.positives
             ),
             negatives=(*known, *others),
             requirements=tuple(requirement_from(item) for item in reader.objects("requirements", default=())),
         )
         return restored, len(others)
 
-    def _positive_ids(self) -> dict[str, list[str]]:
-        """The ids of the positives by text: equal texts may have several."""
+    def _saved_positives(self) -> dict[str, list[Passage]]:
+        """The positives by the key of their text, without it: equal texts may have several ids."""
         saved = self._reader.value.get("positives")
         if isinstance(saved, Mapping):  # as sidecars were written at first: one id a text
-            return {str(key): [str(found)] for key, found in saved.items()}
-        ids: dict[str, list[str]] = {}
+            return {str(key): [Passage(id=str(found), text="")] for key, found in saved.items()}
+        found: dict[str, list[Passage]] = {}
         for item in self._reader.objects("positives", default=()):
-            ids.setdefault(item.text("key"), []).append(item.text("id"))
-        return ids
+            passage = Passage(id=item.text("id"), text="", verdict=verdict_from(item))
+            found.setdefault(item.text("key"), []).append(passage)
+        return found
 
 
 def _restored(negative: Negative, item: FieldReader) -> Negative:

@@ -173,6 +173,7 @@ def examples(config: BenchTrainerConfig, rows: int, words: list[str]) -> list[Ex
             mined=tuple(text() for _ in range(NUM_MINED)),
             generated=tuple(text() for _ in range(NUM_GENERATED)),
             known_positives=frozenset(),
+            grades=(1.0, *[0.0] * (NUM_MINED + NUM_GENERATED)),
         )
         for _ in range(rows)
     ]

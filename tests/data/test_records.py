@@ -46,12 +46,15 @@ negatives = st.builds(
     verdict=st.none() | verdicts,
     generator=st.none() | texts,
     program=st.none() | texts,
+    grade=st.none() | st.floats(0, 1),
 )
 rows = st.builds(
     Row,
     query_id=texts,
     query=texts,
-    positives=st.lists(st.builds(Passage, id=texts, text=texts), min_size=1, max_size=3).map(tuple),
+    positives=st.lists(
+        st.builds(Passage, id=texts, text=texts, verdict=st.none() | verdicts), min_size=1, max_size=3
+    ).map(tuple),
     negatives=st.lists(negatives, max_size=4).map(tuple),
     requirements=st.lists(requirements, max_size=3).map(tuple),
 )
@@ -60,6 +63,28 @@ rows = st.builds(
 @given(rows)
 def test_a_row_survives_json(row: Row) -> None:
     assert row_from_dict(json.loads(json.dumps(row_to_dict(row)))) == row
+
+
+def test_a_grade_is_the_share_of_the_requirements_that_hold() -> None:
+    def relevance(satisfied: list[bool], answers: bool = False, grade: float | None = None) -> float | None:
+        verdict = Verdict(satisfied=tuple(satisfied), answers_query=answers, reason="")
+        return Negative(text="n", source="mined", verdict=verdict, grade=grade).relevance
+
+    assert relevance([True, False, True, False]) == 0.5 and relevance([False]) == 0
+    assert relevance([True, False], answers=True) == 1
+    assert relevance([True, False], grade=0.1) == 0.1
+    assert relevance([]) is None and Negative(text="n", source="mined").relevance is None
+
+
+@pytest.mark.parametrize("grade", [-0.1, 1.01, "high", True])
+def test_a_grade_outside_0_to_1_is_refused(grade: object) -> None:
+    value = {
+        "query": "q",
+        "positives": [{"text": "p"}],
+        "negatives": [{"text": "n", "source": "mined", "grade": grade}],
+    }
+    with pytest.raises(InputError, match=r"negatives\[0\].grade"):
+        row_from_dict(value)
 
 
 @given(st.text())

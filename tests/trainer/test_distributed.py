@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing as mp
 
 from data.row_files import write_rows
-from tests.trainer.tiny_data import dev_set, training_rows
+from tests.trainer.tiny_data import dev_set, judged_rows
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE, World, join_world
 from trainer.encoder.encoder import Encoder
@@ -23,7 +23,7 @@ from trainer.train import train
 def one_step(config: TrainConfig, world: World) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     encoder = Encoder.load(config.model, device="cpu").double().train()
     encoder.set_dropout(0.0)
-    batches = list(Examples(training_rows(), config).epoch(0))[:2]
+    batches = list(Examples(judged_rows(), config).epoch(0))[:2]
     report = accumulate_gradients(encoder, batches, config, world)
     return {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}, dataclasses.asdict(report)
 
@@ -57,18 +57,24 @@ def two_processes(config: TrainConfig, folder: Path, job: str = "step") -> list[
 
 @pytest.fixture
 def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
-    write_rows(tmp_path / "rows.jsonl", training_rows())
+    write_rows(tmp_path / "rows.jsonl", judged_rows())
     return TrainConfig(
         rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), batch_size=4,
         grad_accumulation=2, entropy_weight=0.5, device="cpu", lr=1e-3, dropout=0.0,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("mode", "max_tokens"), [("none", 60), ("cross-device", 4096), ("cross-device", 60)])
+GRADED = {"relevance": "graded", "grade_mined": True, "mask_above": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("mode", "max_tokens", "values"),
+    [("none", 60, {}), ("cross-device", 4096, {}), ("cross-device", 60, {}), ("cross-device", 60, GRADED)],
+)
 def test_two_processes_give_the_gradient_of_one(
-    config: TrainConfig, mode: str, max_tokens: int, tmp_path: Path
+    config: TrainConfig, mode: str, max_tokens: int, values: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(config, in_batch=mode, max_tokens_per_step=max_tokens)
+    config = dataclasses.replace(config, in_batch=mode, max_tokens_per_step=max_tokens, **values)
     expected, expected_report = one_step(config, ALONE)
     results = two_processes(config, tmp_path)
     for gradients, report in results:

@@ -9,6 +9,8 @@ from torch import Tensor
 from trainer.losses import (
     candidate_scores,
     cap_generated,
+    graded_info_nce,
+    graded_target,
     info_nce,
     loss_sums,
     negative_scores,
@@ -247,3 +249,115 @@ def test_no_cap_is_the_paper_s_loss() -> None:
     weighed = loss_sums(queries, passages, candidates, valid, generated, **settings, generated_weight=0.1)
     torch.testing.assert_close(weighed.query_view, plain.query_view)
     assert weighed.info_nce < plain.info_nce
+
+
+def random_grades(valid: Tensor, seed: int = 4) -> Tensor:
+    """Thirds at random, 0 where nothing is, 1 for the positive."""
+    grades = torch.randint(0, 4, valid.shape, generator=torch.manual_seed(seed)) / 3
+    grades[:, 0] = 1
+    return torch.where(valid, grades, 0.0).double()
+
+
+def test_graded_targets_by_hand() -> None:
+    grades = torch.tensor([[1.0, 2 / 3, 0.0, 1 / 3], [1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    weights = [math.exp(3), math.exp(2), 0, math.exp(1)]
+    expected = torch.tensor([[w / sum(weights) for w in weights], [0.5, 0.5, 0, 0], [1, 0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(graded_target(grades, 3.0), expected)
+
+
+def test_graded_info_nce_by_hand() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.6, 0.3]], dtype=torch.float64)
+    grades = torch.tensor([[1.0, 0.5, 0.0, 0.0]], dtype=torch.float64)
+    valid, _, _ = masks("pgm-")
+    total = sum(math.exp(x) for x in (18, 16, 12))
+    share = math.exp(2 * 1.0) / (math.exp(2 * 1.0) + math.exp(2 * 0.5))
+    expected = -share * math.log(math.exp(18) / total) - (1 - share) * math.log(math.exp(16) / total)
+    assert graded_info_nce(scores, valid, grades, TEMPERATURE, 2.0).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_infinite_sharpness_and_rows_without_grades_are_info_nce() -> None:
+    scores = torch.randn(4, 6, dtype=torch.float64, generator=torch.manual_seed(0))
+    valid, _, _ = masks("pmmgg-", "pm----", "pmmmmg", "p-----")
+    grades = random_grades(valid) * 0.9
+    grades[:, 0] = 1
+    plain = info_nce(scores, valid, TEMPERATURE)
+    torch.testing.assert_close(graded_info_nce(scores, valid, grades, TEMPERATURE, 1e6), plain)
+    only_positive = torch.zeros_like(grades).index_fill(1, torch.tensor([0]), 1.0)
+    torch.testing.assert_close(graded_info_nce(scores, valid, only_positive, TEMPERATURE, 4.0), plain)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 4.0, 1e6])
+def test_equal_grades_give_the_cross_entropy_to_uniform(sharpness: float) -> None:
+    scores = torch.randn(2, 5, dtype=torch.float64, generator=torch.manual_seed(0))
+    valid, _, _ = masks("ppggg", "pgg--")
+    log_p = (scores / TEMPERATURE).masked_fill(~valid, float("-inf")).log_softmax(dim=1)
+    expected = torch.stack([-log_p[0].mean(), -log_p[1, :3].mean()])
+    torch.testing.assert_close(graded_info_nce(scores, valid, valid.double(), TEMPERATURE, sharpness), expected)
+    # Several positives and nothing else: the least that can be had is log of their number.
+    even = graded_info_nce(torch.zeros_like(scores), valid, valid.double(), TEMPERATURE, sharpness)
+    torch.testing.assert_close(even, torch.tensor([5.0, 3.0], dtype=torch.float64).log())
+
+
+def test_the_gradient_is_softmax_minus_target() -> None:
+    scores = torch.randn(3, 5, dtype=torch.float64, generator=torch.manual_seed(1), requires_grad=True)
+    valid, _, _ = masks("pmggg", "pmg--", "p----")
+    grades = random_grades(valid)
+    graded_info_nce(scores, valid, grades, TEMPERATURE, 4.0).sum().backward()
+    p = (scores.detach() / TEMPERATURE).masked_fill(~valid, float("-inf")).softmax(dim=1)
+    torch.testing.assert_close(scores.grad, (p - graded_target(grades, 4.0)) / TEMPERATURE)
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_graded_sums_agree_with_the_function_and_with_finite_differences(in_batch: bool) -> None:
+    queries, passages, candidates, valid, generated = random_batch(ROWS)
+    # The second row has a copy of the first row's positive among its own, as one passage of the batch.
+    candidates[1, 2] = candidates[0, 0]
+    grades = random_grades(valid)
+    others = torch.rand(len(queries), len(passages), generator=torch.manual_seed(2)) > 0.5
+    for b in range(len(queries)):
+        others[b, candidates[b]] = False
+
+    def graded(q: Tensor, p: Tensor) -> Tensor:
+        return loss_sums(
+            q, p, candidates, valid, generated, temperature=0.3, entropy_temperature=0.5,
+            in_batch_BP=others if in_batch else None, grades_BN=grades, grade_sharpness=3.0,
+        ).info_nce  # fmt: skip
+
+    scores = torch.cat([candidate_scores(queries, passages[candidates]), queries @ passages.T], dim=1)
+    counted = torch.cat([valid, others & in_batch], dim=1)
+    padded = torch.cat([grades, torch.zeros_like(others, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(graded(queries, passages), graded_info_nce(scores, counted, padded, 0.3, 3.0).sum())
+    assert torch.autograd.gradcheck(graded, (queries.requires_grad_(), passages.requires_grad_()))
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_the_mask_leaves_out_unjudged_negatives_above_the_positive(in_batch: bool) -> None:
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    # For the first query: positive 0.5, mined 0.7 and 0.55, generated 0.9; for the second 0.5 and a mined 0.8.
+    passages = torch.tensor([[0.5, 0], [0.7, 0], [0.55, 0], [0.9, 0], [0, 0.5], [0.65, 0.8]], dtype=torch.float64)
+    candidates = torch.tensor([[0, 1, 2, 3], [4, 5, 0, 0]])
+    valid, _, generated = masks("pmmg", "pm--")
+    others = torch.ones(2, 6, dtype=torch.bool)
+    others[0, :4] = False
+    others[1, 4:] = False
+
+    def total(**settings: object) -> tuple[float, int]:
+        sums = loss_sums(
+            queries, passages, candidates, valid, generated, temperature=TEMPERATURE, entropy_temperature=0.1,
+            in_batch_BP=others if in_batch else None, **settings,
+        )  # fmt: skip
+        return sums.info_nce.item(), sums.num_masked
+
+    def expected(*scores: list[float]) -> float:
+        return sum(math.log(sum(math.exp((s - row[0]) / TEMPERATURE) for s in row)) for row in scores)
+
+    assert total()[1] == 0
+    # The other row's passages: 0 and 0.65 for the first query, four of 0 for the second.
+    first, second = ([0.0], [0.0] * 4) if in_batch else ([], [])
+    loss, masked = total(mask_above=0.1)
+    assert loss == pytest.approx(expected([0.5, 0.55, 0.9, *first], [0.5, *second]))
+    assert masked == (3 if in_batch else 2)
+    # A mined one whose verdict gives it a grade is no unknown any more.
+    grades = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.float64)
+    assert total(mask_above=0.1, grades_BN=grades)[1] == (2 if in_batch else 1)
+    assert total(mask_above=9.0) == pytest.approx((total()[0], 0))

@@ -10,8 +10,9 @@ import torch
 
 from data.base.errors import InputError
 from data.readers.beir import write_beir
+from data.records import Row
 from data.row_files import write_rows
-from tests.trainer.tiny_data import dev_set, training_rows
+from tests.trainer.tiny_data import dev_set, judged_rows, training_rows
 from trainer import train as train_module
 from trainer.__main__ import _closing as closing
 from trainer.config import TrainConfig
@@ -88,10 +89,12 @@ def test_same_seed_same_weights_to_the_bit_and_other_seed_others(config: TrainCo
     assert first.last_loss == again.last_loss
 
 
-def gradient(config: TrainConfig, dropout: float = 0.0) -> tuple[dict[str, torch.Tensor], float]:
+def gradient(
+    config: TrainConfig, dropout: float = 0.0, rows: list[Row] | None = None
+) -> tuple[dict[str, torch.Tensor], float]:
     encoder = Encoder.load(config.model, device="cpu").double().train()
     encoder.set_dropout(dropout)
-    examples = Examples(training_rows(), config)
+    examples = Examples(rows or training_rows(), config)
     batches = list(examples.epoch(0))[: config.grad_accumulation]
     report = accumulate_gradients(encoder, batches, config)
     return {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}, report.loss
@@ -142,7 +145,7 @@ def test_gradient_caching_equals_one_graph_over_all_texts(config: TrainConfig, d
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.step.gradients.embedding_gradients", in_one_graph)
         torch.manual_seed(5)
-        plain, plain_loss = gradient(config, dropout)
+        _, plain_loss = gradient(config, dropout)
     assert grad_cache.embedding_gradients is not in_one_graph
     assert loss == pytest.approx(plain_loss, rel=1e-12)
     for name, expected in plain.items():
@@ -154,6 +157,50 @@ def test_entropy_weight_zero_is_info_nce_alone(config: TrainConfig) -> None:
     for line in (Path(config.out) / "metrics.jsonl").read_text().splitlines()[1:]:
         metrics = json.loads(line)
         assert metrics["loss"] == metrics["info_nce"]
+
+
+def test_what_is_left_open_follows_the_relevance_and_the_preset(config: TrainConfig) -> None:
+    def loss(**values: object) -> tuple[float, float, bool]:
+        setting = TrainConfig(rows="r", out="o", **values).loss  # type: ignore[arg-type]
+        return setting.generated_weight, setting.entropy_weight, setting.graded
+
+    assert loss() == (0.1, 0.05, False)
+    assert loss(relevance="graded") == (1.0, 0.0, True)
+    assert loss(preset="paper") == (1.0, 0.05, False)
+    assert loss(preset="paper", entropy_weight=0.5, generated_weight=0.3) == (0.3, 0.5, False)
+    assert loss(relevance="graded", generated_weight=0.1, entropy_weight=0.05) == (0.1, 0.05, True)
+
+
+@pytest.mark.parametrize("values", [{}, {"in_batch": "in-batch"}, {"lora_rank": 2}, {"mask_above": 0.05}])
+def test_graded_relevance_trains_and_keeps_order(config: TrainConfig, values: dict) -> None:
+    if "lora_rank" in values:
+        pytest.importorskip("peft")
+    write_rows(config.rows, judged_rows())
+    config = dataclasses.replace(config, relevance="graded", grade_mined=True, dev=None, epochs=8, **values)
+    result = train(config)
+    assert result.last_loss < result.first_loss
+    metrics = [json.loads(line) for line in (Path(config.out) / "metrics.jsonl").read_text().splitlines()[1:]]
+    assert all(("num_masked" in line) == ("mask_above" in values) for line in metrics)
+    assert "graded InfoNCE" in (Path(result.model) / "README.md").read_text()
+
+
+@pytest.mark.parametrize("mode", ["none", "in-batch", "cross-device"])
+def test_parts_add_up_with_grades_and_a_mask(config: TrainConfig, mode: str) -> None:
+    config = dataclasses.replace(
+        config, batch_size=12, relevance="graded", grade_mined=True, mask_above=0.01, in_batch=mode
+    )
+    whole, loss = gradient(config, rows=judged_rows())
+    parts, parts_loss = gradient(dataclasses.replace(config, max_tokens_per_step=60), rows=judged_rows())
+    _, plain_loss = gradient(dataclasses.replace(config, relevance="plain"), rows=judged_rows())
+    assert parts_loss == pytest.approx(loss, rel=1e-12) and loss != plain_loss
+    for name, expected in whole.items():
+        torch.testing.assert_close(parts[name], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_grades_of_unjudged_generated_negatives_are_asked_for(config: TrainConfig) -> None:
+    with pytest.raises(InputError, match=r"9 of 12 rows.*'boiler-days'.*just verify") as caught:
+        train(dataclasses.replace(config, relevance="graded"))
+    assert "\n" not in str(caught.value)
 
 
 def test_without_dev_the_last_weights_are_saved(config: TrainConfig) -> None:
@@ -285,6 +332,8 @@ def test_learning_rate_rises_and_falls_linearly() -> None:
         ({"max_generated_share": 1.0}, "--max-generated-share"),
         ({"generated_weight": 0.0}, "--generated-weight"),
         ({"entropy_weight": -0.1}, "--entropy-weight"),
+        ({"grade_sharpness": 0.0}, "--grade-sharpness"),
+        ({"mask_above": -0.1}, "--mask-above"),
         ({"epochs": 0}, "--epochs"),
         ({"batch_size": 0}, "--batch-size"),
         ({"lr": 0.0}, "--lr"),

@@ -1,6 +1,8 @@
 """A small training set and dev set in the tiny tokenizer's words, for tests of the loop."""
 
-from data.records import Negative, Passage, Row
+from dataclasses import replace
+
+from data.records import Negative, Passage, Row, Verdict
 from data.retrieval_set import RetrievalSet
 
 TOPICS = ["refund", "boiler", "ticket", "card", "bin", "seat"]
@@ -21,6 +23,19 @@ def training_rows() -> list[Row]:
         )
         for number, topic in enumerate(TOPICS[:4])
         for detail in DETAILS[:3]
+    ]
+
+
+def judged_rows() -> list[Row]:
+    """The same rows, every negative with a verdict over three requirements, of which it keeps none, one or two."""
+
+    def judge(negative: Negative, number: int) -> Negative:
+        satisfied = tuple(i < number % 3 for i in range(3))
+        return replace(negative, verdict=Verdict(satisfied=satisfied, answers_query=False, reason=""))
+
+    return [
+        replace(row, negatives=tuple(judge(negative, i) for i, negative in enumerate(row.negatives)))
+        for row in training_rows()
     ]
 
 

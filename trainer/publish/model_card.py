@@ -202,12 +202,20 @@ def _data(config: TrainConfig, rows: Sequence[Row], result: "TrainResult") -> st
 
 
 def _training(config: TrainConfig, result: "TrainResult") -> str:
-    loss = f"InfoNCE (temperature {config.temperature}, further negatives: {config.in_batch}"
-    loss += ")" if config.generated_weight == 1 else f", a generated negative counts for {config.generated_weight})"
-    if config.entropy_weight:
+    setting = config.loss
+    loss = "graded InfoNCE" if setting.graded else "InfoNCE"
+    loss += f" (temperature {setting.temperature}, further negatives: {config.in_batch}"
+    if setting.graded:
+        loss += f", a judged passage is as relevant as its verdict says, sharpness {setting.grade_sharpness}"
+    if setting.mask_above is not None:
+        loss += f", without negatives that score above the positive by more than {setting.mask_above}"
+    if setting.generated_weight != 1:
+        loss += f", a generated negative counts for {setting.generated_weight}"
+    loss += ")"
+    if setting.entropy_weight:
         loss += (
-            f" + {config.entropy_weight} times query-view entropy maximisation (temperature "
-            f"{config.entropy_temperature})"
+            f" + {setting.entropy_weight} times query-view entropy maximisation (temperature "
+            f"{setting.entropy_temperature})"
         )
     settings = [
         f"| {field.name} | {_cell(str(getattr(config, field.name)))} |"

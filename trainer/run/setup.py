@@ -35,7 +35,8 @@ def data_key(rows: Sequence[Row], corpus: Mapping[str, str]) -> str:
     """A key over what training uses of the rows and of the corpus: a checkpoint of others is not gone on with."""
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
-        digest.update(repr((row.query, row.positives, [(n.source, n.text) for n in row.negatives])).encode())
+        positives = [(passage.id, passage.text) for passage in row.positives]
+        digest.update(repr((row.query, positives, [(n.source, n.text, n.relevance) for n in row.negatives])).encode())
     for passage in corpus.items():
         digest.update(repr(passage).encode())
     return digest.hexdigest()
@@ -47,6 +48,13 @@ def check_negatives(examples: Examples, config: TrainConfig) -> None:
     if num_without == len(examples) and config.in_batch == "none":
         raise InputError(
             "has no negatives in any row: mine or synthesize some, or train with --in-batch in-batch", file=config.rows
+        )
+    if config.relevance == "graded" and (unjudged := examples.unjudged):
+        raise InputError(
+            f"--relevance graded: {len(unjudged)} of {len(examples)} rows have a generated negative without a "
+            f"verdict or grade (the first is query {unjudged[0].query_id!r}): `just verify rows=... out=...` judges them, as "
+            "`just synthesize` does with what it writes; or train with --relevance plain",
+            file=config.rows,
         )
     if num_without:
         log.warning("warning: %d of %d rows have no negatives of their own", num_without, len(examples))

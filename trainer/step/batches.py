@@ -20,7 +20,8 @@ from trainer.config import TrainConfig
 class Example:
     """One row as one epoch uses it: a single positive, at most so many negatives, none equal to a known positive.
 
-    `known_positives` holds the text keys of every positive that the data knows for this query, in any row.
+    `known_positives` holds the text keys of every positive that the data knows for this query, in any row. `grades`
+    belong to `passages`: how relevant each is, 0 where it was not judged or its judgement is not used.
     """
 
     query: str
@@ -28,6 +29,7 @@ class Example:
     mined: tuple[str, ...]
     generated: tuple[str, ...]
     known_positives: frozenset[str]
+    grades: tuple[float, ...]
 
     @property
     def passages(self) -> tuple[str, ...]:
@@ -59,7 +61,7 @@ class Examples:
         num_new = 0
         for i, mined in texts.items():
             row, before, _, _ = self._rows[i]
-            num_new += len(set(mined) - set(before))
+            num_new += len(set(mined) - {negative.text for negative in before})
             generated = [negative for negative in row.negatives if negative.source == "generated"]
             negatives = (*(Negative(text=text, source="mined") for text in mined), *generated)
             self._rows[i] = self._without_duplicates(replace(row, negatives=negatives))
@@ -81,18 +83,23 @@ class Examples:
             for _, mined, generated, _ in self._rows
         )
 
-    def _without_duplicates(self, row: Row) -> tuple[Row, tuple[str, ...], tuple[str, ...], frozenset[str]]:
+    @property
+    def unjudged(self) -> list[Row]:
+        """The rows with a generated negative that nobody judged: graded InfoNCE has no grade for it."""
+        return [row for row, _, generated, _ in self._rows if any(n.relevance is None for n in generated)]
+
+    def _without_duplicates(self, row: Row) -> tuple[Row, tuple[Negative, ...], tuple[Negative, ...], frozenset[str]]:
         known = self._known[same_text_key(row.query)]
         seen = set(known)
-        texts: dict[str, list[str]] = {"mined": [], "generated": []}
+        kept: dict[str, list[Negative]] = {"mined": [], "generated": []}
         for negative in row.negatives:
             key = same_text_key(negative.text)
             if key in seen:
                 self.num_duplicates += 1
                 continue
             seen.add(key)
-            texts[negative.source].append(negative.text)
-        return row, tuple(texts["mined"]), tuple(texts["generated"]), known
+            kept[negative.source].append(negative)
+        return row, tuple(kept["mined"]), tuple(kept["generated"]), known
 
     def epoch(self, epoch: int) -> Iterator[list[Example]]:
         """The batches of one epoch, in seeded order; the last one may be short."""
@@ -104,19 +111,27 @@ class Examples:
     def _example(self, index: int, epoch: int) -> Example:
         row, mined, generated, known = self._rows[index]
         rng = random.Random(f"row {self._config.seed} {epoch} {index}")
+        positive = rng.choice(row.positives).text
+        mined = _sample(mined, self._config.max_mined, rng)
+        generated = _sample(generated, self._config.max_generated, rng)
         return Example(
             query=row.query,
-            positive=rng.choice(row.positives).text,
-            mined=_sample(mined, self._config.max_mined, rng),
-            generated=_sample(generated, self._config.max_generated, rng),
+            positive=positive,
+            mined=tuple(negative.text for negative in mined),
+            generated=tuple(negative.text for negative in generated),
             known_positives=known,
+            grades=(
+                1.0,
+                *((n.relevance or 0.0) if self._config.grade_mined else 0.0 for n in mined),
+                *(n.relevance or 0.0 for n in generated),
+            ),
         )
 
 
-def _sample(texts: tuple[str, ...], most: int, rng: random.Random) -> tuple[str, ...]:
-    if len(texts) <= most:
-        return texts
-    return tuple(texts[i] for i in sorted(rng.sample(range(len(texts)), most)))
+def _sample(negatives: tuple[Negative, ...], most: int, rng: random.Random) -> tuple[Negative, ...]:
+    if len(negatives) <= most:
+        return negatives
+    return tuple(negatives[i] for i in sorted(rng.sample(range(len(negatives)), most)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +143,7 @@ class Batch:
     candidates_BN: Tensor
     valid_BN: Tensor
     generated_BN: Tensor
+    grades_BN: Tensor
     in_batch_BP: Tensor | None
 
 
@@ -137,6 +153,7 @@ def make_batch(examples: Sequence[Example], in_batch: bool) -> Batch:
     lists = [[position.setdefault(text, len(position)) for text in e.passages] for e in examples]
     width = max(len(found) for found in lists)
     padding = [[0] * (width - len(found)) for found in lists]
+    grades = [[*e.grades, *rest] for e, rest in zip(examples, padding, strict=True)]
     lengths_B = torch.tensor([len(found) for found in lists])
     mined_end_B = torch.tensor([1 + len(e.mined) for e in examples])
     columns_N = torch.arange(width)
@@ -147,6 +164,7 @@ def make_batch(examples: Sequence[Example], in_batch: bool) -> Batch:
         candidates_BN=torch.tensor([found + rest for found, rest in zip(lists, padding, strict=True)]),
         valid_BN=valid_BN,
         generated_BN=valid_BN & (columns_N >= mined_end_B[:, None]),
+        grades_BN=torch.tensor(grades, dtype=torch.float32),
         in_batch_BP=_in_batch_mask(examples, lists, list(position)) if in_batch else None,
     )
     return batch

@@ -22,7 +22,10 @@ from trainer.step.batches import Batch, Example, make_batch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one optimiser step measured, at full width: means over rows (NaN where none has a generated negative)."""
+    """What one optimiser step measured, at full width: means over rows (NaN where none has a generated negative).
+
+    num_masked: negatives left out as likely relevant, None without `mask_above`.
+    """
 
     loss: float
     info_nce: float
@@ -34,6 +37,7 @@ class StepReport:
     num_texts: int
     num_tokens: int
     num_truncated: int
+    num_masked: int | None
 
 
 def accumulate_gradients(
@@ -71,6 +75,7 @@ class _Step:
         scaled: Callable[[Tensor], Tensor],
     ):
         self.encoder, self.config, self.scaled = encoder, config, scaled
+        self.settings = config.loss
         self.num_rows = sum(len(batch) for batch in batches)
         self.num_generated_rows = sum(bool(example.generated) for batch in batches for example in batch)
         self.sums: list[LossSums] = []
@@ -111,24 +116,27 @@ class _Step:
         return self.scaled(loss / (1 + len(self.config.matryoshka)))
 
     def _loss_at_width(self, embeddings_BD: Tensor, batch: Batch, counted: bool) -> Tensor:
-        device = embeddings_BD.device
+        device, settings = embeddings_BD.device, self.settings
         sums = loss_sums(
             embeddings_BD[: len(batch.queries)],
             embeddings_BD[len(batch.queries) :],
             batch.candidates_BN.to(device),
             batch.valid_BN.to(device),
             batch.generated_BN.to(device),
-            temperature=self.config.temperature,
-            entropy_temperature=self.config.entropy_temperature,
-            generated_weight=self.config.generated_weight,
-            max_generated_share=self.config.max_generated_share,
+            temperature=settings.temperature,
+            entropy_temperature=settings.entropy_temperature,
+            generated_weight=settings.generated_weight,
+            max_generated_share=settings.max_generated_share,
+            grades_BN=batch.grades_BN.to(device) if settings.graded else None,
+            grade_sharpness=settings.grade_sharpness,
+            mask_above=settings.mask_above,
             in_batch_BP=None if batch.in_batch_BP is None else batch.in_batch_BP.to(device),
         )
         if counted:
             self.sums.append(sums)
         loss = sums.info_nce / self.num_rows
-        if self.config.entropy_weight > 0 and sums.num_generated_rows:
-            loss = loss + self.config.entropy_weight * sums.query_view / self.num_generated_rows
+        if settings.entropy_weight > 0 and sums.num_generated_rows:
+            loss = loss + settings.entropy_weight * sums.query_view / self.num_generated_rows
         return loss
 
     def _parts(self, examples: Sequence[Example], tokens: "dict[_Text, Tokens]") -> Iterator[Sequence[Example]]:
@@ -156,22 +164,25 @@ class _Step:
         losses += [torch.stack([part.info_nce.detach(), part.query_view.detach()]) for part in self.sums]
         # Added up off the device: not every device has double precision.
         summed = torch.stack(losses).cpu().double().sum(dim=0)
-        info_nce, query_view, ratio, mass, expected, num_texts, num_tokens, num_truncated = world.sum_values(
-            [
-                *summed.tolist(),
-                sum(part.entropy_ratio for part in self.sums),
-                sum(part.mass for part in self.sums),
-                sum(part.expected_mass for part in self.sums),
-                self.num_texts,
-                self.num_tokens,
-                self.encoder.num_truncated - self.truncated_before,
-            ],
-            device,
+        info_nce, query_view, ratio, mass, expected, num_masked, num_texts, num_tokens, num_truncated = (
+            world.sum_values(
+                [
+                    *summed.tolist(),
+                    sum(part.entropy_ratio for part in self.sums),
+                    sum(part.mass for part in self.sums),
+                    sum(part.expected_mass for part in self.sums),
+                    sum(part.num_masked for part in self.sums),
+                    self.num_texts,
+                    self.num_tokens,
+                    self.encoder.num_truncated - self.truncated_before,
+                ],
+                device,
+            )
         )
         rows = self.num_generated_rows or float("nan")
         view = query_view / self.num_generated_rows if self.num_generated_rows else 0.0
         return StepReport(
-            loss=info_nce / self.num_rows + self.config.entropy_weight * view,
+            loss=info_nce / self.num_rows + self.settings.entropy_weight * view,
             info_nce=info_nce / self.num_rows,
             query_view=query_view / rows,
             entropy_ratio=ratio / rows,
@@ -181,6 +192,7 @@ class _Step:
             num_texts=int(num_texts),
             num_tokens=int(num_tokens),
             num_truncated=int(num_truncated),
+            num_masked=None if self.settings.mask_above is None else int(num_masked),
         )
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from data.records import Negative, Passage, Row
+from data.records import Negative, Passage, Row, Verdict
 from trainer.config import TrainConfig
 from trainer.step.batches import Examples, make_batch
 
@@ -87,3 +87,26 @@ def test_epochs_differ_and_repeat_with_the_seed() -> None:
     other_seed = list(examples(rows, batch_size=4, max_mined=3, max_generated=2, seed=1).epoch(0))
     assert other_seed != first
     assert made.num_negatives == (30, 20)
+
+
+def test_grades_follow_their_passage_and_unjudged_ones_have_none() -> None:
+    verdict = Verdict(satisfied=(True, False), answers_query=False, reason="")
+    judged = Row(
+        query_id="q",
+        query="q",
+        positives=(Passage(id="p", text="p"),),
+        negatives=(
+            Negative(text="g1", source="generated", grade=0.25, verdict=verdict),
+            Negative(text="m1", source="mined", verdict=verdict),
+            Negative(text="P", source="generated", grade=1.0),
+            Negative(text="g2", source="generated", verdict=verdict),
+            Negative(text="g3", source="generated"),
+        ),
+    )
+    ((example,),) = examples([judged], relevance="graded").epoch(0)
+    assert example.passages == ("p", "m1", "g1", "g2", "g3")
+    assert example.grades == (1.0, 0.0, 0.25, 0.5, 0.0)
+    made = examples([judged, row("z", ["x"])], grade_mined=True)
+    assert made.unjudged == [judged]
+    layout = make_batch(sorted(next(made.epoch(0)), key=lambda e: e.query), in_batch=True)
+    assert layout.grades_BN.tolist() == [[1.0, 0.5, 0.25, 0.5, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]]
