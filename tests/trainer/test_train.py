@@ -145,7 +145,7 @@ def test_gradient_caching_equals_one_graph_over_all_texts(config: TrainConfig, d
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.step.gradients.embedding_gradients", in_one_graph)
         torch.manual_seed(5)
-        _, plain_loss = gradient(config, dropout)
+        plain, plain_loss = gradient(config, dropout)
     assert grad_cache.embedding_gradients is not in_one_graph
     assert loss == pytest.approx(plain_loss, rel=1e-12)
     for name, expected in plain.items():
@@ -198,7 +198,7 @@ def test_parts_add_up_with_grades_and_a_mask(config: TrainConfig, mode: str) -> 
 
 
 def test_grades_of_unjudged_generated_negatives_are_asked_for(config: TrainConfig) -> None:
-    with pytest.raises(InputError, match=r"9 of 12 rows.*'boiler-days'.*just verify") as caught:
+    with pytest.raises(InputError, match=r"in 9 of 12 rows.*'boiler-days'.*just verify") as caught:
         train(dataclasses.replace(config, relevance="graded"))
     assert "\n" not in str(caught.value)
 

@@ -51,9 +51,9 @@ def check_negatives(examples: Examples, config: TrainConfig) -> None:
         )
     if config.relevance == "graded" and (unjudged := examples.unjudged):
         raise InputError(
-            f"--relevance graded: {len(unjudged)} of {len(examples)} rows have a generated negative without a "
-            f"verdict or grade (the first is query {unjudged[0].query_id!r}): `just verify rows=... out=...` judges them, as "
-            "`just synthesize` does with what it writes; or train with --relevance plain",
+            f"--relevance graded: in {len(unjudged)} of {len(examples)} rows a generated negative has no verdict or "
+            f"grade (first in query {unjudged[0].query_id!r}): judge them with `just verify rows=... out=...`, or train "
+            "with --relevance plain",
             file=config.rows,
         )
     if num_without:
