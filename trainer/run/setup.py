@@ -51,8 +51,8 @@ def check_negatives(examples: Examples, config: TrainConfig) -> None:
         )
     if config.relevance == "graded" and (unjudged := examples.unjudged):
         raise InputError(
-            f"--relevance graded: in {len(unjudged)} of {len(examples)} rows a generated negative has no "
-            f"verdict or grade (first in query {unjudged[0].query_id!r}): judge them with `just verify rows=... out=...`, or train "
+            f"--relevance graded: in {len(unjudged)} of {len(examples)} rows a generated negative has no verdict "
+            f"(first in query {unjudged[0].query_id!r}): judge them with `just verify rows=... out=...`, or train "
             "with --relevance plain",
             file=config.rows,
         )
