@@ -3,11 +3,11 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from data.base.cli import run_command
+from data.base.options import Count, options
 from data.formats.convert import fewest_negatives, format_named, read_format, write_format
 from data.formats.sidecar import sidecar_path
 from data.readers.beir import write_beir
@@ -17,7 +17,7 @@ from data.retrieval_set import find_leakage
 from data.row_files import BadRows, read_rows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@options
 class DemoConfig:
     """Write the demo data that ships with the project as BEIR folders."""
 
@@ -39,7 +39,7 @@ def _demo(config: DemoConfig) -> None:
         sys.stdout.write(f"{folder}\n")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@options
 class LeakageConfig:
     """Report evaluation queries and relevant passages whose text also occurs in the training rows."""
 
@@ -72,7 +72,7 @@ def _leakage(config: LeakageConfig) -> None:
 FormatName = Literal["rows", "flag-embedding", "swift", "tevatron", "st-tuples", "st-origins", "st-labelled"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@options
 class ConvertConfig:
     """Turn a file of training rows into another trainer's format, or back."""
 
@@ -91,7 +91,7 @@ class ConvertConfig:
     to: FormatName = "rows"
     """Format to write."""
 
-    num_negatives: int | None = None
+    num_negatives: Count | None = None
     """For st-tuples and st-origins the negatives of a line, for swift its mined ones; rows with fewer are dropped and
     counted (None: the smallest number that any row has, so that none is dropped)."""
 

@@ -1,13 +1,37 @@
 """The Hugging Face hub: a folder onto it, and the exact revision of a data set on it. The token is HF_TOKEN alone."""
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from data.base.errors import InputError
+from data.base.options import Bound, options
 
+Licence = Annotated[
+    str,
+    Bound(
+        "a licence as the hub names it (small letters, digits, dots, dashes)",
+        lambda name: re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name) is not None,
+    ),
+]
+RepoName = Annotated[str, Bound("ORG/NAME", lambda name: name.strip("/").count("/") == 1)]
 RepoKind = Literal["model", "dataset"]
 _FIELD = "hub"
+
+
+@options
+class HubOptions:
+    """What is said of a folder that goes onto the hub, and where it goes."""
+
+    licence: Licence | None = None
+    """Licence as the hub names it, like apache-2.0 (None: the card stays as it is)."""
+
+    hub: RepoName | None = None
+    """Name on the hub, ORG/NAME; the token that may write there is HF_TOKEN in the environment (None: push nothing)."""
+
+    private: bool = True
+    """Whether a repository that is made for it is private."""
 
 
 def push_folder(folder: Path, repo: str, kind: RepoKind, *, private: bool, message: str) -> str:

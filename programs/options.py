@@ -1,13 +1,91 @@
-"""Options."""
+"""What every command that asks language models takes, and what those take that write negatives for rows."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from data.base.errors import require
+from data.base.options import Bound, Count, Natural, Positive, at_least, between, options
 
 AdapterName = Literal["auto", "chat", "json", "xml"]
+ModelName = Annotated[str, Bound("a model string", lambda name: bool(name.strip()))]
+Temperature = Annotated[float, between(0, 2)]
 
 
-def require_budget(usd: float | None, tokens: int | None) -> None:
-    """Check the two limits of a budget."""
-    require(usd is None or usd > 0, "budget-usd", "more than 0", usd)
-    require(tokens is None or tokens > 0, "budget-tokens", "more than 0", tokens)
+@options
+class CallOptions:
+    """How language models are called."""
+
+    api_base: str | None = None
+    """Address of an OpenAI-compatible server for lm; None takes the provider's own or its environment variable's."""
+
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; None takes the provider's usual one. The key goes to lm's
+    server alone (api_base or, without that, lm's provider): other models take their providers' usual ones."""
+
+    adapter: AdapterName = "auto"
+    """Layout of prompts and answers: chat (marked sections), json (with a schema where the server takes one), xml; auto
+    takes the first one that the model answers a probe call in."""
+
+    max_tokens: Annotated[int, at_least(16)] = 2000
+    """Longest answer in tokens; an answer that is cut off is asked for once more with twice as many."""
+
+    timeout_s: Positive = 120.0
+    """Seconds to wait for one answer."""
+
+    retries: Natural = 5
+    """How often a call is repeated after a rate limit, a server error, a timeout or a lost connection."""
+
+    budget_usd: Positive | None = None
+    """Most USD that the calls of a run may cost, all roles and restarts together; None is no limit. Each call is
+    reserved before it is made. A model of unknown price is refused."""
+
+    budget_tokens: Count | None = None
+    """Most tokens that the calls of a run may use, all roles and restarts together; None is no limit."""
+
+    seed: int = 0
+    """Seed of every random choice."""
+
+
+@options
+class LMOptions(CallOptions):
+    """Which language model is called, and how."""
+
+    lm: ModelName = "recorded:demo"
+    """Language model: any litellm model string (openai/gpt-4.1-mini, ollama_chat/qwen3:8b, hosted_vllm/NAME), with its
+    key in the environment, or recorded:demo, which replays the answers recorded for the demo queries."""
+
+
+@options
+class WritingOptions(CallOptions):
+    """How negatives are written and verified."""
+
+    verifier_lm: str | None = None
+    """Verifier's model string; None takes the generator's."""
+
+    verifier_api_base: str | None = None
+    """Address for verifier_lm; None takes api_base where verifier_lm is not given, else the provider's own."""
+
+    profile: str = "generic"
+    """Corpus profile (what counts as relevant, how passages read): one that ships (generic, encyclopaedic_qa,
+    multi_hop_qa, web_search, scientific_claims, help_centre) or a .toml file, as `profile` drafts one."""
+
+    max_rows: Count | None = None
+    """Use only the first this many rows; None uses all."""
+
+    negatives_per_row: Count = 4
+    """At most this many generated negatives are tried for a row."""
+
+    temperature: Temperature = 0.7
+    """Sampling temperature of the generator; the verifier's is 0. Reasoning models get none."""
+
+    concurrency: Annotated[int, between(1, 1024)] = 16
+    """Most calls in flight at once; fewer while the server says that it is too many."""
+
+
+@options
+class FeedbackOptions(WritingOptions):
+    """The retriever that judges what was written."""
+
+    retriever: str = "bundled:all-MiniLM-L6-v2"
+    """The retriever whose InfoNCE weights are the feedback: bundled:NAME, a model folder or a hub name."""
+
+    ranking_temperature: Positive = 0.05
+    """Temperature of the InfoNCE softmax whose weights are the signal; take the one that the retriever trains with."""

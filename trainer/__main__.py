@@ -1,30 +1,43 @@
 """python -m trainer COMMAND --flag value"""
 
 import sys
+from typing import TYPE_CHECKING
 
 from data.base.cli import run_command
 from trainer.config import TrainConfig
-from trainer.distributed import started_rank
 from trainer.mining.config import MineConfig
-from trainer.mining.mine import mine
-from trainer.publish.publish import PublishConfig, run_publish
-from trainer.run.run_folder import TrainResult
-from trainer.train import train
+from trainer.publish.config import PublishConfig
+
+if TYPE_CHECKING:
+    from trainer.run.run_folder import TrainResult
 
 
+# The libraries behind a command take seconds to load, which --help should not: each is imported when it runs.
 def _mine(config: MineConfig) -> None:
+    from trainer.distributed import started_rank
+    from trainer.mining.mine import mine
+
     report = mine(config)
     if started_rank() == 0:
         sys.stdout.write(f"{report.summary()}  rows: {config.out}\n")
 
 
 def _train(config: TrainConfig) -> None:
+    from trainer.distributed import started_rank
+    from trainer.train import train
+
     result = train(config)
     if started_rank() == 0:
         sys.stdout.write(_closing(result))
 
 
-def _closing(result: TrainResult) -> str:
+def _publish(config: PublishConfig) -> None:
+    from trainer.publish.publish import run_publish
+
+    run_publish(config)
+
+
+def _closing(result: "TrainResult") -> str:
     lines = [
         f"trained {result.steps} steps on {result.num_rows} rows in {result.seconds:.0f} s: "
         f"loss {result.first_loss:.4f} at the first step, {result.last_loss:.4f} at the last"
@@ -49,7 +62,7 @@ if __name__ == "__main__":
             {
                 "mine": (MineConfig, _mine),
                 "train": (TrainConfig, _train),
-                "publish": (PublishConfig, run_publish),
+                "publish": (PublishConfig, _publish),
             },
         )
     )

@@ -1,11 +1,11 @@
-"""The configuration of a training run: the command line, the saved config.json and the test fixture in one."""
+"""The options of a training run: the command line, the saved config.json and the test fixture in one."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from data.base.errors import require
-from trainer.encoder.model_files import BUNDLED_MODEL
+from data.base.options import Bound, Count, Natural, NotNegative, OpenShare, Positive, Share, between, options
+from trainer.encoder.options import EncoderOptions
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -14,6 +14,8 @@ Tracking = Literal["none", "tensorboard", "wandb", "trackio"]
 InBatch = Literal["none", "in-batch", "cross-device"]
 
 Relevance = Literal["plain", "graded"]
+
+Probability = Annotated[float, Bound("a probability from 0 to below 1", lambda value: 0 <= value < 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +32,8 @@ class LossSettings:
     entropy_temperature: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
+@options
+class TrainConfig(EncoderOptions):
     """Train an encoder on rows of (query, positives, mined and generated negatives)."""
 
     rows: str
@@ -40,40 +42,34 @@ class TrainConfig:
     out: str
     """Folder of the run: config.json, metrics.jsonl, checkpoints/, model/, summary.json."""
 
-    model: str = BUNDLED_MODEL
-    """Encoder to start from: bundled:all-MiniLM-L6-v2, a local folder, or a hub name (org/name)."""
-
-    revision: str | None = None
-    """Revision of a hub model (None: its main branch)."""
-
     dev: str | None = None
     """Retrieval data to stop on: BEIR folder, pairs .jsonl, data set folder or hub:ORG/NAME (None: no evaluation)."""
 
     dev_split: str = "dev"
     """Split of the dev data."""
 
-    epochs: int = 1
+    epochs: Count = 1
     """Passes over the rows."""
 
-    batch_size: int = 16
+    batch_size: Count = 16
     """Rows per batch; with in-batch negatives these rows see each other's passages."""
 
-    grad_accumulation: int = 1
+    grad_accumulation: Count = 1
     """Batches per optimiser step."""
 
-    lr: float = 2e-5
+    lr: Positive = 2e-5
     """Peak learning rate of AdamW."""
 
-    warmup_ratio: float = 0.1
+    warmup_ratio: Share = 0.1
     """Share of all steps over which the learning rate rises from 0; it then falls linearly to 0."""
 
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """AdamW weight decay, on matrices only (not on biases and norms)."""
 
-    clip: float = 1.0
+    clip: NotNegative = 1.0
     """Largest gradient norm (0: no clipping)."""
 
-    temperature: float = 0.05
+    temperature: Positive = 0.05
     """InfoNCE temperature, in units of similarity."""
 
     in_batch: InBatch = "none"
@@ -87,71 +83,59 @@ class TrainConfig:
     """What InfoNCE takes a generated negative for: plain, irrelevant like any other (the paper's); graded, as relevant
     as the share of the requirements that it keeps by its verdict."""
 
-    grade_sharpness: float = 4.0
+    grade_sharpness: Positive = 4.0
     """How far graded relevance prefers the higher grade: the softmax is to give a passage of grade g a share in
     proportion to exp(grade_sharpness * g), nothing at grade 0. The larger, the nearer to plain."""
 
     grade_mined: bool = False
     """Whether graded relevance believes the verdicts of mined negatives too, not those of generated ones alone."""
 
-    mask_above: float | None = None
+    mask_above: NotNegative | None = None
     """Mined and in-batch negatives that score above the positive by more than this, in units of similarity, are left
     out of a step's InfoNCE as likely relevant (None: none are)."""
 
-    generated_weight: float | None = None
+    generated_weight: Positive | None = None
     """What a generated negative counts for in InfoNCE's softmax, where a mined one counts for 1 (1: the paper's
     setting; None: 0.1, and 1 with relevance graded). Found on the demo's dev queries, see docs/recipe.md."""
 
-    max_generated_share: float | None = None
+    max_generated_share: OpenShare | None = None
     """Largest share of the softmax over a row's negatives that generated ones may take (None: no cap, as the paper)."""
 
-    entropy_weight: float | None = None
+    entropy_weight: NotNegative | None = None
     """Weight of the query-view entropy loss (0: off, the loss is InfoNCE alone; None: 0.05, and 0 with relevance
     graded)."""
 
-    entropy_temperature: float = 0.1
+    entropy_temperature: Positive = 0.1
     """Temperature of the query's view of its negatives, in units of similarity."""
 
-    dropout: float | None = None
+    dropout: Probability | None = None
     """Dropout probability of every layer while training (None: the model's own)."""
 
-    max_length: int | None = None
-    """Longest text in tokens, special tokens included (None: the model's own)."""
-
-    dimensions: int | None = None
-    """Numbers that an embedding is cut to, as sentence-transformers' truncate_dim does (None: the model's own)."""
-
-    query_prompt: str | None = None
-    """Instruction in front of every query (None: the model's own, which may be none)."""
-
-    document_prompt: str | None = None
-    """Instruction in front of every passage (None: the model's own, which may be none)."""
-
-    max_mined: int = 15
+    max_mined: Natural = 15
     """Mined negatives per row and epoch; where a row has more, a seeded sample (0: none)."""
 
-    max_generated: int = 3
+    max_generated: Natural = 3
     """Generated negatives per row and epoch; where a row has more, a seeded sample (0: none)."""
 
-    remine_every: int = 0
+    remine_every: Natural = 0
     """Steps after which mined negatives are found anew with the weights of that moment (0: never)."""
 
     remine_like: str | None = None
     """Report that `mine` wrote (OUT.report.json): its data, split and rules hold for mining anew."""
 
-    max_tokens_per_step: int = 4096
+    max_tokens_per_step: Count = 4096
     """Most tokens in memory at once (at least a row's): batches are cut into parts; gradients stay the same."""
 
-    eval_every: int = 0
+    eval_every: Natural = 0
     """Steps between evaluations on dev (0: at the end of each epoch)."""
 
-    checkpoint_every: int = 0
+    checkpoint_every: Natural = 0
     """Steps between checkpoints, from which a stopped run goes on to the same weights (0: at the end of each epoch)."""
 
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """Newest checkpoints kept; each holds the weights and twice their size for the optimiser."""
 
-    patience: int = 0
+    patience: Natural = 0
     """Evaluations without a better dev nDCG@10 after which training stops (0: never)."""
 
     precision: Precision = "float32"
@@ -160,20 +144,17 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Keep only each layer's input and compute the rest again going backward: less memory, about a third more time."""
 
-    lora_rank: int = 0
+    lora_rank: Natural = 0
     """Train low-rank updates of this rank instead of all weights; merged when saved (0: all weights; extra `lora`)."""
 
-    matryoshka: tuple[int, ...] = ()
+    matryoshka: tuple[Count, ...] = ()
     """Widths, besides the full one, at which the first so many numbers of an embedding are trained to work alone."""
 
     tracking: Tracking = "none"
     """Where metrics go besides metrics.jsonl: tensorboard, wandb or trackio, each to be installed by you."""
 
-    seed: int = 0
+    seed: Annotated[int, between(0, 2**32 - 1)] = 0
     """Seed of row order, negative samples, choice of positive and dropout: 0 to 4294967295."""
-
-    device: str | None = None
-    """Device, like cpu or cuda:0 (None: a GPU if there is one)."""
 
     restart: bool = False
     """Throw away what an earlier run left in `out`; without it the same command resumes that run."""
@@ -182,27 +163,9 @@ class TrainConfig:
     """Count and skip bad rows, and bad lines of the dev data, instead of stopping at the first."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "grad_accumulation", "max_tokens_per_step", "keep_checkpoints"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_mined", "max_generated", "eval_every", "checkpoint_every", "patience"):
-            self._check(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("lora_rank", "remine_every"):
-            self._check(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("lr", "temperature", "entropy_temperature", "generated_weight", "grade_sharpness"):
-            value = getattr(self, name)
-            self._check(name, value is None or (math.isfinite(value) and value > 0), "a number above 0")
-        for name in ("weight_decay", "clip", "entropy_weight", "mask_above"):
-            value = getattr(self, name)
-            self._check(name, value is None or (math.isfinite(value) and value >= 0), "a number of at least 0")
-        self._check("warmup_ratio", 0 <= self.warmup_ratio <= 1, "a share from 0 to 1")
-        self._check("dimensions", self.dimensions is None or self.dimensions >= 1, "at least 1")
-        self._check("matryoshka", all(width >= 1 for width in self.matryoshka), "widths of at least 1")
-        share = self.max_generated_share
-        self._check("max_generated_share", share is None or 0 < share < 1, "a share above 0 and below 1")
-        self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "a probability from 0 to below 1")
-        self._check("remine_every", not self.remine_every or self.remine_like is not None, "--remine-like with it")
-        self._check("seed", 0 <= self.seed < 2**32, "0 to 4294967295")
-        self._check("patience", not self.patience or self.dev is not None, "--dev to be given with it")
+        together = not self.remine_every or self.remine_like is not None
+        require(together, "remine-every", "--remine-like with it", self.remine_every)
+        require(not self.patience or self.dev is not None, "patience", "--dev to be given with it", self.patience)
 
     @property
     def loss(self) -> LossSettings:
@@ -220,6 +183,3 @@ class TrainConfig:
             entropy_weight=entropy if self.entropy_weight is None else self.entropy_weight,
             entropy_temperature=self.entropy_temperature,
         )
-
-    def _check(self, name: str, right: bool, expected: str) -> None:
-        require(right, name, expected, getattr(self, name))

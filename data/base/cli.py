@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -42,7 +43,7 @@ def run_command(
     for noisy in ("httpx", "httpcore", "LiteLLM", "datasets", "sentence_transformers", "faiss.loader"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for config_type, _ in commands.values():
-        _join_help_lines(config_type)
+        _say_help(config_type)
     try:
         config = tyro.extras.subcommand_cli_from_dict(
             {name: config_type for name, (config_type, _) in commands.items()},
@@ -63,13 +64,14 @@ def run_command(
     return 0
 
 
-def _join_help_lines(config_type: type) -> None:
-    # tyro keeps the line breaks of a field's docstring that needs several lines; its reader wraps them anew anyway.
-    for field in docstring_parser.parse_from_object(config_type).params:
-        if "\n" in (field.description or ""):
-            words = " ".join((field.description or "").split())
-            kind = get_type_hints(config_type, include_extras=True)[field.arg_name]
-            config_type.__annotations__[field.arg_name] = Annotated[kind, tyro.conf.arg(help=words)]
+@cache
+def _say_help(config_type: type) -> None:
+    """Give each option the docstring of the class that says it last, as one line that help wraps anew."""
+    hints = get_type_hints(config_type, include_extras=True)
+    for kind in reversed(config_type.__mro__[:-1]):
+        for field in docstring_parser.parse_from_object(kind).params:
+            words = tyro.conf.arg(help=" ".join((field.description or "").split()))
+            config_type.__annotations__[field.arg_name] = Annotated[hints[field.arg_name], words]
 
 
 def config_dict(config: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from data.base.cli import config_dict, text_table
 from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
+from data.base.options import shared_options
 from data.base.stats import Floats, Interval, holm, randomisation_p_value, seeds_and_queries_interval
 from data.base.text import content_id
 from data.readers.source import read_source
@@ -26,6 +27,7 @@ from evals.ablation.plot import write_ablation_plot
 from evals.retrieval.measures import evaluate
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
+from trainer.encoder.options import EncoderOptions
 from trainer.train import train
 
 log = logging.getLogger(__name__)
@@ -104,7 +106,7 @@ def _inputs_key(config: AblateConfig, test: RetrievalSet) -> str:
     """What all arms start from and are measured on, by content: a path may hold something else by now."""
     dev = None if config.dev is None else read_source(config.dev, config.dev_split)
     return content_id(
-        Encoder.load(config.model, max_length=config.max_length).fingerprint(),
+        Encoder.load(config).fingerprint(),
         *(json.dumps([s.passages, s.queries, s.qrels, s.shared_ids], sort_keys=True) for s in (test, dev) if s),
     )
 
@@ -130,7 +132,7 @@ def _scores_of(arm: Arm, seed: int, config: AblateConfig, test: RetrievalSet, in
         write_rows(folder / "rows.jsonl", arm.rows)
         trained = train(TrainConfig(rows=str(folder / "rows.jsonl"), out=str(folder / "train"), **settings))
         model = trained.model
-    scores = evaluate(Encoder.load(model, max_length=config.max_length), test).per_query
+    scores = evaluate(Encoder.load(config.with_model(model)), test).per_query
     write_json(done, {"key": key, "arm": arm.name, "seed": seed, "settings": settings, "per_query": scores})
     if not config.keep_models:
         shutil.rmtree(folder / "train" / "model", ignore_errors=True)
@@ -140,10 +142,10 @@ def _scores_of(arm: Arm, seed: int, config: AblateConfig, test: RetrievalSet, in
 
 def _train_settings(arm: Arm, seed: int, config: AblateConfig) -> dict[str, Any]:
     if arm.rows is None:
-        return {"model": config.model, "max_length": config.max_length}
+        return shared_options(config, EncoderOptions)
     most = max((len(row.negatives) for row in arm.rows), default=0)
     return {
-        "model": config.model,
+        **shared_options(config, EncoderOptions),
         "dev": config.dev,
         "dev_split": config.dev_split,
         "epochs": config.epochs,
@@ -152,7 +154,6 @@ def _train_settings(arm: Arm, seed: int, config: AblateConfig) -> dict[str, Any]
         "temperature": config.temperature,
         "in_batch": config.in_batch,
         "dropout": config.dropout,
-        "max_length": config.max_length,
         "max_tokens_per_step": config.max_tokens_per_step,
         # The arms decide how many negatives a row has; sampling here would undo their balance.
         "max_mined": most,

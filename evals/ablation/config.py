@@ -1,14 +1,16 @@
-"""Config."""
+"""The options of an ablation."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from data.base.errors import InputError
+from data.base.options import Count, Natural, Positive, at_least, options
+from trainer.config import Probability
+from trainer.encoder.options import EncoderOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AblateConfig:
+@options
+class AblateConfig(EncoderOptions):
     """Compare kinds of negatives: same steps, same number of texts a row, several seeds, paired tests."""
 
     rows: Path
@@ -34,13 +36,10 @@ class AblateConfig:
     test_split: str = "test"
     """Split of the test data."""
 
-    model: str = "bundled:all-MiniLM-L6-v2"
-    """Encoder that every arm starts from."""
+    seeds: Annotated[int, at_least(2)] = 5
+    """Training seeds an arm (at least 2, as one has no spread)."""
 
-    seeds: int = 5
-    """Training seeds an arm (at least 2)."""
-
-    num_mined: int = 4
+    num_mined: Natural = 4
     """Mined negatives a row next to the generated ones; the mined-only arm gets as many texts in all."""
 
     entropy_weights: str = "0.05"
@@ -54,38 +53,31 @@ class AblateConfig:
     """What a generated negative counts for in InfoNCE (--generated-weight of `train`), one arm each, separated by
     commas ("" for no such arm)."""
 
-    epochs: int = 3
+    epochs: Count = 3
     """Passes over the rows."""
 
-    batch_size: int = 16
+    batch_size: Count = 16
     """Rows a step."""
 
-    lr: float = 2e-5
+    lr: Positive = 2e-5
     """Peak learning rate."""
 
-    temperature: float = 0.05
+    temperature: Positive = 0.05
     """InfoNCE temperature, in units of similarity."""
 
     in_batch: Literal["none", "in-batch"] = "in-batch"
     """Negatives beyond the row's own: none, or all passages of the batch."""
 
-    dropout: float | None = 0.0
+    dropout: Probability | None = 0.0
     """Dropout probability while training (None: the model's own)."""
 
-    max_length: int | None = None
-    """Longest text in tokens, special tokens included (None: the model's own)."""
-
-    max_tokens_per_step: int = 16_384
+    max_tokens_per_step: Count = 16_384
     """Tokens in memory at once while training; a batch beyond it takes a second forward pass, with the same result."""
 
     keep_models: bool = False
     """Keep every trained model (about 90 MB each for the bundled one)."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 2:
-            raise InputError(f"--seeds: expected at least 2, since one seed has no spread, got {self.seeds}")
-        if self.num_mined < 0:
-            raise InputError(f"--num-mined: expected at least 0, got {self.num_mined}")
         if any(not weight > 0 for weight in self.entropy_weight_list):
             raise InputError(f"--entropy-weights: expected numbers above 0, got {self.entropy_weights!r}")
         if any(not 0 < share < 1 for share in self.share_list):

@@ -15,6 +15,7 @@ from data.__main__ import write_demo
 from data.base.cli import config_dict, text_table
 from data.base.errors import InputError
 from data.base.files import write_json
+from data.base.options import shared_options
 from data.base.stats import PairedComparison, bootstrap_interval, compare_paired
 from data.readers.demo import demo_family_set
 from data.row_files import read_rows, write_rows
@@ -24,6 +25,7 @@ from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, SCORES_FILE
 from evals.report.config import ReportConfig
 from evals.report.page import report
 from evals.retrieval.measures import LABELS, SIBLINGS, evaluate
+from programs.options import LMOptions
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.summary import synthesis_table
@@ -72,14 +74,12 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
             SynthesizeConfig(
                 rows=out / "mined.jsonl",
                 out=out / "synthesis",
-                lm=config.lm,
-                api_base=config.api_base,
+                **shared_options(config, LMOptions),
                 profile="help_centre",
                 negatives_per_row=MAX_GENERATED,
                 canary_share=1.0,
                 # The recorded answers hold no second drafts.
                 repairs=0 if config.lm == "recorded:demo" else 1,
-                seed=config.seed,
             )
         )
         log.info("%s", synthesis_table(synthesis))

@@ -1,13 +1,15 @@
-"""Config."""
+"""The options of diagnostics."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from data.base.errors import InputError
+from data.base.options import Natural, Positive, at_least, options
+from trainer.encoder.options import EncoderOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiagnoseConfig:
+@options
+class DiagnoseConfig(EncoderOptions):
     """Look for source leak, gradient drift, hardness and yield in rows with generated negatives."""
 
     run: Path | None = None
@@ -16,7 +18,7 @@ class DiagnoseConfig:
     rows: Path | None = None
     """Training rows with mined and generated negatives (None: the rows.jsonl that the run wrote)."""
 
-    model: str | None = None
+    model: str | None = None  # type: ignore[assignment]
     """Encoder to look with: model folder, hub name or bundled:all-MiniLM-L6-v2 (None: what the run trained)."""
 
     baseline: str | None = None
@@ -25,23 +27,20 @@ class DiagnoseConfig:
     out: Path | None = None
     """Folder for diagnostics.json, scores.jsonl and audit labels (None: RUN/diagnostics, where `report` looks)."""
 
-    audit: int = 0
+    audit: Natural = 0
     """Passages to label by hand on this terminal, six in ten of them accepted negatives (0: none)."""
 
-    temperature: float = 0.05
+    temperature: Positive = 0.05
     """InfoNCE temperature of the weights and gradients, in units of similarity."""
 
-    max_rows: int = 1000
+    max_rows: Natural = 1000
     """Look at no more than this many rows, a seeded sample of those with generated negatives first (0: all)."""
 
-    parameter_rows: int = 8
+    parameter_rows: Natural = 8
     """Rows on which the drift of the whole model's gradient is measured; by far the slowest part (0: leave it out)."""
 
-    permutations: int = 200
-    """Shuffles behind the chance level of the mutual information."""
-
-    max_length: int | None = None
-    """Longest text in tokens, special tokens included (None: the model's own)."""
+    permutations: Annotated[int, at_least(19)] = 200
+    """Shuffles behind the chance level of the mutual information; fewer than 19 allow no p below 0.05."""
 
     seed: int = 0
     """Seed of samples, folds and shuffles."""
@@ -50,13 +49,6 @@ class DiagnoseConfig:
     """Count and report bad rows instead of stopping at the first one."""
 
     def __post_init__(self) -> None:
-        for name in ("audit", "max_rows", "parameter_rows"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
-        if not 0 < self.temperature < float("inf"):
-            raise InputError(f"--temperature: expected a number above 0, got {self.temperature}")
-        if self.permutations < 19:
-            raise InputError(f"--permutations: expected at least 19 (for p < 0.05), got {self.permutations}")
         if self.run is None:
             for name in ("rows", "out"):
                 if getattr(self, name) is None:

@@ -139,7 +139,7 @@ def sample_rows(rows: list[Row], most: int, seed: int) -> list[Row]:
 
 def diagnose_encoder(rows: list[Row], name: str, config: DiagnoseConfig) -> tuple[dict[str, Any], EmbeddedRows]:
     """All that one encoder shows."""
-    encoder = Encoder.load(name, max_length=config.max_length)
+    encoder = Encoder.load(config.with_model(name))
     log.info("%s: encoding %d rows", name, len(rows))
     embedded = embed_rows(rows, encoder, progress=True)
     measured = measure(embedded, temperature=config.temperature)

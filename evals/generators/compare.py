@@ -16,6 +16,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object, write_json
+from data.base.options import shared_options
 from data.base.stats import wilson_interval
 from data.records import Row
 from data.row_files import read_rows
@@ -26,6 +27,7 @@ from programs.feedback.score import Bands, corpus_style
 from programs.lm.models import is_hosted, provider_of
 from programs.lm.servers.local import PREFIX
 from programs.modules.candidates import synthesis_of_row
+from programs.options import WritingOptions
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import mined_rows, synthesize
 from trainer.encoder import Encoder
@@ -110,28 +112,15 @@ def _entry(config: CompareConfig, name: str, rows: list[Row], retriever: Retriev
     try:
         summary = synthesize(
             SynthesizeConfig(
+                **shared_options(config, WritingOptions)
+                # Without a hosted model in its own place the key would be the verifier's.
+                | {"api_key_env": config.api_key_env if is_hosted(name) else None},
                 rows=config.rows,
                 out=folder,
                 lm=name,
-                verifier_lm=config.verifier_lm,
-                api_base=config.api_base,
-                verifier_api_base=config.verifier_api_base,
-                # Without a hosted model in its own place the key would be the verifier's.
-                api_key_env=config.api_key_env if is_hosted(name) else None,
-                profile=config.profile,
-                adapter=config.adapter,
-                negatives_per_row=config.negatives_per_row,
                 # A second draft is the verifier's merit as well; what is compared is the first.
                 repairs=0,
-                max_rows=config.max_rows,
                 canary_share=1.0,
-                budget_usd=config.budget_usd,
-                budget_tokens=config.budget_tokens,
-                temperature=config.temperature,
-                max_tokens=config.max_tokens,
-                concurrency=config.concurrency,
-                timeout_s=config.timeout_s,
-                seed=config.seed,
             )
         )
     except InputError as error:

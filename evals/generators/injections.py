@@ -86,7 +86,9 @@ def probe(config: ProbeConfig) -> ProbeResult:
     with ExitStack() as stack:
         models = Models(stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env)
         spec = models.resolve(config.lm, flag="lm", temperature=0.0, api_base=config.api_base)
-        lm = RoleLM("verifier", spec, budget=Budget(tokens=config.budget_tokens))
+        budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
+        budget.check_priced(spec, "lm")
+        lm = RoleLM("verifier", spec, config.retries, seed=config.seed, budget=budget)
         layout = "chat" if config.adapter == "auto" else config.adapter
         verifier = Verifier().use(lm, make_adapter(layout, spec))
         relevance = load_profile("help_centre").relevance

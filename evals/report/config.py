@@ -1,12 +1,12 @@
-"""Config."""
+"""The options of a report."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from data.base.errors import InputError
+from data.base.options import options
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@options
 class ReportConfig:
     """Make one HTML page of a run: results, yield, hardness, source leak, cost, and every negative to look at."""
 

@@ -28,8 +28,8 @@ def run_eval(config: EvalConfig) -> None:
     """Print the tables; write means, intervals, slices and per-query scores where asked. Raises InputError."""
     bad_rows = BadRows() if config.skip_bad_rows else None
     retrieval_set = read_source(config.data, config.split, bad_rows)
-    measured = _measure(config.model, retrieval_set, config)
-    baseline = None if config.baseline is None else _measure(config.baseline, retrieval_set, config)
+    measured = _measure(config, retrieval_set)
+    baseline = None if config.baseline is None else _measure(config.with_model(config.baseline), retrieval_set)
     slices = by_length(retrieval_set.queries)
     if config.rows is not None:
         slices |= by_requirement_kind(retrieval_set.queries, read_rows(config.rows, bad_rows))
@@ -47,12 +47,8 @@ def run_eval(config: EvalConfig) -> None:
         write_per_query(config.per_query, retrieval_set, {config.model: measured} | _named(config.baseline, baseline))
 
 
-def _measure(model: str, retrieval_set: RetrievalSet, config: EvalConfig) -> RetrievalScores:
-    encoder = Encoder.load(
-        model, max_length=config.max_length, dimensions=config.dimensions,
-        query_prompt=config.query_prompt, document_prompt=config.document_prompt,
-    )  # fmt: skip
-    return evaluate(encoder, retrieval_set, progress=True)
+def _measure(config: EvalConfig, retrieval_set: RetrievalSet) -> RetrievalScores:
+    return evaluate(Encoder.load(config), retrieval_set, progress=True)
 
 
 def _named(name: str | None, scores: RetrievalScores | None) -> dict[str, RetrievalScores]:

@@ -1,6 +1,5 @@
 """`just dataset`: a synthesised set as a Hugging Face data set, with a data card that says how it arose."""
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,9 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.base.errors import InputError, require
+from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object
-from data.hub import push_folder, write_token
+from data.base.options import options
+from data.hub import HubOptions, Licence, push_folder, write_token
 from data.records import Row, row_to_dict
 from data.row_files import read_rows, write_parquet_objects
 
@@ -20,8 +20,8 @@ _SHARD_ROWS = 25_000
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetConfig:
+@options
+class DatasetConfig(HubOptions):
     """Make a synthesised set a Hugging Face data set: Parquet files and a data card, which load_dataset(out) reads."""
 
     run: Path
@@ -30,7 +30,7 @@ class DatasetConfig:
     out: Path
     """Folder to write; it must not be there yet."""
 
-    licence: str
+    licence: Licence
     """Licence of the source texts as the hub names it, like cc-by-sa-4.0 or cc0-1.0; "unknown" if you do not know it.
     Generated passages are derived from them."""
 
@@ -39,18 +39,6 @@ class DatasetConfig:
 
     title: str = ""
     """Name of the data set (empty: the name of the folder)."""
-
-    hub: str | None = None
-    """Name on the hub, ORG/NAME; the token that may write there is HF_TOKEN in the environment (None: push nothing)."""
-
-    private: bool = True
-    """Whether a repository that is made for it is private."""
-
-    def __post_init__(self) -> None:
-        good = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.licence) is not None
-        require(good, "licence", "a licence as the hub names it (small letters, digits, dots, dashes)", self.licence)
-        named = self.hub is None or self.hub.strip("/").count("/") == 1
-        require(named, "hub", "ORG/NAME", self.hub)
 
 
 @dataclass(slots=True)

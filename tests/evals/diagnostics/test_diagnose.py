@@ -136,7 +136,7 @@ def test_an_audit_alone_needs_no_encoder(
     ("words", "message"),
     [
         ([], "--model: expected an encoder"),
-        (["audit=-1"], "--audit: expected 0 or more"),
+        (["audit=-1"], "--audit: expected at least 0"),
         (["model=x", "temperature=0"], "--temperature: expected a number above 0"),
         (["model=x", "permutations=5"], "--permutations: expected at least 19"),
         (["audit=3", "baseline=x"], "--baseline: expected --model with it"),
@@ -168,5 +168,5 @@ def test_a_sample_takes_rows_with_generated_negatives_first_and_keeps_their_orde
 
 
 def test_the_config_names_the_flag() -> None:
-    with pytest.raises(InputError, match="--max-rows: expected 0 or more"):
+    with pytest.raises(InputError, match="--max-rows: expected at least 0"):
         DiagnoseConfig(rows=Path("r"), out=Path("o"), model="m", max_rows=-1)
