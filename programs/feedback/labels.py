@@ -1,11 +1,10 @@
-"""Labels."""
+"""Passages whose relevance is known, as examples that the verifier is compiled and measured with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dspy
 
-from data.readers.demo import demo_items
 from data.records import Row
 from programs.modules.verifier import numbered
 
@@ -42,11 +41,6 @@ def labelled_passages(rows: Sequence[Row]) -> list[LabelledPassage]:
             elif len(verdict.satisfied) == len(statements):
                 known.append(_labelled(row, statements, negative.text, verdict.answers_query, verdict.satisfied))
     return known
-
-
-def demo_gold_rows() -> list[Row]:
-    """The demo rows with their requirements and judged negatives."""
-    return [item.row for item in demo_items()]
 
 
 def verifier_example(label: LabelledPassage, relevance: str) -> dspy.Example:

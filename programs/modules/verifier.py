@@ -14,6 +14,10 @@ from programs.modules.candidates import Candidate, Fate
 from programs.modules.predictors import AskingModule, RowInputs, Step
 from programs.modules.signatures import MAX_REMARK_CHARS, VerifyIrrelevance
 
+# The version of the rule in `judged`, a part of every run's key: rows that were finished under another rule are judged
+# again. Raise it with every change of the rule.
+ACCEPTANCE_RULE = 1
+
 
 class Verifier(AskingModule):
     """Sub-predictor `verify` alone; the prediction holds a `verdict`, None when there was no usable one."""

@@ -1,6 +1,6 @@
 """What an optimisation will take at most, said before its first call."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,9 @@ class Projection:
         return {"calls": self.calls, "tokens": self.tokens, "usd": self.usd}
 
 
-def project(config: OptimizeConfig, split: Split, program: Synthesizer, specs: Mapping[str, ModelSpec]) -> Projection:
+def project(
+    config: OptimizeConfig, split: Split, program: Synthesizer, specs: Mapping[str, Sequence[ModelSpec]]
+) -> Projection:
     """Upper estimates from the sizes of the split, the length of its texts, and the number of rollouts."""
     rows = [*split.train, *split.dev, *split.held_out]
     share = (len(split.train) + 2 * len(split.dev) + 2 * len(split.held_out)) / len(rows)
@@ -67,7 +69,7 @@ def project(config: OptimizeConfig, split: Split, program: Synthesizer, specs: M
     prompts = {"generator": prompt, "verifier": prompt, "reflector": _REFLECTION_PROMPT_TOKENS}
     tokens = {role: count * (prompts[role] + answers[role]) for role, count in calls.items()}
     usd: float | None = 0.0
-    for role, spec in specs.items():
+    for role, (spec, *_) in specs.items():
         price = known_price(spec)
         if price is None or usd is None:
             usd = None

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,17 +16,15 @@ from data.base.cli import config_dict
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.text import content_id
+from data.readers.demo import demo_items
 from data.records import Row, row_content_id
 from data.row_files import read_rows
-from programs.feedback.labels import demo_gold_rows, labelled_passages, verifier_example
+from programs.feedback.labels import labelled_passages, verifier_example
 from programs.feedback.metric import Judge, synthesis_judge, verifier_judge
 from programs.feedback.retriever import EncoderRetriever, Retriever
 from programs.feedback.score import Bands, corpus_style
-from programs.lm.adapters import make_adapter
 from programs.lm.budget import Budget, BudgetSpentError
-from programs.lm.models import Models, ModelSpec
 from programs.lm.role_lm import RoleLM
-from programs.modules.predictors import RowInputs
 from programs.modules.saved import save_program
 from programs.modules.synthesizer import Synthesizer
 from programs.modules.verifier import Verifier
@@ -34,14 +33,14 @@ from programs.optimize.optimizers import in_background, stop_on_interrupt
 from programs.optimize.part import PartResult, compile_part, freeze_verifier
 from programs.optimize.projection import project
 from programs.optimize.splits import Split, split_rows
-from programs.profiles.profile import load_profile, mined_passages, mined_style
-from programs.synthesis.roles import choose_adapter
+from programs.profiles.profile import CorpusProfile, load_profile, mined_passages, mined_style
+from programs.synthesis.roles import Specs, open_roles, resolve_roles
 from programs.synthesis.store import RunStore
+from programs.synthesis.workers import row_inputs
 from trainer.encoder import Encoder
 
 log = logging.getLogger(__name__)
 
-_REFLECTION_TEMPERATURE = 1.0
 _REFLECTION_LENGTH = 4
 
 
@@ -56,8 +55,7 @@ class Setting:
     verifier: RoleLM
     reflector: RoleLM | None
     budget: Budget
-    relevance: str
-    style: tuple[str, ...]
+    profile: CorpusProfile
 
 
 def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict[str, Any]:
@@ -67,31 +65,27 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
     KeyboardInterrupt when Ctrl-C came before there was anything to keep.
     """
     started = time.monotonic()
-    rows = [with_gold(row) for row in islice(read_rows(config.rows), config.max_rows)]
+    rows = with_gold(islice(read_rows(config.rows), config.max_rows))
     if not rows:
         raise InputError("holds no rows", file=config.rows)
     split = split_rows(rows, dev_share=config.dev_share, held_out_share=config.held_out_share, seed=config.seed)
     profile = load_profile(config.profile)
-    style = profile.style or mined_style(mined_passages(rows), count=config.style_passages, seed=config.seed)
+    if not profile.style:
+        style = mined_style(mined_passages(rows), count=config.style_passages, seed=config.seed)
+        profile = replace(profile, style=style)
     with ExitStack() as stack:
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
-        specs = resolve_specs(stack, config, budget)
+        specs = resolve_roles(stack, config, budget)
+        for reflector in specs.get("reflector", []):
+            longer = None if reflector.max_tokens is None else reflector.max_tokens * _REFLECTION_LENGTH
+            specs["reflector"] = [replace(reflector, max_tokens=longer)]
         retriever = retriever or EncoderRetriever(Encoder.load(config.retriever))
         program = Synthesizer(negatives_per_row=config.negatives_per_row, repairs=0)
         key = content_id(json.dumps([config_dict(config), [row_content_id(row) for row in rows]], sort_keys=True))
         store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))
         budget.add_spent(store.usage(whole_folder=True).values())
         write_json(config.out / "config.json", config_dict(config))
-        lms = {
-            role: RoleLM(role, spec, config.retries, None, store, config.seed, budget) for role, spec in specs.items()
-        }
-        layouts = {role: choose_adapter(config.adapter, lms[role], store) for role in ("generator", "verifier")}
-        program.use(
-            generator=lms["generator"],
-            verifier=lms["verifier"],
-            generator_adapter=make_adapter(layouts["generator"], lms["generator"].spec),
-            verifier_adapter=make_adapter(layouts["verifier"], lms["verifier"].spec),
-        )
+        lms, layouts = open_roles(program, specs, config, store=store, budget=budget)
         setting = Setting(
             config=config,
             split=split,
@@ -100,10 +94,9 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
             verifier=lms["verifier"],
             reflector=lms.get("reflector"),
             budget=budget,
-            relevance=profile.relevance,
-            style=style,
+            profile=profile,
         )
-        log.info("rows: %s", ", ".join(f"{name.replace('_', '-')} {size}" for name, size in split.describe().items()))
+        log.info("rows: %s", ", ".join(f"{name.replace('_', '-')} {size}" for name, size in split.sizes().items()))
         projection = project(config, split, program, specs)
         log.info("%s", projection.sentence(budget))
         with stop_on_interrupt(budget) as interrupted:
@@ -116,7 +109,7 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         if budget.fatal is not None:
             raise budget.fatal
         summary = {
-            "split": split.describe(),
+            "split": split.sizes(),
             "retriever": retriever.name,
             "optimizer": config.optimizer,
             "adapters": layouts,
@@ -145,7 +138,7 @@ def compile_parts(setting: Setting, retriever: Retriever) -> tuple[list[PartResu
     results: list[PartResult] = []
     not_compiled: dict[str, str] = {}
     if config.parts in ("verifier", "both"):
-        examples = {name: _verifier_examples(setting, rows) for name, rows in _parts_of(setting.split).items()}
+        examples = {name: _verifier_examples(setting, rows) for name, rows in setting.split.parts().items()}
         verifier = Verifier().use(setting.verifier, program.adapters["verify"])
         result, compiled = compile_part(
             "verifier", verifier, verifier_judge, examples, setting.reflector, setting.budget, config
@@ -168,7 +161,7 @@ def _compile_generator(setting: Setting, retriever: Retriever) -> PartResult:
         raise BudgetSpentError(str(setting.budget.refusal))
     program, budget = setting.program, setting.budget
     frozen = freeze_verifier(program)
-    examples = {name: [_row_example(setting, row) for row in rows] for name, rows in _parts_of(setting.split).items()}
+    examples = {name: [_row_example(setting, row) for row in rows] for name, rows in setting.split.parts().items()}
     judge = _row_judge(setting, retriever)
     result, compiled = compile_part("generator", frozen, judge, examples, setting.reflector, budget, setting.config)
     program.extract, program.violate = compiled.extract, compiled.violate
@@ -182,44 +175,23 @@ def spent_usd(budget: Budget, store: RunStore) -> float | None:
     return None if unknown else round(budget.spent_usd, 6)
 
 
-def with_gold(row: Row) -> Row:
-    """A demo row gets the requirements and judged negatives that ship with the demo data; others stay as they are."""
-    gold = _demo_gold().get(row_content_id(row))
-    if gold is None or row.requirements:
-        return row
-    judged = tuple(negative for negative in gold.negatives if negative.verdict is not None)
-    return replace(row, requirements=gold.requirements, negatives=row.of_source("mined") + judged)
+def with_gold(rows: Iterable[Row]) -> list[Row]:
+    """Demo rows get the requirements and judged negatives that ship with the demo data; others stay as they are."""
+    gold_rows = {row_content_id(item.row): item.row for item in demo_items()}
+    found = []
+    for row in rows:
+        gold = None if row.requirements else gold_rows.get(row_content_id(row))
+        if gold is not None:
+            judged = tuple(negative for negative in gold.negatives if negative.verdict is not None)
+            row = replace(row, requirements=gold.requirements, negatives=row.of_source("mined") + judged)
+        found.append(row)
+    return found
 
 
-def resolve_specs(stack: ExitStack, config: OptimizeConfig, budget: Budget) -> dict[str, ModelSpec]:
-    """The checked model of every role."""
-    models = Models(stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env)
-    specs = {
-        "generator": models.resolve(config.lm, flag="lm", temperature=config.temperature, api_base=config.api_base)
-    }
-    verifier, flag = config.verifier_lm or config.lm, "verifier-lm" if config.verifier_lm else "lm"
-    base = config.verifier_api_base or (None if config.verifier_lm else config.api_base)
-    specs["verifier"] = models.resolve(verifier, flag=flag, temperature=0.0, api_base=base)
-    if config.reflection_lm is not None:
-        spec = models.resolve(
-            config.reflection_lm,
-            flag="reflection-lm",
-            temperature=_REFLECTION_TEMPERATURE,
-            api_base=config.reflection_api_base,
-        )
-        longer = None if spec.max_tokens is None else spec.max_tokens * _REFLECTION_LENGTH
-        specs["reflector"] = replace(spec, max_tokens=longer)
-    for role, spec in specs.items():
-        budget.check_priced(spec, {"generator": "lm", "verifier": "verifier-lm", "reflector": "reflection-lm"}[role])
-    return specs
-
-
-def manifest(
-    config: OptimizeConfig, rows: list[Row], specs: dict[str, ModelSpec], summary: dict[str, Any]
-) -> dict[str, Any]:
+def manifest(config: OptimizeConfig, rows: list[Row], specs: Specs, summary: dict[str, Any]) -> dict[str, Any]:
     """What a reader of a compiled program must know."""
     return {
-        "models": {role: spec.name for role, spec in specs.items()},
+        "models": {role: models[0].name for role, models in specs.items()},
         "optimizer": config.optimizer,
         "retriever": summary["retriever"],
         "data_sha": content_id(*(row_content_id(row) for row in rows)),
@@ -238,41 +210,21 @@ def manifest(
 
 def _verifier_examples(setting: Setting, rows: tuple[Row, ...]) -> list[dspy.Example]:
     labels = labelled_passages([_with_requirements(setting, row) for row in rows])
-    return [verifier_example(label, setting.relevance) for label in labels]
+    return [verifier_example(label, setting.profile.relevance) for label in labels]
 
 
 def _with_requirements(setting: Setting, row: Row) -> Row:
     """A row without requirements gets those that the generator extracts; one that it fails on stays without."""
     if row.requirements:
         return row
-    return replace(row, requirements=setting.program.requirements_of(_inputs(setting, row)))
+    return replace(row, requirements=setting.program.requirements_of(row_inputs(row, setting.profile)))
 
 
 def _row_example(setting: Setting, row: Row) -> dspy.Example:
-    return dspy.Example(row=row, inputs=_inputs(setting, row)).with_inputs("inputs")
+    return dspy.Example(row=row, inputs=row_inputs(row, setting.profile)).with_inputs("inputs")
 
 
 def _row_judge(setting: Setting, retriever: Retriever) -> Judge:
     texts = [negative.text for row in setting.split.train for negative in row.of_source("mined")]
     texts += [passage.text for row in setting.split.train for passage in row.positives]
     return synthesis_judge(retriever, Bands(temperature=setting.config.ranking_temperature), corpus_style(texts))
-
-
-def _inputs(setting: Setting, row: Row) -> RowInputs:
-    mined = tuple(negative.text for negative in row.of_source("mined"))
-    others = tuple(passage.text for passage in row.positives[1:])
-    return RowInputs(
-        query=row.query,
-        passage=row.positives[0].text,
-        relevance=setting.relevance,
-        style=setting.style,
-        known_texts=others + mined,
-    )
-
-
-def _parts_of(split: Split) -> dict[str, tuple[Row, ...]]:
-    return {"train": split.train, "dev": split.dev, "held_out": split.held_out}
-
-
-def _demo_gold() -> dict[str, Row]:
-    return {row_content_id(row): row for row in demo_gold_rows()}

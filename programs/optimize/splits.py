@@ -17,9 +17,13 @@ class Split:
     dev: tuple[Row, ...]
     held_out: tuple[Row, ...]
 
-    def describe(self) -> dict[str, int]:
-        """The sizes."""
-        return {"train": len(self.train), "dev": len(self.dev), "held_out": len(self.held_out)}
+    def parts(self) -> dict[str, tuple[Row, ...]]:
+        """The three sets by name."""
+        return {"train": self.train, "dev": self.dev, "held_out": self.held_out}
+
+    def sizes(self) -> dict[str, int]:
+        """How many rows each of them has."""
+        return {name: len(rows) for name, rows in self.parts().items()}
 
 
 def split_rows(rows: Sequence[Row], *, dev_share: float, held_out_share: float, seed: int) -> Split:

@@ -13,8 +13,8 @@ from data.base.text import clean_text
 from data.records import Row
 
 # Style passages are drawn from the first rows only, so that a file of any size starts at once.
-_STYLE_ROWS = 200
-_STYLE_CHARS = 800
+STYLE_ROWS = 200
+STYLE_CHARS = 800
 
 PROFILE_FOLDER = Path(__file__).parent
 
@@ -54,10 +54,10 @@ def load_profile(name: str) -> CorpusProfile:
 
 def mined_passages(rows: Iterable[Row]) -> list[str]:
     """The different mined passages of the rows that style passages may come from."""
-    return sorted({negative.text for row in islice(rows, _STYLE_ROWS) for negative in row.of_source("mined")})
+    return sorted({negative.text for row in islice(rows, STYLE_ROWS) for negative in row.of_source("mined")})
 
 
 def mined_style(texts: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
     """A seeded choice of mined passages: one for the whole run, so that prompts share a prefix."""
     chosen = random.Random(seed).sample(texts, min(count, len(texts)))
-    return tuple(text[:_STYLE_CHARS] for text in chosen)
+    return tuple(text[:STYLE_CHARS] for text in chosen)

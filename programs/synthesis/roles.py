@@ -1,7 +1,9 @@
-"""Roles."""
+"""The models of a run in their roles: resolved, checked, opened, and put into the program; and the run's key."""
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import dspy
 
@@ -10,7 +12,6 @@ from data.base.text import content_id
 from programs.lm.adapters import LAYOUTS, make_adapter
 from programs.lm.budget import Budget
 from programs.lm.faults import PASSING_LOSSES, UNREADABLE, CallError, RunStoppedError
-from programs.lm.meter import Journal
 from programs.lm.models import Models, ModelSpec
 from programs.lm.pacing import Limits
 from programs.lm.role_lm import RoleLM
@@ -19,20 +20,104 @@ from programs.modules.predictors import RowProgram
 from programs.modules.saved import load_program
 from programs.modules.signatures import VerifyIrrelevance
 from programs.modules.synthesizer import Synthesizer
+from programs.modules.verifier import ACCEPTANCE_RULE
 from programs.options import AdapterName
-from programs.profiles.profile import (
-    CorpusProfile,
-)
+from programs.profiles.profile import CorpusProfile
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.store import RunStore
-from programs.synthesis.summary import UNCOMPILED
 
+# How finished rows name a program that was not compiled.
+UNCOMPILED = "uncompiled"
 _PROBE = {
     "relevance": "A passage is relevant when it states what was asked.",
     "query": "how long do opened oats keep",
     "requirements": ["1. is about oats", "2. says how long they keep once opened"],
     "passage": "Oats\nStore oats in a dry place. An opened packet keeps for eight weeks.",
 }
+Specs = Mapping[str, Sequence[ModelSpec]]
+
+
+def build_program(config: SynthesizeConfig) -> tuple[RowProgram, str]:
+    """The program without its models, and how records name it."""
+    if config.method == "naive":
+        return NaiveWriter(
+            negatives_per_row=config.negatives_per_row, malformed_retries=config.malformed_retries
+        ), NAIVE
+    program = Synthesizer(
+        negatives_per_row=config.negatives_per_row,
+        repairs=config.repairs,
+        malformed_retries=config.malformed_retries,
+        batched=config.batched,
+    )
+    return program, UNCOMPILED if config.program is None else load_program(config.program, program)
+
+
+def resolve_roles(stack: ExitStack, config: Any, budget: Budget) -> dict[str, list[ModelSpec]]:
+    """The checked models of generator, verifier and, where one is named, reflector, each followed by its fallbacks.
+
+    `config` is that of `synthesize` or `optimize`; servers that are started for it stop when `stack` closes. Raises
+    InputError that names the flag when a model cannot be used, or has no price that `budget` could be kept by.
+    """
+    models = Models(stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env)
+    verifier, verifier_flag = config.verifier_lm or config.lm, "verifier-lm" if config.verifier_lm else "lm"
+    verifier_base = config.verifier_api_base or (None if config.verifier_lm else config.api_base)
+    specs: dict[str, list[ModelSpec]] = {}
+
+    def resolve(role: str, flag: str, name: str, api_base: str | None, temperature: float) -> None:
+        spec = models.resolve(name, flag=flag, temperature=temperature, api_base=api_base)
+        budget.check_priced(spec, flag)
+        specs.setdefault(role, []).append(spec)
+
+    def resolve_fallbacks(role: str, flag: str, temperature: float) -> None:
+        for name in (getattr(config, flag.replace("-", "_"), None) or "").split(","):
+            if name.strip():
+                resolve(role, flag, name.strip(), None, temperature)
+
+    resolve("generator", "lm", config.lm, config.api_base, config.temperature)
+    resolve_fallbacks("generator", "lm-fallbacks", config.temperature)
+    resolve("verifier", verifier_flag, verifier, verifier_base, 0.0)
+    resolve_fallbacks("verifier", "verifier-fallbacks", 0.0)
+    if (reflector := getattr(config, "reflection_lm", None)) is not None:
+        resolve("reflector", "reflection-lm", reflector, config.reflection_api_base, 1.0)
+    return specs
+
+
+def open_roles(
+    program: RowProgram,
+    specs: Specs,
+    config: Any,
+    *,
+    store: RunStore,
+    budget: Budget,
+    limits: Limits | None = None,
+    layouts: Mapping[str, AdapterName] | None = None,
+) -> tuple[dict[str, RoleLM], Mapping[str, AdapterName]]:
+    """Open the models of each role and put generator and verifier, each with its layout, into `program`.
+
+    Layouts are probed for where they are not given. Returns the models by role, and the layouts.
+    """
+    lms = {role: _open_role(role, models, config, store, budget, limits) for role, models in specs.items()}
+    if layouts is None:
+        layouts = {role: choose_adapter(config.adapter, lms[role], store) for role in ("generator", "verifier")}
+    adapters = {role: make_adapter(layout, lms[role].spec) for role, layout in layouts.items()}
+    program.use(
+        generator=lms["generator"],
+        verifier=lms["verifier"],
+        generator_adapter=adapters["generator"],
+        verifier_adapter=adapters["verifier"],
+    )
+    return lms, layouts
+
+
+def _open_role(
+    role: str, specs: Sequence[ModelSpec], config: Any, store: RunStore, budget: Budget, limits: Limits | None
+) -> RoleLM:
+    first, *others = [
+        (spec, None if limits is None else limits.of(spec), config.seed + number) for number, spec in enumerate(specs)
+    ]
+    fallbacks = [RoleLM(role, spec, config.retries, limit, store, seed, budget) for spec, limit, seed in others]
+    spec, limit, seed = first
+    return RoleLM(role, spec, config.retries, limit, store, seed, budget, fallbacks)
 
 
 def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterName:
@@ -82,72 +167,10 @@ def _probe(lm: RoleLM, name: AdapterName) -> str | None:
     return None
 
 
-def build_program(config: SynthesizeConfig) -> tuple[RowProgram, str]:
-    """The program without its models, and how records name it."""
-    if config.method == "naive":
-        return NaiveWriter(
-            negatives_per_row=config.negatives_per_row, malformed_retries=config.malformed_retries
-        ), NAIVE
-    program = Synthesizer(
-        negatives_per_row=config.negatives_per_row,
-        repairs=config.repairs,
-        malformed_retries=config.malformed_retries,
-        batched=config.batched,
-    )
-    return program, UNCOMPILED if config.program is None else load_program(config.program, program)
-
-
-def resolve_roles(resolver: Models, config: SynthesizeConfig, budget: Budget) -> dict[str, list[ModelSpec]]:
-    """The checked models of generator and verifier, each followed by its fallbacks.
-
-    Raises InputError that names the flag when a model cannot be used, or has no price that `budget` could be kept by.
-    """
-    verifier = config.verifier_lm or config.lm
-    verifier_base = config.verifier_api_base or (None if config.verifier_lm else config.api_base)
-    wanted = {
-        "generator": [("lm", config.lm, config.api_base), *_fallbacks("lm-fallbacks", config.lm_fallbacks)],
-        "verifier": [
-            ("verifier-lm" if config.verifier_lm else "lm", verifier, verifier_base),
-            *_fallbacks("verifier-fallbacks", config.verifier_fallbacks),
-        ],
-    }
-    specs: dict[str, list[ModelSpec]] = {}
-    for role, models in wanted.items():
-        temperature = config.temperature if role == "generator" else 0.0
-        for flag, name, api_base in models:
-            spec = resolver.resolve(name, flag=flag, temperature=temperature, api_base=api_base)
-            budget.check_priced(spec, flag)
-            specs.setdefault(role, []).append(spec)
-    return specs
-
-
-def _fallbacks(flag: str, names: str | None) -> list[tuple[str, str, None]]:
-    return [(flag, name.strip(), None) for name in (names or "").split(",") if name.strip()]
-
-
-def open_role(
-    role: str,
-    specs: Sequence[ModelSpec],
-    *,
-    limits: Limits,
-    store: Journal,
-    budget: Budget,
-    config: SynthesizeConfig,
-) -> RoleLM:
-    """The role's model with its fallbacks behind it."""
-    lms: list[RoleLM] = []
-    for number, spec in reversed(list(enumerate(specs))):
-        fallbacks = tuple(lms) if number == 0 else ()
-        lms.insert(
-            0, RoleLM(role, spec, config.retries, limits.of(spec), store, config.seed + number, budget, fallbacks)
-        )
-    return lms[0]
-
-
 def work_key(
     program: RowProgram,
     profile: CorpusProfile,
-    specs: Mapping[str, Sequence[ModelSpec]],
+    specs: Specs,
     layouts: Mapping[str, str],
     config: SynthesizeConfig,
 ) -> str:
@@ -164,5 +187,6 @@ def work_key(
         config.malformed_retries,
         config.canary_share,
         config.seed,
+        ACCEPTANCE_RULE,
     ]
     return content_id(json.dumps([predictors, roles, options, profile.relevance, profile.style], sort_keys=True))

@@ -16,24 +16,23 @@ from data.base.errors import InputError
 from data.base.files import write_json
 from data.records import Row
 from data.row_files import count_rows, read_rows
-from programs.lm.adapters import make_adapter
 from programs.lm.budget import Budget, BudgetSpentError
-from programs.lm.models import Models, ModelSpec, prepared_at_once
+from programs.lm.models import prepared_at_once
 from programs.lm.pacing import Limits
 from programs.options import AdapterName
 from programs.profiles.profile import (
-    _STYLE_CHARS,
-    _STYLE_ROWS,
+    STYLE_CHARS,
+    STYLE_ROWS,
     CorpusProfile,
     load_profile,
     mined_passages,
     mined_style,
 )
 from programs.synthesis.config import SynthesizeConfig
-from programs.synthesis.roles import build_program, choose_adapter, open_role, resolve_roles, work_key
+from programs.synthesis.roles import Specs, build_program, open_roles, resolve_roles, work_key
 from programs.synthesis.store import RunStore
-from programs.synthesis.summary import ProgramName, conclude, refuse_unusable
-from programs.synthesis.workers import SynthesisWork, inline, rare_collections
+from programs.synthesis.summary import ProgramName, refuse_unusable, write_results
+from programs.synthesis.workers import Outcome, RowWorkers, inline, rare_collections
 
 log = logging.getLogger(__name__)
 
@@ -47,84 +46,68 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     check_files(config)
     total = count_input(config)
     # Reads the first rows: what is wrong with them is said before anything is written.
-    mined = mined_passages(mined_rows(config.rows, _STYLE_ROWS))
+    mined = mined_passages(mined_rows(config.rows, STYLE_ROWS))
     profile = load_profile(config.profile)
     with ExitStack() as stack:
-        resolver = Models(
-            stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env
-        )
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
-        specs = resolve_roles(resolver, config, budget)
+        specs = resolve_roles(stack, config, budget)
         program, name = build_program(config)
         store = stack.enter_context(RunStore(config.out / "store.sqlite"))
         if not profile.style:
             profile = replace(profile, style=folder_style(config, store, mined))
         budget.add_spent(store.usage(whole_folder=True).values())
         limits = Limits(config.concurrency)
-        lms = {
-            role: open_role(role, models, limits=limits, store=store, budget=budget, config=config)
-            for role, models in specs.items()
-        }
-        layouts = {role: choose_adapter(config.adapter, lm, store) for role, lm in lms.items()}
-        program.use(
-            generator=lms["generator"],
-            verifier=lms["verifier"],
-            generator_adapter=make_adapter(layouts["generator"], lms["generator"].spec),
-            verifier_adapter=make_adapter(layouts["verifier"], lms["verifier"].spec),
-        )
+        _, layouts = open_roles(program, specs, config, store=store, budget=budget, limits=limits)
         store.program = key = work_key(program, profile, specs, layouts, config)
         write_json(config.out / "config.json", config_dict(config))
-        if config.engine == "ray":
-            return _synthesize_on_ray(
-                config, profile, specs, layouts, store, ProgramName(name=name, key=key, layouts=layouts), total
-            )
-        work = SynthesisWork(program, profile, config, store, limits.all())
         try:
-            threads = not all(prepared_at_once(spec) for models in specs.values() for spec in models)
-            with rare_collections():
-                live = asyncio.run(inline(work.run(read_input(config), total), threads=threads))
+            if config.engine == "ray":
+                # While the cluster works, its ledger holds the store.
+                store.close()
+                outcome = _work_on_ray(config, profile, specs, layouts, key, total)
+                store = stack.enter_context(RunStore(store.path, program=key))
+            else:
+                workers = RowWorkers(program, profile, config, store, limits.all())
+                outcome = _work_here(workers, specs, read_input(config), total)
         except BudgetSpentError as spent:
             raise InputError(f"{spent}; finished rows are kept: a larger budget on the same command goes on") from None
-        if work.stopped:
-            log.info(
-                "stopped: %d rows finished in this run, %d calls in flight were given up; run the same command again "
-                "to go on",
-                live.rows,
-                work.cancelled_calls,
-            )
-            raise KeyboardInterrupt
         seconds = time.monotonic() - started
-        if work.verifier_condemned:
-            raise refuse_unusable(config, live.calibration(config.max_miss_rate), store, seconds)
+        if outcome.condemned:
+            raise refuse_unusable(config, outcome.funnel.calibration(config.max_miss_rate), store, seconds)
         named = ProgramName(name=name, key=key, layouts=layouts)
-        lowest = min(int(limit.lowest) for limit in limits.all())
-        return conclude(config, read_input(config), store, named, seconds, lowest_limit=lowest)
+        return write_results(
+            config, read_input(config), store, named, seconds, total=total, lowest_limit=outcome.lowest_limit
+        )
 
 
-def _synthesize_on_ray(
+def _work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: int) -> Outcome:
+    threads = not all(prepared_at_once(spec) for models in specs.values() for spec in models)
+    with rare_collections():
+        outcome = asyncio.run(inline(workers.run(rows, total), threads=threads))
+    if workers.stopped:
+        log.info(
+            "stopped: %d rows finished in this run, %d calls in flight were given up; run the same command again to go "
+            "on",
+            outcome.funnel.rows,
+            workers.cancelled_calls,
+        )
+        raise KeyboardInterrupt
+    return outcome
+
+
+def _work_on_ray(
     config: SynthesizeConfig,
     profile: CorpusProfile,
-    specs: Mapping[str, Sequence[ModelSpec]],
+    specs: Specs,
     layouts: Mapping[str, AdapterName],
-    store: RunStore,
-    program: ProgramName,
+    key: str,
     total: int,
-) -> dict[str, Any]:
-    from programs.synthesis.ray.engine import RowWork, run_on_ray
+) -> Outcome:
+    # The engine imports what only the extra `ray` installs.
+    from programs.synthesis.ray.engine import WorkerSpec, run_on_ray
 
-    started = time.monotonic()
-    # While the cluster works, its ledger holds the store.
-    store.close()
-    work = RowWork(config=config, profile=profile, specs=specs, layouts=layouts)
-    try:
-        ended = run_on_ray(work, program=program.key, total=total)
-    except BudgetSpentError as spent:
-        raise InputError(f"{spent}; finished rows are kept: the same command goes on") from None
-    seconds = time.monotonic() - started
-    with RunStore(store.path, program=program.key) as again:
-        if ended.condemned:
-            raise refuse_unusable(config, ended.funnel.calibration(config.max_miss_rate), again, seconds)
-        return conclude(config, read_input(config), again, program, seconds, lowest_limit=ended.lowest_limit)
+    spec = WorkerSpec(config=config, profile=profile, specs=specs, layouts=layouts)
+    return run_on_ray(spec, program=key, total=total)
 
 
 def check_files(config: SynthesizeConfig) -> None:
@@ -168,7 +151,7 @@ def folder_style(config: SynthesizeConfig, store: RunStore, mined: Sequence[str]
     note = f"style:{config.style_passages}:{config.seed}"
     noted = tuple(json.loads(store.get_note(note) or "[]"))
     # Passages of a corpus that these rows are not from are no style for them.
-    if noted and {text[:_STYLE_CHARS] for text in mined}.issuperset(noted):
+    if noted and {text[:STYLE_CHARS] for text in mined}.issuperset(noted):
         return noted
     style = mined_style(mined, count=config.style_passages, seed=config.seed)
     store.set_note(note, json.dumps(style))

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.base.errors import InputError
 from data.base.files import write_json
+from data.base.progress import progress_bar
 from data.records import Row, row_content_id
 from data.row_files import write_rows
 from programs.modules.candidates import negative_of
@@ -14,12 +15,6 @@ from programs.synthesis.calibration import Calibration
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.funnel import Funnel
 from programs.synthesis.store import RunStore
-from programs.synthesis.workers import progress_bar
-
-# How finished rows name a program that was not compiled.
-UNCOMPILED = "uncompiled"
-# Most runs have written their rows before a bar would be of use.
-_QUIET_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +26,14 @@ class ProgramName:
     layouts: Mapping[str, str]
 
 
-def conclude(
+def write_results(
     config: SynthesizeConfig,
     rows: Iterable[Row],
     store: RunStore,
     program: ProgramName,
     seconds: float,
     *,
+    total: int,
     lowest_limit: int,
 ) -> dict[str, Any]:
     """Write rows.jsonl and summary.json; returns the summary. Raises InputError when the verifier is unusable."""
@@ -59,7 +55,7 @@ def conclude(
         if calibration.unusable and not config.accept_unusable_verifier:
             raise refuse_unusable(config, calibration, store, seconds)
 
-    with progress_bar(None, "write rows", delay_s=_QUIET_S) as progress:
+    with progress_bar(total=total, unit="row", desc="write rows") as progress:
         write_rows(target, enriched())
     summary = {
         "funnel": funnel.as_dict(),

@@ -4,14 +4,13 @@ import asyncio
 import gc
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
 
-from tqdm import tqdm
-
+from data.base.progress import progress_bar
 from data.base.text import content_id
 from data.records import Row, row_content_id
 from programs.lm.pacing import CallLimit
@@ -34,11 +33,18 @@ _SETTLE_S = 1.5
 _SKIPS_AT_ONCE = 200
 
 
-class SynthesisWork:
-    """One run over the rows that the store does not have yet.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How the work on the rows ended: what was finished, whether the canaries condemned the verifier on the way, and
+    the fewest calls that a server let be in flight."""
 
-    After `run`: `stopped` tells that Ctrl-C ended it, `verifier_condemned` that the canaries did.
-    """
+    funnel: Funnel
+    condemned: bool
+    lowest_limit: int
+
+
+class RowWorkers:
+    """One run over the rows that the store does not have yet. After `run`, `stopped` tells whether Ctrl-C ended it."""
 
     def __init__(
         self,
@@ -54,12 +60,12 @@ class SynthesisWork:
         self._under_way: set[str] = set()
         self._ending = asyncio.Event()
         self.stopped = False
-        self.verifier_condemned = False
+        self._condemned = False
         self.cancelled_calls = 0
 
-    async def run(self, rows: Iterator[Row], total: int) -> Funnel:
-        """Synthesise the unfinished rows; returns the funnel of what this run finished."""
-        with progress_bar(total) as progress, self._stop_on_interrupt():
+    async def run(self, rows: Iterator[Row], total: int) -> Outcome:
+        """Synthesise the unfinished rows."""
+        with progress_bar(total=total, unit="row", desc="synthesize") as progress, self._stop_on_interrupt():
             count = min(self._config.concurrency, total)
             workers = [asyncio.create_task(self._work(rows, progress)) for _ in range(count)]
             ending = asyncio.create_task(self._ending.wait())
@@ -67,7 +73,8 @@ class SynthesisWork:
                 await self._until_done_or_ending(workers, ending)
             finally:
                 await _cancel([*workers, ending])
-        return self._done
+        lowest = min(int(limit.lowest) for limit in self._limits)
+        return Outcome(funnel=self._done, condemned=self._condemned, lowest_limit=lowest)
 
     async def _until_done_or_ending(self, workers: list["asyncio.Task[None]"], ending: "asyncio.Task[bool]") -> None:
         waiting: set[asyncio.Task[None]] = set(workers)
@@ -88,7 +95,7 @@ class SynthesisWork:
         await asyncio.wait([asyncio.create_task(limit.settled()) for limit in self._limits], timeout=_SETTLE_S)
         self.cancelled_calls = sum(limit.in_flight for limit in self._limits)
 
-    async def _work(self, rows: Iterator[Row], progress: "tqdm[object]") -> None:
+    async def _work(self, rows: Iterator[Row], progress: Any) -> None:
         skipped = 0
         for row in rows:
             row_id = row_content_id(row)
@@ -104,17 +111,19 @@ class SynthesisWork:
             finally:
                 self._under_way.discard(row_id)
             progress.update()
-            progress.set_postfix(accepted=self._done.accepted, failed=self._done.rows_failed.total(), refresh=False)
+            progress.set_postfix_str(
+                f"accepted {self._done.accepted}, failed {self._done.rows_failed.total()}", refresh=False
+            )
 
     async def _synthesize(self, row: Row, row_id: str) -> None:
         current_row.set(row_id)
-        inputs = row_inputs(row, row_id, self._profile, self._config)
-        prediction = await self._program.acall(inputs=inputs)
+        canary = is_canary(row_id, self._config.canary_share, self._config.seed)
+        prediction = await self._program.acall(inputs=row_inputs(row, self._profile, canary=canary))
         self._store.finish(row_id, prediction.synthesis)
         self._done.add(prediction.synthesis)
         if self._done.calibration(self._config.max_miss_rate).unusable_early:
-            self.verifier_condemned = not self._config.accept_unusable_verifier
-            if self.verifier_condemned:
+            self._condemned = not self._config.accept_unusable_verifier
+            if self._condemned:
                 self._ending.set()
 
     @contextmanager
@@ -137,25 +146,16 @@ class SynthesisWork:
             loop.remove_signal_handler(signal.SIGINT)
 
 
-def row_inputs(row: Row, row_id: str, profile: CorpusProfile, config: SynthesizeConfig) -> RowInputs:
+def row_inputs(row: Row, profile: CorpusProfile, *, canary: bool = False) -> RowInputs:
     """What the program sees of a row: its first positive, and the texts that it must not repeat."""
     positive, *others = row.positives
-    repeats = [passage.text for passage in others] + [negative.text for negative in row.negatives]
     return RowInputs(
         query=row.query,
         passage=positive.text,
         relevance=profile.relevance,
         style=profile.style,
-        known_texts=tuple(repeats),
-        canary=is_canary(row_id, config.canary_share, config.seed),
-    )
-
-
-def progress_bar(total: int | None, what: str = "synthesize", *, delay_s: float = 0.0) -> "tqdm[object]":
-    """Progress over rows on stderr: redrawn on a terminal, a line every ten seconds in a log; quiet for `delay_s`."""
-    every = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(
-        total=total, unit="row", file=sys.stderr, desc=what, dynamic_ncols=True, mininterval=every, delay=delay_s
+        known_texts=tuple([passage.text for passage in others] + [mined.text for mined in row.of_source("mined")]),
+        canary=canary,
     )
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from data.base.errors import InputError
+from data.base.progress import progress_bar
 from data.records import Row, row_content_id, row_from_dict
-from programs.lm.adapters import make_adapter
 from programs.lm.budget import BudgetSpentError
 from programs.lm.faults import redact
 from programs.lm.models import ModelSpec
@@ -27,28 +27,18 @@ from programs.modules.candidates import synthesis_to_dict
 from programs.options import AdapterName
 from programs.profiles.profile import CorpusProfile
 from programs.synthesis.config import SynthesizeConfig
-from programs.synthesis.funnel import Funnel
-from programs.synthesis.ray.ledger import (
-    BEAT_S,
-    LOST_AFTER_S,
-    Ledger,
-    LedgerBudget,
-    LedgerJournal,
-    LedgerLimits,
-    LedgerSettings,
-)
+from programs.synthesis.ray.ledger import BEAT_S, LOST_AFTER_S, Ledger, Remote
+from programs.synthesis.roles import build_program, open_roles
 from programs.synthesis.store import current_row
-from programs.synthesis.workers import progress_bar, row_inputs
+from programs.synthesis.workers import Outcome, is_canary, row_inputs
 
 log = logging.getLogger(__name__)
-# Rows an actor works on at once, for each of its share of the calls in flight.
-_ROWS_A_CALL = 1
 # How soon to ask again for a row that another actor has: it may be lost, and its rows free after a while.
 _ASK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowWork:
+class WorkerSpec:
     """What an actor needs to work on rows like every other; plain values, and no key: that is in its environment."""
 
     config: SynthesizeConfig
@@ -60,48 +50,30 @@ class RowWork:
 class RowActor:
     """Takes lines of rows, runs the program on those that the ledger gives it, and hands the outcomes to the ledger."""
 
-    def __init__(self, work: RowWork, ledger: Any):
-        from programs.synthesis.roles import build_program, open_role
-
-        self._work, self._ledger = work, ledger
+    def __init__(self, spec: WorkerSpec, ledger: Any):
+        self._spec, self._ledger = spec, ledger
         self._name = secrets.token_hex(8)
-        config = work.config
-        budget, journal = LedgerBudget(ledger, self._name), LedgerJournal(ledger)
-        limits = LedgerLimits(ledger, self._name, config.concurrency)
-        lms = {
-            role: open_role(
-                role,
-                [with_key(spec) for spec in specs],
-                limits=limits,
-                store=journal,
-                budget=budget,
-                config=config,
-            )
-            for role, specs in work.specs.items()
-        }
-        self._program, _ = build_program(config)
-        self._program.use(
-            generator=lms["generator"],
-            verifier=lms["verifier"],
-            generator_adapter=make_adapter(work.layouts["generator"], lms["generator"].spec),
-            verifier_adapter=make_adapter(work.layouts["verifier"], lms["verifier"].spec),
-        )
+        # In the place of store, budget and limits, whose every method that a model calls it has.
+        remote: Any = Remote(ledger, self._name)
+        specs = {role: [with_key(model) for model in models] for role, models in spec.specs.items()}
+        self._program, _ = build_program(spec.config)
+        open_roles(self._program, specs, spec.config, store=remote, budget=remote, limits=remote, layouts=spec.layouts)
         # One loop for all batches: clients of the models belong to it.
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._beat, daemon=True).start()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One outcome a row: done, skipped, or why the run has to stop."""
-        lines = [str(line) for line in batch["text"]]
-        outcomes = self._loop.run_until_complete(self._together(lines))
-        return {"outcome": np.array(outcomes, dtype=object)}
 
-    async def _together(self, lines: Sequence[str]) -> list[str]:
-        return list(await asyncio.gather(*(self._one(line) for line in lines)))
+        async def together() -> list[str]:
+            return list(await asyncio.gather(*(self._one(str(line)) for line in batch["text"])))
+
+        return {"outcome": np.array(self._loop.run_until_complete(together()), dtype=object)}
 
     async def _one(self, line: str) -> str:
+        config = self._spec.config
         try:
-            row = read_line(line, self._work.config.rows)
+            row = read_line(line, config.rows)
             row_id = row_content_id(row)
             while (taken := await self._ledger.take.remote(self._name, row_id)) == "under way":
                 await asyncio.sleep(_ASK_AGAIN_S)
@@ -109,8 +81,8 @@ class RowActor:
                 return "skipped"
             try:
                 current_row.set(row_id)
-                inputs = row_inputs(row, row_id, self._work.profile, self._work.config)
-                prediction = await self._program.acall(inputs=inputs)
+                canary = is_canary(row_id, config.canary_share, config.seed)
+                prediction = await self._program.acall(inputs=row_inputs(row, self._spec.profile, canary=canary))
                 await self._ledger.finish.remote(row_id, synthesis_to_dict(prediction.synthesis))
             except BaseException:
                 self._ledger.drop.remote(row_id)
@@ -158,24 +130,15 @@ def without_key(spec: ModelSpec) -> ModelSpec:
     return spec if spec.key_env is None else replace(spec, api_key=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RayOutcome:
-    """How the work ended. `condemned`: the verifier was found unusable on the way."""
-
-    funnel: Funnel
-    condemned: bool
-    lowest_limit: int
-
-
 def run_on_ray(
-    work: RowWork, *, program: str, total: int, watch: Callable[[Any], None] = lambda ledger: None
-) -> RayOutcome:
+    spec: WorkerSpec, *, program: str, total: int, watch: Callable[[Any], None] = lambda ledger: None
+) -> Outcome:
     """Synthesise the rows that the store does not have yet, on the cluster of `config.ray_address` or one made here.
 
     The store must not be open in this process. `watch` is called once with the ledger's handle. Raises InputError when
     the run cannot go on; what is finished is kept.
     """
-    config = work.config
+    config = spec.config
     ray = _import_ray(config.ray_address)
     if config.rows.suffix == ".parquet":
         raise InputError("engine=ray streams lines: just convert the rows to .jsonl first", file=config.rows)
@@ -183,20 +146,16 @@ def run_on_ray(
     if mine:
         _connect(ray, config)
     try:
-        _refuse_loopback_elsewhere(ray, work)
-        ledger = _start_ledger(ray, work, program)
+        _refuse_loopback_elsewhere(ray, spec)
+        ledger = _start_ledger(ray, spec, program)
         watch(ledger)
         try:
-            _stream_until_end(ray, work, ledger, total)
+            _stream_until_end(ray, spec, ledger, total)
             state = ray.get(ledger.state.remote())
             if state["refusal"] and not state["condemned"]:
                 spent = state["refusal"].startswith("the budget of")
                 raise (BudgetSpentError if spent else InputError)(state["refusal"])
-            return RayOutcome(
-                funnel=state["funnel"],
-                condemned=state["condemned"],
-                lowest_limit=state["lowest"],
-            )
+            return Outcome(funnel=state["funnel"], condemned=state["condemned"], lowest_limit=state["lowest"])
         finally:
             ray.get(ledger.close.remote())
             ray.kill(ledger)
@@ -235,25 +194,16 @@ def _connect(ray: Any, config: SynthesizeConfig) -> None:
     ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", num_cpus=max(1, config.ray_actors), **settings)
 
 
-def _refuse_loopback_elsewhere(ray: Any, work: RowWork) -> None:
+def _refuse_loopback_elsewhere(ray: Any, spec: WorkerSpec) -> None:
     nodes = sum(node["Alive"] for node in ray.nodes())
-    here = [spec.name for specs in work.specs.values() for spec in specs if spec.free]
+    here = [model.name for models in spec.specs.values() for model in models if model.free]
     if nodes > 1 and here:
         raise InputError(f"{here[0]} answers on this machine only, but the cluster has {nodes}", field="lm")
 
 
-def _start_ledger(ray: Any, work: RowWork, program: str) -> Any:
-    config = work.config
-    settings = LedgerSettings(
-        store=(config.out / "store.sqlite").resolve(),
-        program=program,
-        budget_usd=config.budget_usd,
-        budget_tokens=config.budget_tokens,
-        concurrency=config.concurrency,
-        max_miss_rate=config.max_miss_rate,
-        accept_unusable_verifier=config.accept_unusable_verifier,
-        lost_after_s=LOST_AFTER_S,
-    )
+def _start_ledger(ray: Any, spec: WorkerSpec, program: str) -> Any:
+    # Its process may stand in another folder.
+    config = replace(spec.config, out=spec.config.out.resolve())
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         node_id=ray.get_runtime_context().get_node_id(), soft=False
     )
@@ -261,14 +211,14 @@ def _start_ledger(ray: Any, work: RowWork, program: str) -> Any:
     return (
         ray.remote(Ledger)
         .options(num_cpus=0, max_concurrency=100_000, scheduling_strategy=here, max_restarts=0)
-        .remote(settings)
+        .remote(config, program, LOST_AFTER_S)
     )
 
 
-def _stream_until_end(ray: Any, work: RowWork, ledger: Any, total: int) -> None:
+def _stream_until_end(ray: Any, spec: WorkerSpec, ledger: Any, total: int) -> None:
     """`_stream`, with what an actor raised as one line. A lost actor raises nothing: its batch goes to another."""
     try:
-        _stream(ray, work, ledger, total)
+        _stream(ray, spec, ledger, total)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, InputError):
@@ -277,28 +227,25 @@ def _stream_until_end(ray: Any, work: RowWork, ledger: Any, total: int) -> None:
         raise InputError(f"an actor failed: {reason}; finished rows are kept, the same command goes on") from error
 
 
-def _stream(ray: Any, work: RowWork, ledger: Any, total: int) -> None:
+def _stream(ray: Any, spec: WorkerSpec, ledger: Any, total: int) -> None:
     """Drive the pipeline; returns when every row is done or the first one says that the run must stop."""
-    config = work.config
+    config = spec.config
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     share = max(1, config.concurrency // config.ray_actors)
-    travelling = replace(
-        work,
-        specs={role: [without_key(spec) for spec in specs] for role, specs in work.specs.items()},
-    )
+    keyless = {role: [without_key(model) for model in models] for role, models in spec.specs.items()}
     rows = ray.data.read_text(str(config.rows.resolve()))
     if config.max_rows is not None:
         rows = rows.limit(config.max_rows)
     # A file of text is one block; parts of it keep every actor busy to the end.
-    outcomes = rows.repartition(target_num_rows_per_block=share * _ROWS_A_CALL).map_batches(
+    outcomes = rows.repartition(target_num_rows_per_block=share).map_batches(
         RowActor,
         batch_size=None,
-        fn_constructor_kwargs={"work": travelling, "ledger": ledger},
+        fn_constructor_kwargs={"spec": replace(spec, specs=keyless), "ledger": ledger},
         compute=ray.data.ActorPoolStrategy(size=config.ray_actors),
         num_cpus=1 if config.ray_address else 0.5,
     )
-    with progress_bar(total) as progress:
+    with progress_bar(total=total, unit="row", desc="synthesize") as progress:
         for batch in outcomes.iter_batches(batch_size=None, batch_format="numpy"):
             stop = next((text for text in map(str, batch["outcome"]) if text.startswith("stop: ")), None)
             if stop is not None:

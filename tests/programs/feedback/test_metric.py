@@ -5,8 +5,9 @@ from dataclasses import replace
 import dspy
 import pytest
 
+from data.readers.demo import demo_items
 from data.records import Requirement, Verdict
-from programs.feedback.labels import LabelledPassage, demo_gold_rows, labelled_passages
+from programs.feedback.labels import LabelledPassage, labelled_passages
 from programs.feedback.metric import bool_metric, float_metric, gepa_metric, synthesis_judge, verifier_judge
 from programs.feedback.row import row_feedback
 from programs.feedback.score import Bands
@@ -97,7 +98,7 @@ def test_verdicts_are_judged_by_their_label(satisfied: tuple[bool, ...], answers
 
 
 def test_labels_of_the_demo_are_its_positives_and_judged_negatives() -> None:
-    labels = labelled_passages(demo_gold_rows())
+    labels = labelled_passages([item.row for item in demo_items()])
     assert len(labels) == 120 + 394
     assert sum(label.relevant for label in labels) == 120
     # Where nothing is judged, mined near misses stand in; rows without requirements say nothing.

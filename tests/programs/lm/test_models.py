@@ -8,7 +8,7 @@ import pytest
 
 from data.base.errors import InputError
 from programs.lm.budget import Budget
-from programs.lm.models import Models, ModelSpec, file_id
+from programs.lm.models import ModelSpec, file_id
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import resolve_roles
 
@@ -18,8 +18,7 @@ HERE = "http://127.0.0.1:1/v1"
 def roles(**settings: Any) -> dict[str, list[ModelSpec]]:
     config = SynthesizeConfig(rows=Path("unused"), api_key_env="CHOSEN", **settings)
     with ExitStack() as stack:
-        models = Models(stack, max_tokens=100, timeout_s=5, api_key_env=config.api_key_env)
-        return resolve_roles(models, config, Budget())
+        return resolve_roles(stack, config, Budget())
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ def test_no_text_is_in_two_parts_and_no_row_is_lost(pairs: list[tuple[int, int]]
 def test_the_split_does_not_depend_on_the_order() -> None:
     rows = [row(number, number, number) for number in range(40)]
     there, back = split(rows), split(rows[::-1])
-    assert there.describe() == {"train": 20, "dev": 10, "held_out": 10}
+    assert there.sizes() == {"train": 20, "dev": 10, "held_out": 10}
     for name in ("train", "dev", "held_out"):
         assert {r.query_id for r in getattr(there, name)} == {r.query_id for r in getattr(back, name)}
     assert {r.query_id for r in split(rows, seed=1).dev} != {r.query_id for r in there.dev}

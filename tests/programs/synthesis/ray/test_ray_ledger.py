@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from data.base.errors import InputError
+from programs.lm.budget import BudgetSpentError
 from programs.lm.models import ModelSpec, Price
 from programs.lm.usage import Call
 from programs.modules.candidates import Synthesis, synthesis_to_dict
+from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.ray import ledger as ray_ledger
 from programs.synthesis.ray.engine import read_line, with_key, without_key
-from programs.synthesis.ray.ledger import Ledger, LedgerSettings
+from programs.synthesis.ray.ledger import Ledger
 
 PLACE = ("openai/fake", None)
 
@@ -37,12 +39,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
-    found = Ledger(
-        LedgerSettings(
-            store=tmp_path / "store.sqlite", program="p", budget_usd=None, budget_tokens=1000, concurrency=2,
-            max_miss_rate=0.2, accept_unusable_verifier=False, lost_after_s=30.0,
-        )
-    )  # fmt: skip
+    config = SynthesizeConfig(rows=tmp_path / "rows.jsonl", out=tmp_path, budget_tokens=1000, concurrency=2)
+    found = Ledger(config, "p", lost_after_s=30.0)
     yield found
     asyncio.run(found.close())
 
@@ -81,7 +79,7 @@ def test_a_lost_worker_gives_back_rows_places_and_pays_what_it_held(ledger: Ledg
     async def run() -> None:
         await ledger.beat("a", 1)
         await ledger.take("a", "row")
-        number, held = await ledger.reserve("a", 300, 99, Price(prompt=0.0, completion=0.0))
+        held = await ledger.reserve("a", 300, 99, Price(prompt=0.0, completion=0.0))
         assert held.tokens == 200
         for _ in range(2):
             await ledger.enter("a", PLACE)
@@ -98,7 +96,7 @@ def test_a_lost_worker_gives_back_rows_places_and_pays_what_it_held(ledger: Ledg
         state = await ledger.state()
         assert (state["lost"], state["spent_tokens"], state["busy"]) == (1, 200, [2])
         # It was only slow: what it settles now is settled already.
-        await ledger.settle("a", number, 50, 0.0)
+        await ledger.settle("a", held, 50, 0.0)
         assert (await ledger.state())["spent_tokens"] == 200
 
     asyncio.run(run())
@@ -106,15 +104,17 @@ def test_a_lost_worker_gives_back_rows_places_and_pays_what_it_held(ledger: Ledg
 
 def test_one_budget_and_one_refusal_for_all(ledger: Ledger) -> None:
     async def run() -> None:
-        number, _ = await ledger.reserve("a", 300, 500, None)
+        held = await ledger.reserve("a", 300, 500, None)
         # It may fit once the other worker's call has settled.
         assert await ledger.reserve("b", 300, 500, None) is None
-        await ledger.settle("a", number, 500, None)
-        refused = await ledger.reserve("b", 300, 500, None)
-        assert isinstance(refused, str) and "budget of 1000 tokens is spent" in refused
-        assert await ledger.reserve("a", 3, 16, None) == refused  # once spent, no later call fits
+        await ledger.settle("a", held, 500, None)
+        with pytest.raises(BudgetSpentError, match="budget of 1000 tokens is spent"):
+            await ledger.reserve("b", 300, 500, None)
+        with pytest.raises(BudgetSpentError):  # once spent, no later call fits
+            await ledger.reserve("a", 3, 16, None)
         await ledger.fail("the key was refused")
-        assert await ledger.reserve("a", 3, 16, None) == "the key was refused"
+        with pytest.raises(InputError, match="the key was refused"):
+            await ledger.reserve("a", 3, 16, None)
 
     asyncio.run(run())
 
@@ -132,11 +132,12 @@ def test_answers_and_books_outlive_the_worker(ledger: Ledger) -> None:
 
 def test_places_are_limited_over_all_workers_and_shrink_on_refusal(ledger: Ledger, clock: Clock) -> None:
     async def run() -> None:
-        first, _ = [await ledger.enter(name, PLACE) for name in ("a", "b")]
+        for name in ("a", "b"):
+            await ledger.enter(name, PLACE)
         third = asyncio.create_task(ledger.enter("b", PLACE))
         await asyncio.sleep(0)
         assert not third.done()
-        await ledger.leave("a", first)
+        await ledger.leave("a", PLACE)
         await third
         await ledger.paced(PLACE, True, 0.1)
         assert (await ledger.state())["lowest"] == 1
