@@ -114,7 +114,7 @@ def synthesis_from_dict(value: Mapping[str, Any]) -> Synthesis:
     candidates = tuple(
         Candidate(
             **{
-                **_counted(candidate),
+                **candidate,
                 "requirement": Requirement(**candidate["requirement"]) if candidate["requirement"] else None,
                 "verdict": _verdict(candidate["verdict"]),
             }
@@ -130,18 +130,6 @@ def synthesis_from_dict(value: Mapping[str, Any]) -> Synthesis:
             "faults": Counter(value["faults"]),
         }
     )
-
-
-def _counted(candidate: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The candidate with its verdicts counted: a store of before they were counted holds the last one alone.
-
-    The refused draft before a repair is then taken as relevant, which can only raise the bound on false negatives.
-    """
-    if "verdicts" in candidate or candidate["verdict"] is None:
-        return candidate
-    refused = int(candidate["repaired"])
-    answers = int(candidate["verdict"]["answers_query"])
-    return {**candidate, "verdicts": refused + 1, "verdicts_relevant": refused + answers}
 
 
 def _verdict(value: Mapping[str, Any] | None) -> Verdict | None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,14 +33,12 @@ CREATE TABLE finished (
 CREATE TABLE calls (
     id INTEGER PRIMARY KEY, row_id TEXT NOT NULL, program TEXT NOT NULL, role TEXT NOT NULL, model TEXT NOT NULL,
     outcome TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-    cached_tokens INTEGER NOT NULL, cost_usd REAL, seconds REAL NOT NULL, at REAL NOT NULL,
-    reserved_tokens INTEGER NOT NULL DEFAULT 0, reserved_usd REAL
+    cached_tokens INTEGER NOT NULL, cost_usd REAL, seconds REAL NOT NULL, reserved_tokens INTEGER NOT NULL,
+    reserved_usd REAL, at REAL NOT NULL
 );
 CREATE TABLE answers (row_id TEXT NOT NULL, key TEXT NOT NULL, answer TEXT NOT NULL, PRIMARY KEY (row_id, key))
 WITHOUT ROWID;
 """
-# What stores of earlier versions lack; those versions go on reading a store that has it.
-_LATER_COLUMNS = {"reserved_tokens": "INTEGER NOT NULL DEFAULT 0", "reserved_usd": "REAL"}
 # Failures of a row whose cause may be gone at the next start; any other failure is an outcome.
 _PASSING_FAILURES = tuple(f"{step}_{loss}" for step in ("extract", "write") for loss in PASSING_LOSSES)
 # The row whose calls are being made in this context: calls are recorded under it.
@@ -88,10 +87,6 @@ class RunStore:
                     f"the store has format {version}, this version writes {FORMAT_VERSION}; use another out folder",
                     file=self.path,
                 )
-            columns = {column[1] for column in self._db.execute("PRAGMA table_info(calls)")}
-            for name, kind in _LATER_COLUMNS.items():
-                if name not in columns:
-                    self._db.execute(f"ALTER TABLE calls ADD COLUMN {name} {kind}")
             self._db.execute("COMMIT")
 
     def __enter__(self) -> Self:
@@ -142,30 +137,12 @@ class RunStore:
 
     def record(self, call: Call, *, key: str, answer: str | None) -> None:
         """Add one attempt to the ledger and keep its answer, in one transaction."""
-        row_id = current_row.get()
+        values = {"row_id": current_row.get(), "program": self.program, **asdict(call), "at": time.time()}
+        names, places = ", ".join(values), ", ".join("?" * len(values))
         with self._faults(), self._transaction():
-            self._db.execute(
-                "INSERT INTO calls (row_id, program, role, model, outcome, prompt_tokens, completion_tokens, "
-                "cached_tokens, cost_usd, seconds, at, reserved_tokens, reserved_usd) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    row_id,
-                    self.program,
-                    call.role,
-                    call.model,
-                    call.outcome,
-                    call.prompt_tokens,
-                    call.completion_tokens,
-                    call.cached_tokens,
-                    call.cost_usd,
-                    call.seconds,
-                    time.time(),
-                    call.reserved_tokens,
-                    call.reserved_usd,
-                ),
-            )
+            self._db.execute(f"INSERT INTO calls ({names}) VALUES ({places})", tuple(values.values()))
             if answer is not None:
-                self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (row_id, key, answer))
+                self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (current_row.get(), key, answer))
 
     def get_note(self, name: str) -> str | None:
         """A fact about the run that was noted before."""
@@ -184,28 +161,17 @@ class RunStore:
         Calls before a program was named (probes) belong to all of them.
         """
         by_role: dict[str, RoleUsage] = {}
+        kinds, numbers = ("role", "model", "outcome"), [f.name for f in fields(Call) if f.type is not str]
+        # SUM is NULL where every value is: grouping by IS NULL too keeps known and unknown apart.
         with self._faults():
             sums = self._db.execute(
-                "SELECT role, model, outcome, cost_usd IS NULL, reserved_usd IS NULL, COUNT(*), SUM(prompt_tokens), "
-                "SUM(completion_tokens), SUM(cached_tokens), SUM(cost_usd), SUM(seconds), SUM(reserved_tokens), "
-                "SUM(reserved_usd) FROM calls WHERE program IN (?, '') OR ? GROUP BY 1, 2, 3, 4, 5",
+                f"SELECT COUNT(*), {', '.join(kinds)}, {', '.join(f'SUM({name})' for name in numbers)} FROM calls "
+                "WHERE program IN (?, '') OR ? GROUP BY role, model, outcome, cost_usd IS NULL, reserved_usd IS NULL",
                 (self.program, whole_folder),
             ).fetchall()
-        for role, model, outcome, _, _, count, prompt, completion, cached, cost, seconds, reserved, at_most in sums:
-            # SUM is NULL where every value is: the two groupings by IS NULL keep known and unknown apart.
-            total = Call(
-                role=role,
-                model=model,
-                outcome=outcome,
-                prompt_tokens=prompt,
-                completion_tokens=completion,
-                cached_tokens=cached,
-                cost_usd=cost,
-                seconds=seconds,
-                reserved_tokens=reserved,
-                reserved_usd=at_most,
-            )
-            by_role.setdefault(role, RoleUsage()).add(total, times=count)
+        for count, *values in sums:
+            total = Call(**dict(zip((*kinds, *numbers), values, strict=True)))
+            by_role.setdefault(total.role, RoleUsage()).add(total, times=count)
         return by_role
 
     @contextmanager

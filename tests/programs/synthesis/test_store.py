@@ -112,20 +112,6 @@ def test_a_call_that_was_given_up_on_is_in_no_total_but_is_not_forgotten(tmp_pat
     assert (budget.spent_tokens, budget.spent_usd) == (914, 0.75)
 
 
-def test_a_store_of_an_earlier_version_is_read_and_gets_what_it_lacks(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    with RunStore(path, program="a") as store:
-        store.record(call(), key="1", answer="[]")
-    with sqlite3.connect(path) as db:
-        for name in ("reserved_tokens", "reserved_usd"):
-            db.execute(f"ALTER TABLE calls DROP COLUMN {name}")
-    db.close()
-    with RunStore(path, program="a") as store:
-        store.record(call("timeout", None), key="2", answer=None)
-        usage = store.usage()["generator"].as_dict()
-    assert (usage["requests"], usage["cost_usd_known_part"], usage["calls_of_unknown_price"]) == (2, 0.5, 1)
-
-
 def test_only_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     with RunStore(path, program="a"), pytest.raises(InputError, match="another process"):
