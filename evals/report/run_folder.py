@@ -17,7 +17,7 @@ from evals.ablation.ablate import P_VALUE_NOTE, read_ablation, short_words
 from evals.diagnostics.audit import LABELS_FILE, agreement, read_labels
 from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
 from programs.modules.candidates import Synthesis
-from programs.synthesis.funnel import FunnelView, funnel_of
+from programs.synthesis.funnel import shown_funnel
 from programs.synthesis.store import read_syntheses, synthesis_folder
 
 # Of an ablation, which compares every measure for every arm, these are shown.
@@ -37,7 +37,7 @@ class RunFolder:
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     synthesis: dict[str, Any] | None = None
-    funnel: FunnelView | None = None
+    funnel: dict[str, Any] | None = None
     syntheses: dict[str, Synthesis] = field(default_factory=dict)
     results: dict[str, Any] | None = None
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def _read_synthesis(run: RunFolder, folder: Path | None) -> None:
     if folder is None:
         raise InputError("no synthesis is in this folder")
     run.synthesis = read_json_object(folder / "summary.json")
-    run.funnel = funnel_of(run.synthesis, file=folder / "summary.json", num_used=num_used(run.configs.values()))
+    run.funnel = shown_funnel(run.synthesis, folder / "summary.json", num_used(run.configs.values()))
 
 
 def num_used(configs: Iterable[Mapping[str, Any]]) -> int | None:

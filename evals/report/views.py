@@ -37,11 +37,11 @@ def tiles(run: RunFolder) -> list[dict[str, str]]:
                 }
             )
     if run.funnel:
-        counts = {step.name: step.count for step in run.funnel.steps}
+        counts = {step["name"]: step["count"] for step in run.funnel["steps"]}
         planned, accepted = counts["violations planned"], counts["accepted"]
         share = f"{accepted / planned:.0%} of {planned:,} planned" if planned else "nothing was planned"
         found.append({"value": f"{accepted:,}", "name": "negatives accepted", "note": share})
-        verifier = run.funnel.calibration
+        verifier = run.funnel["calibration"]
         if verifier["canaries"]:
             low, high = verifier["miss_rate_interval_95"]
             found.append(
@@ -169,20 +169,19 @@ def funnel_view(run: RunFolder) -> dict[str, Any] | None:
     """The funnel as bars on one scale, each followed by what was lost before the next."""
     if not run.funnel:
         return None
-    largest = max(step.count for step in run.funnel.steps) or 1
+    largest = max(step["count"] for step in run.funnel["steps"]) or 1
     return {
         "steps": [
             {
-                "name": step.name,
-                "count": step.count,
-                "width": round(100 * step.count / largest, 2),
-                "lost": [(LOSS_WORDS.get(name, name.replace("_", " ")), count) for name, count in step.lost.items()],
+                **step,
+                "width": round(100 * step["count"] / largest, 2),
+                "lost": [(LOSS_WORDS.get(name, name.replace("_", " ")), count) for name, count in step["lost"].items()],
             }
-            for step in run.funnel.steps
+            for step in run.funnel["steps"]
         ],
-        "faults": [(name.replace("_", " "), count) for name, count in run.funnel.faults.items()],
-        "calibration": run.funnel.calibration,
-        "track": _calibration_track(run.funnel.calibration),
+        "faults": [(name.replace("_", " "), count) for name, count in run.funnel["faults"].items()],
+        "calibration": run.funnel["calibration"],
+        "track": _calibration_track(run.funnel["calibration"]),
     }
 
 
@@ -199,7 +198,7 @@ def cost_view(run: RunFolder) -> dict[str, Any] | None:
     if not isinstance(usage, Mapping) or not isinstance(usage.get("roles"), Mapping):
         return None
     cost, tokens = usage.get("cost_usd"), usage.get("tokens_per_accepted")
-    accepted = {step.name: step.count for step in run.funnel.steps}["accepted"] if run.funnel else 0
+    accepted = {step["name"]: step["count"] for step in run.funnel["steps"]}["accepted"] if run.funnel else 0
     price = "price unknown" if cost is None else "–"
     if cost is not None and accepted:
         price = f"{cost / accepted:.4f} USD" if cost else "0 USD"

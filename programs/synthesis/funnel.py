@@ -102,59 +102,42 @@ class Funnel:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunnelStep:
-    """`count` things reached this step; `lost` names what did not go on from here, with counts."""
-
-    name: str
-    count: int
-    lost: dict[str, int]
+def read_funnel(run: str | Path, num_used: int | None = None) -> dict[str, Any]:
+    """`shown_funnel` of a synthesis run folder. Raises InputError when it holds no finished synthesis, an empty one, or
+    another format."""
+    return shown_funnel(read_json_object(Path(run) / "summary.json"), Path(run) / "summary.json", num_used)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunnelView:
-    """The steps in order and what the verifier's canaries say about the accepted negatives (CALIBRATION_FIELDS)."""
+def shown_funnel(
+    summary: Mapping[str, Any], file: str | Path | None = None, num_used: int | None = None
+) -> dict[str, Any]:
+    """What a synthesis summary says, for tables and reports: `steps`, `failed_rows`, `faults`, `calibration`.
 
-    steps: tuple[FunnelStep, ...]
-    failed_rows: dict[str, int]
-    faults: dict[str, int]
-    calibration: dict[str, Any]
-
-
-def read_funnel(run: str | Path, num_used: int | None = None) -> FunnelView:
-    """The funnel of a synthesis run folder; `num_used` is how many generated negatives training drew on, if known.
-
-    Raises InputError when the folder holds no finished synthesis, an empty one, or another format.
+    A step has a `name`, the `count` that reached it, how many were `lost` after it by reason. `num_used`: how many
+    generated negatives training drew on, where that is known. `calibration` has the CALIBRATION_FIELDS.
     """
-    return funnel_of(read_json_object(Path(run) / "summary.json"), file=Path(run) / "summary.json", num_used=num_used)
-
-
-def funnel_of(summary: Mapping[str, Any], *, file: str | Path | None = None, num_used: int | None = None) -> FunnelView:
-    """The funnel that a synthesis summary describes."""
     if "refused" in summary:
         raise InputError(f"the synthesis accepted nothing: {summary['refused']}", file=file)
     try:
         counts, verifier = summary["funnel"], summary["verifier"]
-        rows, planned, accepted = (int(counts[name]) for name in ("rows", "violations_planned", "accepted"))
         lost = {str(name): int(count) for name, count in counts["lost"].items() if count}
         failed = {str(name): int(count) for name, count in counts["rows_failed"].items()}
         faults = {str(name): int(count) for name, count in counts["faults"].items()}
         calibration = {name: verifier[name] for name in CALIBRATION_FIELDS}
-        steps = [
-            FunnelStep(name="rows", count=rows, lost=failed),
-            FunnelStep(name="requirements", count=int(counts["requirements"]), lost={}),
-            FunnelStep(name="violations planned", count=planned, lost=lost),
-            FunnelStep(name="accepted", count=accepted, lost={}),
+        steps: list[dict[str, Any]] = [
+            {"name": "rows", "count": int(counts["rows"]), "lost": failed},
+            {"name": "requirements", "count": int(counts["requirements"]), "lost": {}},
+            {"name": "violations planned", "count": int(counts["violations_planned"]), "lost": lost},
+            {"name": "accepted", "count": int(counts["accepted"]), "lost": {}},
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"not the summary of a synthesis that this version knows (at {error}): run `synthesize` again", file=file
         ) from error
-    if rows == 0:
+    if steps[0]["count"] == 0:
         raise InputError("the synthesis had no rows", file=file)
     if num_used is not None:
-        steps[-1] = FunnelStep(
-            name="accepted", count=accepted, lost={"not_used": accepted - num_used} if num_used < accepted else {}
-        )
-        steps.append(FunnelStep(name="used in training", count=num_used, lost={}))
-    return FunnelView(steps=tuple(steps), failed_rows=failed, faults=faults, calibration=calibration)
+        if num_used < steps[-1]["count"]:
+            steps[-1]["lost"] = {"not_used": steps[-1]["count"] - num_used}
+        steps.append({"name": "used in training", "count": num_used, "lost": {}})
+    return {"steps": steps, "failed_rows": failed, "faults": faults, "calibration": calibration}

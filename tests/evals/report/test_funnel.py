@@ -4,7 +4,7 @@ import pytest
 
 from data.base.errors import InputError
 from data.base.files import write_json
-from programs.synthesis.funnel import funnel_of, read_funnel
+from programs.synthesis.funnel import read_funnel, shown_funnel
 
 
 def summary(**changes: object) -> dict:
@@ -25,15 +25,15 @@ def summary(**changes: object) -> dict:
 
 
 def test_what_is_lost_adds_up() -> None:
-    found = funnel_of(summary(), num_used=25)
-    assert [(step.name, step.count) for step in found.steps] == [
+    found = shown_funnel(summary(), num_used=25)
+    assert [(step["name"], step["count"]) for step in found["steps"]] == [
         ("rows", 10), ("requirements", 30), ("violations planned", 40), ("accepted", 30), ("used in training", 25),
     ]  # fmt: skip
-    planned, accepted = found.steps[2], found.steps[3]
-    assert planned.count - sum(planned.lost.values()) == accepted.count
-    assert planned.lost == {"not_written": 2, "not_verified": 1, "answers_query": 4, "target_kept": 3}
-    assert accepted.lost == {"not_used": 5}
-    assert found.calibration["in_words"] == "misses 1 of 10"
+    planned, accepted = found["steps"][2:4]
+    assert planned["count"] - sum(planned["lost"].values()) == accepted["count"]
+    assert planned["lost"] == {"not_written": 2, "not_verified": 1, "answers_query": 4, "target_kept": 3}
+    assert accepted["lost"] == {"not_used": 5}
+    assert found["calibration"]["in_words"] == "misses 1 of 10"
 
 
 @pytest.mark.parametrize(
