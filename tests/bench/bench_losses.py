@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.bench.bench_process import middle
+from tests.bench.bench_process import median_and_range
 from trainer.losses import loss_sums
 
 NUM_MINED, NUM_GENERATED, WIDTH = 15, 3, 384
@@ -43,7 +43,7 @@ def _compare(rows: int, in_batch: bool, rounds: int, seed: int) -> dict[str, Any
                 _run(loss, fast, in_batch)
             seconds.append((time.process_time() - start) / repeats)
         ratios.append(seconds[0] / seconds[1])
-    return {"speed": middle(ratios), "difference": max(gaps)}
+    return {"speed": median_and_range(ratios), "difference": max(gaps)}
 
 
 def _inputs(rows: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

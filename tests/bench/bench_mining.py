@@ -19,7 +19,7 @@ from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.options import Count, options
 from data.retrieval_set import RetrievalSet
-from tests.bench.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
+from tests.bench.bench_process import GIB, Measurement, measure, median_and_range, report_to_parent, run_child
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine_rows
 from trainer.mining.rules import Floats
@@ -80,9 +80,11 @@ def bench_mining(config: BenchMiningConfig) -> dict[str, Any]:
         "config": asdict(config),
         "variants": {
             variant: {
-                "queries_per_cpu_second": middle([config.queries / m.seconds for m in measured]),
-                "peak_gib": middle([m.peak / GIB for m in measured]),
-                "speed": middle([p.seconds / m.seconds for p, m in zip(found["peer"], measured, strict=True)]),
+                "queries_per_cpu_second": median_and_range([config.queries / m.seconds for m in measured]),
+                "peak_gib": median_and_range([m.peak / GIB for m in measured]),
+                "speed": median_and_range(
+                    [p.seconds / m.seconds for p, m in zip(found["peer"], measured, strict=True)]
+                ),
             }
             for variant, measured in found.items()
         },

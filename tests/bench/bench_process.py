@@ -118,6 +118,6 @@ def report_to_parent(measurement: Measurement) -> None:
     sys.stdout.write(json.dumps(asdict(measurement)) + "\n")
 
 
-def middle(values: list[float]) -> dict[str, float]:
+def median_and_range(values: list[float]) -> dict[str, float]:
     """Median and spread of repeated measurements."""
     return {"median": median(values), "min": min(values), "max": max(values)}

@@ -17,7 +17,7 @@ from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.options import Count, options
 from tests.bench.bench_losses import bench_losses
-from tests.bench.bench_process import GIB, Measurement, measure, middle, report_to_parent, run_child
+from tests.bench.bench_process import GIB, Measurement, measure, median_and_range, report_to_parent, run_child
 from trainer.config import Precision, TrainConfig
 from trainer.encoder import Encoder
 from trainer.encoder.model_files import find_model_folder
@@ -126,11 +126,11 @@ def _figures(key: tuple[str, int, float], found: list[Measurement], config: Benc
     tokens = sum(len(text.split()) + 2 for example in examples(config, rows, ["word"]) for text in _texts(example))
     operations = flops(config.model, tokens)
     return named | {
-        "rows_per_second": middle([rows / m.seconds for m in found]),
-        "tokens_per_second": middle([tokens / m.seconds for m in found]),
-        "peak_gib": middle([m.peak / GIB for m in found]),
-        "tflop_per_second": middle([operations / m.seconds / 1e12 for m in found]),
-        "share_of_matmul_rate": middle([operations / m.seconds / m.matmul_rate for m in found]),
+        "rows_per_second": median_and_range([rows / m.seconds for m in found]),
+        "tokens_per_second": median_and_range([tokens / m.seconds for m in found]),
+        "peak_gib": median_and_range([m.peak / GIB for m in found]),
+        "tflop_per_second": median_and_range([operations / m.seconds / 1e12 for m in found]),
+        "share_of_matmul_rate": median_and_range([operations / m.seconds / m.matmul_rate for m in found]),
     }
 
 
@@ -145,8 +145,8 @@ def _ratios(
             # Round by round, as the two of a round ran one after the other.
             ratios.append({
                 "variant": variant, "against": peer, "rows": rows, "dropout": dropout,
-                "speed": middle([theirs.seconds / ours.seconds for ours, theirs in pairs]),
-                "peak_share": middle([ours.peak / theirs.peak for ours, theirs in pairs]),
+                "speed": median_and_range([theirs.seconds / ours.seconds for ours, theirs in pairs]),
+                "peak_share": median_and_range([ours.peak / theirs.peak for ours, theirs in pairs]),
             })  # fmt: skip
     return ratios
 
