@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
@@ -62,22 +63,21 @@ def svg_text(css: str, x: float, y: float, anchor: str, text: str) -> Markup:
     return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(css, x, round(y, 1), anchor, text)
 
 
-def histogram_chart(
-    series: Mapping[str, tuple[str, float, float, Sequence[float]]], *, x_label: str, marker: str, summary: str
-) -> Markup:
-    """Outlined histograms over one range: name -> (CSS class, low, high, shares). `marker` names the line at 0."""
+def histogram_chart(series: Mapping[str, Mapping[str, Any]], *, x_label: str, marker: str, summary: str) -> Markup:
+    """Outlined histograms over one range: CSS class -> {low, high, shares}. `marker` names the line at 0."""
     if not series:
         return Markup("")
-    low, high = next(iter(series.values()))[1:3]
-    top = max(max(shares) for *_, shares in series.values()) or 1.0
+    low, high = (next(iter(series.values()))[end] for end in ("low", "high"))
+    top = max(max(found["shares"]) for found in series.values()) or 1.0
     frame = _Frame((low, high), (0, top * 1.08))
     content = []
-    for css, start, end, shares in series.values():
-        width = (end - start) / len(shares)
-        points = [f"{frame.x(start)},{frame.y(0)}"]
+    for css, found in series.items():
+        shares = found["shares"]
+        width = (high - low) / len(shares)
+        points = [f"{frame.x(low)},{frame.y(0)}"]
         for number, share in enumerate(shares):
-            points += [f"{frame.x(start + (number + side) * width)},{frame.y(share)}" for side in (0, 1)]
-        points.append(f"{frame.x(end)},{frame.y(0)}")
+            points += [f"{frame.x(low + (number + side) * width)},{frame.y(share)}" for side in (0, 1)]
+        points.append(f"{frame.x(high)},{frame.y(0)}")
         content.append(Markup('<polygon class="area {}" points="{}"/>').format(css, " ".join(points)))
     if low < 0 < high:
         line = Markup('<line class="mark" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
@@ -126,6 +126,24 @@ def interval_track(
         f"{mean:.3f}", f"{low:.3f}", f"{high:.3f}", reference, css, percent(low),
         round(percent(high) - percent(low), 2), css, percent(mean),
     )  # fmt: skip
+
+
+def interval_tracks(
+    lines: Sequence[tuple[str, str, Mapping[str, float], str]],
+    *,
+    axis: tuple[float, float],
+    mark: float | None = None,
+    ends: bool = True,
+) -> Markup:
+    """Tracks under each other on one scale: (name, CSS class, {mean, low, high}, text); with `ends`, numbers below."""
+    line = Markup('<div{}><span class="name">{}</span>{}<span class="figures">{}</span></div>')
+    rows = [
+        line.format("", name, interval_track(**found, axis=axis, css=css, mark=mark), text)
+        for name, css, found, text in lines
+    ]
+    if ends:
+        rows.append(line.format(Markup(' aria-hidden="true"'), "", track_axis(axis), ""))
+    return Markup('<div class="tracks">{}</div>').format(Markup("").join(rows))
 
 
 def track_axis(axis: tuple[float, float]) -> Markup:

@@ -26,8 +26,11 @@ def get_path(found: Any, *names: str) -> Any:
     return found
 
 
-def _share_above(source: str) -> Callable[[Found], str]:
-    return lambda seen: interval(get_path(seen, "hardness", "by_source", source, "above_positive"))
+Line = tuple[str, Callable[[Found], str]]
+
+
+def _interval(*names: str) -> Callable[[Found], str]:
+    return lambda seen: interval(get_path(seen, *names))
 
 
 def _number(*names: str, digits: int = 3) -> Callable[[Found], str]:
@@ -38,36 +41,42 @@ def _number(*names: str, digits: int = 3) -> Callable[[Found], str]:
     return show
 
 
-def _information(seen: Found, name: str) -> str:
-    value = get_path(seen, "leak", name)
-    if not value:
-        return "–"
-    return f"{interval(value['estimate'])}, chance {value['chance']:.3f}, p = {value['p_value']:.3f}"
+def _chance(seen: Found) -> str:
+    score = get_path(seen, "leak", "score")
+    return f"{score['chance']:.3f}, p = {score['p_value']:.3f}" if score else "–"
 
 
-LINES: tuple[tuple[str, Callable[[Found], str]], ...] = (
-    ("source leak: AUC of a probe on embeddings", lambda seen: interval(get_path(seen, "leak", "embedding_auc"))),
-    ("source leak: information in the score, nats", lambda seen: _information(seen, "score")),
-    ("share of mined negatives above the positive", _share_above("mined")),
-    ("share of generated negatives above the positive", _share_above("generated")),
-    ("InfoNCE weight of a row's mined negatives together", _number("hardness", "by_source", "mined", "mass")),
-    ("InfoNCE weight of a row's generated ones together", _number("hardness", "by_source", "generated", "mass")),
-    ("mined negatives without effect (weight < 0.01)", _number("hardness", "by_source", "mined", "wasted")),
-    ("generated negatives without effect", _number("hardness", "by_source", "generated", "wasted")),
-    ("gradient drift at the query, degrees", lambda seen: interval(get_path(seen, "drift", "angle"))),
-    ("gradient norm, with generated / without", _number("drift", "query_norm_ratio", digits=2)),
-    ("gradient drift of the whole model, degrees", _number("parameter_drift", "angle", digits=1)),
-    ("  between halves of the rows, for comparison", _number("parameter_drift", "chance_angle", digits=1)),
-)  # fmt: skip
+# Short enough for two encoders side by side on 80 columns.
+DRIFT_LINES: tuple[Line, ...] = (
+    ("gradient turned at query, degrees", _interval("drift", "angle")),
+    ("its length, with / without", _number("drift", "query_norm_ratio", digits=2)),
+    ("gradient of whole model, degrees", _number("parameter_drift", "angle", digits=1)),
+    ("  between halves of the rows", _number("parameter_drift", "chance_angle", digits=1)),
+)
+_LINES: tuple[Line, ...] = (
+    ("leak: probe on embeddings, AUC", _interval("leak", "embedding_auc")),
+    ("leak: information in score, nats", _interval("leak", "score", "estimate")),
+    ("  by chance", _chance),
+    *(
+        (f"{words}: {source}", show("hardness", "by_source", source, field))
+        for words, show, field in (
+            ("above the positive", _interval, "above_positive"),
+            ("InfoNCE weight", _number, "mass"),
+            ("without effect", _number, "wasted"),
+        )
+        for source in ("mined", "generated")
+    ),
+    *DRIFT_LINES,
+)
 
 
 def diagnostics_text(result: Found) -> str:
     """The table over the encoders, one line for each absent part, and the warnings."""
     encoders = result["encoders"]
     header = ["mean [95% interval]", *encoders]
-    lines = [[name, *(show(seen) for seen in encoders.values())] for name, show in LINES]
+    lines = [[name, *(show(seen) for seen in encoders.values())] for name, show in _LINES]
     words = get_path(result, "text_leak", "words_auc")
-    lines.insert(0, ["source leak: AUC of a probe on words (0.5: none)", *([interval(words)] * len(encoders))])
+    lines.insert(0, ["leak: probe on words, AUC", *([interval(words)] * len(encoders))])
     counts = result["num_negatives"]
     head = (
         f"{result['num_rows_used']} of {result['num_rows']} rows, {counts['mined']} mined and "

@@ -15,6 +15,9 @@ from programs.modules.candidates import Synthesis
 _WORD = re.compile(r"\w+|[^\w\s]")
 # Beyond this the comparison takes seconds and so many marks say nothing.
 _MOST_WORDS = 3000
+# From this share of words kept on, a text is an edit of the other; below, it is a rewrite.
+LIGHT_EDIT = 0.5
+_REWRITE_PIECE = 4
 Range = tuple[int, int]
 
 # Everything else of the page is well under 0.3 MB.
@@ -67,7 +70,7 @@ def _query(
     for negative in row.negatives:
         entry: dict[str, Any] = {"p": place(negative.text), "source": negative.source}
         seen = _scores_of(negative.text, scores)
-        if negative.score is not None and not any(value is not None for value in seen.values()):
+        if negative.score is not None and not seen:
             seen = {"mining": round(negative.score, 4)}
         entry["scores"] = seen
         if negative.source == "generated":
@@ -103,9 +106,9 @@ def _query(
     }
 
 
-def _scores_of(text: str, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+def _scores_of(text: str, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     key = content_id(text)
-    return {when: found.get(key) for when, found in scores.items()}
+    return {when: found[key] for when, found in scores.items() if key in found}
 
 
 def _marks(positive: str, negative: str) -> dict[str, Any]:
@@ -122,18 +125,25 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any]:
 def changed_ranges(first: str, second: str) -> tuple[list[Range], list[Range], float]:
     """(ranges only in the first text, ranges only in the second, share of words kept from 0 to 1).
 
-    Ranges are [start, end) in characters, in order, without overlap; neighbouring changed words make one range. Case
-    does not count. Texts of more than 3000 words are not compared: no ranges, share 0.
+    Ranges are [start, end) in characters, in order, without overlap; neighbouring changed words make one range, and so
+    do those of a rewrite with fewer than four kept words between them. Case does not count. Texts of more than 3000
+    words are not compared: no ranges, share 0.
     """
     words = [list(_WORD.finditer(text)) for text in (first, second)]
     if not words[0] or not words[1] or max(map(len, words)) > _MOST_WORDS:
         return [], [], 0.0
     folded = [[match[0].casefold() for match in found] for found in words]
     matcher = SequenceMatcher(None, folded[0], folded[1], autojunk=False)
+    kept = matcher.ratio()
+    # Of a rewrite only what is kept in a longer piece is left unmarked: single words in common mean nothing.
+    shortest = 1 if kept >= LIGHT_EDIT else _REWRITE_PIECE
     ranges: tuple[list[Range], list[Range]] = ([], [])
-    for kind, *ends in matcher.get_opcodes():
-        if kind != "equal":
-            for side, (start, end) in enumerate(((ends[0], ends[1]), (ends[2], ends[3]))):
-                if start < end:
-                    ranges[side].append((words[side][start].start(), words[side][end - 1].end()))
-    return ranges[0], ranges[1], matcher.ratio()
+    place = [0, 0]
+    for *starts, length in matcher.get_matching_blocks():
+        if length and length < shortest:
+            continue
+        for side, (start, end) in enumerate(zip(place, starts, strict=True)):
+            if start < end:
+                ranges[side].append((words[side][start].start(), words[side][end - 1].end()))
+        place = [start + length for start in starts]
+    return ranges[0], ranges[1], kept

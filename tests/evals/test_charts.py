@@ -26,7 +26,9 @@ def test_ticks_are_round_numbers() -> None:
 def test_charts_are_well_formed_and_escape_their_texts() -> None:
     evil = '"><script>alert(1)</script>'
     charts = [
-        histogram_chart({"mined": ("mined", -1, 1, [0.5, 0.5])}, x_label=evil, marker=evil, summary=evil),
+        histogram_chart(
+            {"mined": {"low": -1, "high": 1, "shares": [0.5, 0.5]}}, x_label=evil, marker=evil, summary=evil
+        ),
         line_chart([("a1", [(0, 1), (1, 2), (2, math.nan)])], x_label=evil, summary=evil, dots=True),
     ]
     for chart in charts:

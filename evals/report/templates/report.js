@@ -36,28 +36,20 @@
     return made;
   };
   const words = (name) => name.replaceAll("_", " ");
-  const fates = {
-    accepted: "accepted", answers_query: "refused: answers the query", target_kept: "refused: target still holds",
-    copies_a_passage: "refused: a copy", not_verified: "refused: no verdict", not_written: "refused: not written",
-  };
-  const whenWords = { before: "before", after: "after", now: "now", mining: "mining" };
-
-  const latest = (scores) => {
-    const known = Object.values(scores).filter((value) => value !== null && value !== undefined);
-    return known.length ? known[known.length - 1] : null;
-  };
+  const fates = Object.fromEntries([...$("verdict").options].map((option) => [option.value, option.text]));
+  const latest = (scores) => Object.values(scores).at(-1) ?? null;
   const items = data.queries.flatMap((query) => query.negatives.map((negative) => ({
     query, negative,
     score: latest(negative.scores),
-    above: latest(negative.scores) === null || latest(query.scores) === null
-      ? null : latest(negative.scores) - latest(query.scores),
+    above: latest(query.scores) !== null && latest(negative.scores) !== null
+      ? latest(negative.scores) - latest(query.scores) : null,
     searched: [query.query, data.passages[negative.p], negative.requirement || "", negative.reason || ""]
       .join("\n").toLowerCase(),
   })));
-  const every = items.flatMap(({ query, negative }) => [...Object.values(query.scores), ...Object.values(negative.scores)])
-    .filter((value) => value !== null && value !== undefined);
-  const low = every.length ? Math.min(...every.slice(0, 50000)) : 0;
-  const high = every.length ? Math.max(...every.slice(0, 50000)) : 1;
+  const every = items.flatMap(({ query, negative }) => [...Object.values(query.scores), ...Object.values(negative.scores)]);
+  const low = every.reduce((a, b) => Math.min(a, b), Infinity), high = every.reduce((a, b) => Math.max(a, b), -Infinity);
+  for (const control of document.querySelectorAll("[data-scores]")) control.disabled = !every.length;
+  $("unscored").hidden = every.length > 0;
 
   // Ranges count characters, strings of the browser count 16-bit units: an emoji is one and two.
   const marked = (text, ranges) => {
@@ -76,14 +68,13 @@
   const scale = (query, negative) => {
     const box = el("div", { class: "scale" });
     for (const [when, value] of Object.entries(negative.scores)) {
-      if (value === null || value === undefined) continue;
       const positive = query.scores[when];
-      const known = positive !== null && positive !== undefined;
+      const known = positive !== undefined;
       const drawn = svg("svg", { "aria-hidden": "true" },
         svg("line", { x1: "0", x2: "100%", y1: 9, y2: 9, stroke: "var(--line)", "stroke-width": 2 }));
       for (const other of query.negatives) {
         const score = other.scores[when];
-        if (other !== negative && score !== null && score !== undefined) {
+        if (other !== negative && score !== undefined) {
           const x = `${position(score)}%`;
           drawn.append(svg("line", { x1: x, x2: x, y1: 5, y2: 13, stroke: `var(--${other.source})`, "stroke-width": 2, opacity: .55 }));
         }
@@ -94,7 +85,7 @@
       }
       drawn.append(svg("circle", { cx: `${position(value)}%`, cy: 9, r: 6, fill: `var(--${negative.source})`, stroke: "var(--bg)", "stroke-width": 2 }));
       const against = known ? ` (${value >= positive ? "+" : "−"}${Math.abs(value - positive).toFixed(3)} to the positive)` : "";
-      box.append(el("span", {}, whenWords[when] || when), drawn, el("span", {}, value.toFixed(3) + against));
+      box.append(el("span", {}, when), drawn, el("span", {}, value.toFixed(3) + against));
     }
     return box;
   };
@@ -104,10 +95,10 @@
     if (negative.disruption) head.append(el("b", {}, words(negative.disruption)));
     if (negative.fate) head.append(el("span", {}, fates[negative.fate] || words(negative.fate)));
     if (negative.kept !== undefined) {
-      head.append(el("span", { class: "soft" }, negative.kept >= .5 ? `light edit, ${Math.round(100 * negative.kept)}% of the words kept` : `rewritten, ${Math.round(100 * negative.kept)}% of the words kept`));
+      head.append(el("span", { class: "soft" }, `${negative.kept >= .5 ? "light edit" : "rewritten"}, ${Math.round(100 * negative.kept)}% of the words kept`));
     }
     const marks = negative.marks || [[], []];
-    const right = el("div", { class: "right" }, el("h4", {}, `${negative.source === "refused" ? "refused" : "negative"}`), marked(data.passages[negative.p], marks[1]));
+    const right = el("div", { class: "right" }, el("h4", {}, negative.source === "refused" ? "refused" : "negative"), marked(data.passages[negative.p], marks[1]));
     right.style.setProperty("--c2", `var(--${negative.source})`);
     const sides = el("div", { class: negative.kept < .5 ? "sides rewrite" : "sides" },
       el("div", { class: "left" }, el("h4", {}, "positive"), marked(data.passages[query.positive], marks[0])), right);
@@ -147,6 +138,7 @@
   };
 
   const number = (id) => { const value = parseFloat($(id).value); return Number.isFinite(value) ? value : null; };
+  const mark = () => list.classList.toggle("plain", !$("marks").checked);
   const apply = () => {
     const text = $("search").value.trim().toLowerCase();
     const source = $("source").value, disruption = $("disruption").value, verdict = $("verdict").value;
@@ -164,20 +156,13 @@
       matching.sort((a, b) => (b.above ?? b.score ?? -9) - (a.above ?? a.score ?? -9));
     }
     list.replaceChildren();
+    mark();
     list.removeAttribute("aria-busy");
     shown = 0;
     $("matches").textContent = `${matching.length.toLocaleString("en")} of ${items.length.toLocaleString("en")} negatives`;
     if (matching.length) showMore(false); else { list.append(el("p", { class: "absent" }, "Nothing matches these filters.")); $("more").hidden = true; }
   };
 
-  const has = (test) => items.some(test);
-  for (const option of [...$("source").options]) {
-    if (option.value && !has(({ negative }) => negative.source === option.value)) option.remove();
-  }
-  for (const option of [...$("verdict").options]) {
-    if (option.value && !has(({ negative }) => (negative.fate || "none") === option.value)) option.remove();
-  }
-  if (has(({ negative }) => negative.source === "generated")) $("source").value = "generated";
   let waiting = 0;
   const soon = () => {
     list.setAttribute("aria-busy", "true");
@@ -188,7 +173,7 @@
   for (const event of ["input", "change"]) $("filters").addEventListener(event, soon);
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   $("filters").addEventListener("reset", () => { setTimeout(apply, 0); });
-  $("marks").addEventListener("input", () => list.classList.toggle("plain", !$("marks").checked));
+  $("marks").addEventListener("input", mark);
   $("more").addEventListener("click", () => showMore(true));
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;

@@ -10,9 +10,8 @@ from data.base.text import content_id
 from data.row_files import write_objects, write_rows
 from evals.__main__ import main
 from evals.report.config import ReportConfig
-from evals.report.page import render, report
+from evals.report.page import effect, render, report
 from evals.report.run_folder import num_used, read_run_folder
-from evals.report.views import results_view
 from tests.evals.run_folders import EVIL, EVIL_QUERY, demo_summary, interval, rows, synthesis_summary, write_run
 from tests.evals.synthetic import generated, row
 
@@ -80,6 +79,7 @@ def test_texts_of_the_run_stay_texts(text: str) -> None:
 def test_every_section_shows_its_part(text: str) -> None:
     words = " ".join(Page(text).words.split())
     for expected in (
+        "entropy no significant difference: -0.010 [-0.060, +0.040], p = 0.400 against mined only",
         "entropy against mined only nDCG@10 -0.010 [-0.060, +0.040] 0.400 no significant difference",
         "violations planned 61 1 lost: the verifier says that it answers the query",
         "accepted 60 30 lost: left out of training (duplicates, or more than a row may have)",
@@ -88,12 +88,12 @@ def test_every_section_shows_its_part(text: str) -> None:
         "This verifier misses 1 of 10 known positives.",
         "10.0% [1.8%, 40.4%]",
         "Not audited by hand",
-        "price unknown for each accepted negative",
+        "price unknown for each accepted negative no price is listed; 16 tokens each",
         "generator openai/<some> 9 900 90 unknown rate limit 2",
         "before training: model-before",
         "intent drift 30",
         "Before training, the score alone holds",
-        "angle of the whole model's gradient 40.0° 40.0°",
+        "gradient of whole model, degrees 40.0 40.0",
     ):
         assert expected in words, expected
 
@@ -115,18 +115,16 @@ def test_refused_candidates_and_scores_reach_the_browser(run: Path, text: str) -
     assert all(set(n["scores"]) == {"before", "after"} for n in queries[2]["negatives"])
 
 
-def test_a_difference_that_another_seed_may_undo_is_not_significant(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", num_rows=8)
-    summary = demo_summary()
-    (by_measure,) = summary["comparisons"].values()
-    words = []
-    for low, p_value in ((-0.001, 0.01), (0.001, 0.01), (0.001, 0.06)):
-        by_measure["ndcg@10"] = {"difference": {"mean": 0.02, "low": low, "high": 0.04}, "p_value": p_value}
-        write_json(folder / "summary.json", summary)
-        view = results_view(read_run_folder(folder))
-        assert view is not None
-        words.append(view["comparisons"][0]["words"])
-    assert words == ["no significant difference", "better", "no significant difference"]
+@pytest.mark.parametrize(
+    ("low", "p_value", "words"),
+    [
+        (-0.001, 0.01, "no significant difference"),
+        (0.001, 0.01, "significantly better"),
+        (0.001, 0.06, "no significant difference"),
+    ],
+)
+def test_a_difference_that_another_seed_may_undo_is_not_significant(low: float, p_value: float, words: str) -> None:
+    assert effect({"difference": {"mean": 0.02, "low": low, "high": 0.04}, "p_value": p_value}) == words
 
 
 def test_an_audit_is_shown_without_another_diagnosis(tmp_path: Path) -> None:
@@ -139,7 +137,7 @@ def test_an_audit_is_shown_without_another_diagnosis(tmp_path: Path) -> None:
         for r, answer in enumerate(["no", "no", "yes"])
     ]  # fmt: skip
     write_objects(folder / "diagnostics" / "audit.jsonl", answers)
-    assert "1 of 3 accepted negatives answer the query after all" in Page(render(read_run_folder(folder), "t")).words
+    assert "1 of 3 generated negatives answer the query after all" in Page(render(read_run_folder(folder), "t")).words
 
 
 def test_a_training_in_the_folder_train_is_shown(tmp_path: Path) -> None:
@@ -154,7 +152,7 @@ def test_a_training_in_the_folder_train_is_shown(tmp_path: Path) -> None:
 def test_what_is_missing_is_never_none_in_words(tmp_path: Path) -> None:
     write_objects(tmp_path / "metrics.jsonl", [{"step": 1, "loss": 0.5}])
     words = Page(render(read_run_folder(tmp_path), "t")).words
-    assert "No usage: no synthesis is in this folder" in words
+    assert "Not here: no synthesis is in this folder" in words
     assert "None." not in words
 
 
@@ -204,7 +202,7 @@ def test_an_ablation_folder(tmp_path: Path) -> None:
     words = " ".join(Page(render(read_run_folder(tmp_path), "ablation")).words.split())
     assert "its 95% interval over queries and 5 training seeds" in words
     assert "mined + naive: no LM given." in words
-    assert "mined + counterfactual against mined nDCG@10 +0.060 [+0.010, +0.110] 0.002 better" in words
+    assert "mined + counterfactual against mined nDCG@10 +0.060 [+0.010, +0.110] 0.002 significantly better" in words
 
 
 def test_an_older_format_is_said_in_its_section_and_the_rest_is_shown(tmp_path: Path) -> None:

@@ -101,6 +101,8 @@ def test_filters(opened: webdriver.Chrome) -> None:
     assert "the refused passage" in cards(opened)[0]
     assert "answers the query, 1 of 1 requirements hold. it answers" in cards(opened)[0]
     opened.find_element(By.CSS_SELECTOR, "button[type=reset]").click()
+    wait_for(lambda: matches(opened) == "60 of 91 negatives")
+    choose("source", "")
     wait_for(lambda: matches(opened) == "91 of 91 negatives")
     counts = []
     for place in ("above", "near", "far"):
@@ -139,7 +141,7 @@ def test_an_emoji_does_not_shift_the_marks(opened: webdriver.Chrome) -> None:
     opened.find_element(By.ID, "search").send_keys("onerror")
     wait_for(lambda: matches(opened).startswith("1 of"))
     marked = [mark.text for mark in opened.find_elements(By.CSS_SELECTOR, "#list .right mark")]
-    assert marked[0] == "but" and marked[-1].endswith("🙂")
+    assert marked == [f"answer 0 but for Solo, {EVIL}"]
 
 
 def test_the_keyboard_is_enough(opened: webdriver.Chrome) -> None:
