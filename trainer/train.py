@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from data.base.progress import progress_bar
 from data.retrieval_set import find_leakage
 from trainer.config import TrainConfig
 from trainer.distributed import World, join_world
+from trainer.encoder import Encoder
 from trainer.publish.model_card import write_model_card
 from trainer.run.checkpoints import Checkpoints, RunState
 from trainer.run.dev import dev_scores
@@ -32,17 +33,21 @@ from trainer.step.optimizer import learning_rate, loss_scaler, make_optimizer
 log = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, *, at_last_step: Callable[[Encoder], None] | None = None) -> TrainResult:
     """Train and return the result; `config.out`/model holds the best encoder by dev nDCG@10 (the last one without dev).
 
-    A stopped run is resumed by the same call; a finished one is only read. Under torchrun every process calls this.
+    `at_last_step` gets the encoder as the last step left it, before the best weights by dev take its place; it is not
+    called for a run that is only read. A stopped run is resumed by the same call; a finished one is only read. Under
+    torchrun every process calls this.
     Raises InputError for bad input, for an `out` that holds another run, and when the loss is no longer finite.
     """
     with join_world(config.device) as (world, device):
-        return _train(config, world, device)
+        return _train(config, world, device, at_last_step)
 
 
-def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult:
+def _train(
+    config: TrainConfig, world: World, device: str | None, at_last_step: Callable[[Encoder], None] | None
+) -> TrainResult:
     start = time.monotonic()
     if config.batch_size % world.size:
         raise InputError(f"--batch-size: expected a multiple of {world.size} processes, got {config.batch_size}")
@@ -135,6 +140,8 @@ def _train(config: TrainConfig, world: World, device: str | None) -> TrainResult
             if world.is_main and step % checkpoint_every == 0 and not done:
                 checkpoints.save(state, encoder.transformer, optimizer)
 
+    if at_last_step is not None and world.is_main:
+        at_last_step(encoder)
     if dev is None:
         state.best_step = state.step
     elif state.best_step != state.step and world.is_main:

@@ -151,14 +151,14 @@ def seeds_and_queries_interval(
     if scores_SQ.size == 0:
         raise ValueError("an interval needs at least one value")
     num_seeds, num_queries = scores_SQ.shape
-    rng = np.random.default_rng(seed)
-    means = np.empty(num_resamples)
-    for i in range(num_resamples):
-        # The mean over resampled seeds first: one vector of queries, then resampled itself.
-        by_query = scores_SQ[rng.integers(0, num_seeds, num_seeds)].mean(axis=0)
-        means[i] = by_query[rng.integers(0, num_queries, num_queries)].mean()
+    rng, means = np.random.default_rng(seed), []
+    for start in range(0, num_resamples, _BLOCK):
+        num = min(_BLOCK, num_resamples - start)
+        # The mean over resampled seeds first: one vector of queries a resample, then resampled itself.
+        by_query_BQ = np.mean([scores_SQ[drawn_B] for drawn_B in rng.integers(0, num_seeds, (num_seeds, num))], axis=0)
+        means.append(np.take_along_axis(by_query_BQ, rng.integers(0, num_queries, by_query_BQ.shape), 1).mean(axis=1))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Interval(mean=float(scores_SQ.mean()), low=float(low), high=float(high))
 
 

@@ -19,9 +19,10 @@ from data.base.options import shared_options
 from data.base.stats import Floats, Interval, holm, randomisation_p_value, seeds_and_queries_interval
 from data.base.text import content_id
 from data.readers.source import read_source
+from data.records import Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows, write_rows
-from evals.ablation.arms import MINED, ZERO_SHOT, Arm, build_arms
+from evals.ablation.arms import MINED, ZERO_SHOT, Arm, arm_rows, arms_of, num_short
 from evals.ablation.config import AblateConfig
 from evals.ablation.plot import write_ablation_plot
 from evals.retrieval.measures import evaluate
@@ -34,58 +35,68 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 SHOWN = ("ndcg@10", "accuracy@1")
+LAST_STEP, BEST_ON_DEV = "last step", "best on dev"
 P_VALUE_NOTE = (
     "p is about other queries, with the models as they were trained (Holm-corrected over the arms); the interval is "
     "about other training seeds as well: a difference counts where p is below 0.05 and the interval leaves out 0"
 )
-Scores = dict[str, dict[str, float]]  # by measure, then by query
+Scores = Mapping[str, Mapping[str, float]]  # by measure, then by query
+Run = Mapping[str, Mapping[str, Scores]]  # of one arm and seed: by choice of weights, then by set of queries
 
 
 def run_ablate(config: AblateConfig) -> dict[str, Any]:
-    """Run what is not yet there, then print the table and write ablation.json; returns what that holds.
+    """Run what is not yet there, then print the tables and write ablation.json; returns what that holds.
 
     Resumable: a finished (arm, seed) leaves scores.json behind and is not trained again while its inputs are the same.
     Raises InputError.
     """
+    start = time.monotonic()
     rows = list(read_rows(config.rows))
     naive = None if config.naive_rows is None else list(read_rows(config.naive_rows))
     test = read_source(config.test, config.test_split)
-    arms = build_arms(
-        rows,
-        naive,
-        num_mined=config.num_mined,
-        entropy_weights=config.entropy_weight_list,
-        shares=config.share_list,
-        weights=config.weight_list,
-    )
-    for arm in arms:
-        if arm.short:
-            log.warning("warning: %s", short_words(arm.name, arm.short, len(rows)))
-    inputs = _inputs_key(config, test)
-    runs: dict[str, list[Scores]] = {}
-    start = time.monotonic()
-    for arm in arms:
-        if arm.missing:
-            log.info("%s: %s", arm.name, arm.missing)
+    sets = {found.name: found for found in (read_source(d, config.test_split) for d in config.transfer_list)}
+    if len({test.name, *sets}) <= len(config.transfer_list):
+        raise InputError(
+            f"expected folders of different names, {test.name} among them, got {sorted(sets)}", field="transfer"
+        )
+    sets = {test.name: test} | sets
+    slices = {file.stem: _read_slice(file, test) for file in config.slice_list}
+    inputs = _inputs_key(config, list(sets.values()))
+    generated = arm_rows("generated", rows, None, config.num_mined)
+    missing, short, runs = dict[str, str](), dict[str, int](), dict[str, list[Run]]()
+    for arm in arms_of(config):
+        if arm.negatives == "naive" and naive is None:
+            missing[arm.name] = "no LM given"
+            log.info("%s: %s", arm.name, missing[arm.name])
             continue
+        shown = None if arm.negatives is None else arm_rows(arm.negatives, rows, naive, config.num_mined)
+        if shown is not None and (count := num_short(shown, generated)):
+            short[arm.name] = count
+            log.warning("warning: %s", short_words(arm.name, count, len(rows)))
         # An untrained arm has no seeds: one score stands for all.
-        seeds = range(config.seeds) if arm.rows is not None else range(1)
-        runs[arm.name] = [_scores_of(arm, seed, config, test, inputs) for seed in seeds]
+        seeds = range(1 if shown is None else config.seeds)
+        runs[arm.name] = [_scores_of(arm, shown, seed, config, sets, inputs) for seed in seeds]
+    chosen = list(runs[MINED][0])
+    tables = {
+        f"{found.name}, {weights}": _table(found, {a: [run[weights][name] for run in r] for a, r in runs.items()})
+        for weights in reversed(chosen)
+        for name, found in sets.items()
+    } | {
+        f"{name} of {test.name}, {weights}": _table(
+            test, {a: [_only(run[weights][test.name], queries) for run in r] for a, r in runs.items()}
+        )
+        for weights in reversed(chosen)
+        for name, queries in slices.items()
+    }
+    main = tables.pop(f"{test.name}, {chosen[-1]}")
     result = {
         "format": FORMAT_VERSION,
         "config": config_dict(config),
-        # Queries without a relevant passage have no score.
-        "test": {
-            "name": test.name,
-            "queries": len(next(iter(runs[ZERO_SHOT][0].values()))),
-            "passages": len(test.passages),
-        },
         "rows": len(rows),
-        "short_rows": {arm.name: arm.short for arm in arms if arm.short},
-        "missing": {arm.name: arm.missing for arm in arms if arm.missing},
-        "arms": {name: _summary(scores) for name, scores in runs.items()},
-        "against_mined": _against_mined(runs),
-        "per_query": runs,
+        "short_rows": short,
+        "missing": missing,
+        **main,
+        "tables": tables,
         "seconds_this_run": round(time.monotonic() - start, 1),
     }
     write_json(config.out / "ablation.json", result)
@@ -102,48 +113,74 @@ def short_words(arm: str, short: int, rows: int) -> str:
     )
 
 
-def _inputs_key(config: AblateConfig, test: RetrievalSet) -> str:
+def _read_slice(file: Path, test: RetrievalSet) -> frozenset[str]:
+    """Ids of test queries, one a line. Raises InputError for an unknown id and for none."""
+    try:
+        found = frozenset(file.read_text(encoding="utf-8").split("\n")) - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read: {error}", file=file) from error
+    if not found or (unknown := found - test.queries.keys()):
+        raise InputError(f"expected ids of test queries, one a line, got {min(unknown, default='none')!r}", file=file)
+    return found
+
+
+def _only(scores: Scores, query_ids: frozenset[str]) -> Scores:
+    return {m: {q: value for q, value in by_query.items() if q in query_ids} for m, by_query in scores.items()}
+
+
+def _inputs_key(config: AblateConfig, sets: Sequence[RetrievalSet]) -> str:
     """What all arms start from and are measured on, by content: a path may hold something else by now."""
-    dev = None if config.dev is None else read_source(config.dev, config.dev_split)
+    dev = [] if config.dev is None else [read_source(config.dev, config.dev_split)]
     return content_id(
         Encoder.load(config).fingerprint(),
-        *(json.dumps([s.passages, s.queries, s.qrels, s.shared_ids], sort_keys=True) for s in (test, dev) if s),
+        *(json.dumps([s.name, s.passages, s.queries, s.qrels, s.shared_ids], sort_keys=True) for s in [*sets, *dev]),
+        BEST_ON_DEV if dev else LAST_STEP,
     )
 
 
-def _scores_of(arm: Arm, seed: int, config: AblateConfig, test: RetrievalSet, inputs: str) -> Scores:
+def _scores_of(
+    arm: Arm, rows: list[Row] | None, seed: int, config: AblateConfig, sets: Mapping[str, RetrievalSet], inputs: str
+) -> Run:
     folder = config.out / "arms" / arm.name.replace(" + ", "+").replace(", ", "+").replace(" ", "-") / f"seed-{seed}"
-    settings = _train_settings(arm, seed, config)
+    settings = _train_settings(arm, rows, seed, config)
     # Everything that decides the scores; a folder with another key is stale and is run again.
     key = content_id(
-        json.dumps(settings, sort_keys=True),
-        *(json.dumps(asdict(row), sort_keys=True) for row in arm.rows or ()),
-        inputs,
+        json.dumps(settings, sort_keys=True), *(json.dumps(asdict(row), sort_keys=True) for row in rows or ()), inputs
     )
     done = folder / "scores.json"
-    if done.is_file():
-        found = read_json_object(done)
-        if found.get("key") == key:
-            return dict(found["per_query"])
+    if done.is_file() and (found := read_json_object(done)).get("key") == key:
+        return dict(found["per_query"])
     log.info("== %s, seed %d", arm.name, seed)
     shutil.rmtree(folder, ignore_errors=True)
-    model = config.model
-    if arm.rows is not None:
-        write_rows(folder / "rows.jsonl", arm.rows)
-        trained = train(TrainConfig(rows=str(folder / "rows.jsonl"), out=str(folder / "train"), **settings))
-        model = trained.model
-    scores = evaluate(Encoder.load(config.with_model(model)), test).per_query
-    write_json(done, {"key": key, "arm": arm.name, "seed": seed, "settings": settings, "per_query": scores})
+    per_query: dict[str, dict[str, Scores]] = {}
+
+    def measure(weights: str, encoder: Encoder) -> None:
+        per_query[weights] = {name: evaluate(encoder, found).per_query for name, found in sets.items()}
+
+    if rows is None:
+        measure(LAST_STEP, Encoder.load(config))
+    else:
+        write_rows(folder / "rows.jsonl", rows)
+        trained = train(
+            TrainConfig(rows=str(folder / "rows.jsonl"), out=str(folder / "train"), **settings),
+            at_last_step=lambda encoder: measure(LAST_STEP, encoder),
+        )
+    if config.dev is not None:
+        if rows is None or trained.best_step == trained.steps:
+            per_query[BEST_ON_DEV] = per_query[LAST_STEP]
+        else:
+            measure(BEST_ON_DEV, Encoder.load(config.with_model(trained.model)))
+    write_json(done, {"key": key, "arm": arm.name, "seed": seed, "settings": settings, "per_query": per_query})
     if not config.keep_models:
         shutil.rmtree(folder / "train" / "model", ignore_errors=True)
         shutil.rmtree(folder / "train" / "checkpoints", ignore_errors=True)
-    return scores
+    return per_query
 
 
-def _train_settings(arm: Arm, seed: int, config: AblateConfig) -> dict[str, Any]:
-    if arm.rows is None:
+def _train_settings(arm: Arm, rows: list[Row] | None, seed: int, config: AblateConfig) -> dict[str, Any]:
+    if rows is None:
         return shared_options(config, EncoderOptions)
-    most = max((len(row.negatives) for row in arm.rows), default=0)
+    most = max((len(row.negatives) for row in rows), default=0)
     return {
         **shared_options(config, EncoderOptions),
         "dev": config.dev,
@@ -160,6 +197,21 @@ def _train_settings(arm: Arm, seed: int, config: AblateConfig) -> dict[str, Any]
         "max_generated": most,
         "seed": seed,
         **arm.settings,
+    }
+
+
+def _table(test: RetrievalSet, runs: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
+    """What one table is made of: every arm's means with intervals, and its difference from mined only."""
+    return {
+        # Queries without a relevant passage have no score.
+        "test": {
+            "name": test.name,
+            "queries": len(next(iter(runs[ZERO_SHOT][0].values()))),
+            "passages": len(test.passages),
+        },
+        "arms": {name: _summary(scores) for name, scores in runs.items()},
+        "against_mined": _against_mined(runs),
+        "per_query": runs,
     }
 
 
@@ -195,26 +247,33 @@ def _against_mined(runs: Mapping[str, Sequence[Scores]]) -> dict[str, dict[str, 
 
 
 def ablation_table(result: Mapping[str, Any]) -> str:
-    """The table that the command ends with: each arm's means, and its difference from mined only."""
+    """What the command ends with, one table a set of queries: each arm's means and its difference from mined only."""
+    notes = [f"{name}: {missing}" for name, missing in result["missing"].items()]
+    notes += [short_words(name, short, result["rows"]) for name, short in result["short_rows"].items()]
+    main_title = f"{result['test']['name']}: {_test_words(result)}; mean [95% interval over seeds and queries]"
+    tables = [main_title, _arms_table(result)]
+    for title, table in result["tables"].items():
+        tables += ["", f"{title}: {_test_words(table)}", _arms_table(table)]
+    return "\n".join([*tables, "", P_VALUE_NOTE, *notes])
+
+
+def _test_words(table: Mapping[str, Any]) -> str:
+    return f"{table['test']['queries']} queries over {table['test']['passages']} passages"
+
+
+def _arms_table(table: Mapping[str, Any]) -> str:
     header = ["arm", "seeds"]
     for measure in SHOWN:
         header += [measure, "against mined", "p (Holm)"]
     lines = []
-    for name, arm in result["arms"].items():
+    for name, arm in table["arms"].items():
         cells = [name, str(arm["seeds"])]
         for measure in SHOWN:
-            pair = result["against_mined"].get(name, {}).get(measure)
+            pair = table["against_mined"].get(name, {}).get(measure)
             cells.append(str(Interval.of(arm["measures"][measure])))
             cells += ["", ""] if pair is None else [f"{Interval.of(pair):+}", f"{pair['p_holm']:.3f}"]
         lines.append(cells)
-    lines += [[name, "-", missing, *[""] * (len(header) - 3)] for name, missing in result["missing"].items()]
-    test = result["test"]
-    title = (
-        f"{test['name']}: {test['queries']} queries over {test['passages']} passages; "
-        "mean [95% interval over seeds and queries]"
-    )
-    notes = [short_words(name, short, result["rows"]) for name, short in result.get("short_rows", {}).items()]
-    return "\n".join([title, text_table(header, lines), P_VALUE_NOTE, *notes])
+    return text_table(header, lines)
 
 
 def read_ablation(folder: str | Path) -> dict[str, Any]:

@@ -27,14 +27,23 @@ class AblateConfig(EncoderOptions):
     """The same rows with naively written negatives (None: that arm is left out, and the table says so)."""
 
     dev: str | None = None
-    """Judged queries on which each run's best epoch is chosen: whatever `eval` reads as data (None: the last step's
-    weights, so that the arms have equal steps; with few dev queries the choice adds more noise than it is worth)."""
+    """Judged queries on which each run's best epoch is chosen: whatever `eval` reads as data. The last step's weights,
+    where the arms have equal steps, get a table beside it (None: the last step alone; with few dev queries the choice
+    adds more noise than it is worth)."""
 
     dev_split: str = "dev"
     """Split of the dev data."""
 
     test_split: str = "test"
     """Split of the test data."""
+
+    slices: str = ""
+    """Files with ids of test queries, one a line, separated by commas: each gets a table of its own, under the name of
+    the file ("" for none)."""
+
+    transfer: str = ""
+    """Further judged queries, `test_split` of them, separated by commas, that every trained encoder is scored on: what
+    is lost or gained on corpora that training never saw ("" for none)."""
 
     seeds: Annotated[int, at_least(2)] = 5
     """Training seeds an arm (at least 2, as one has no spread)."""
@@ -44,10 +53,6 @@ class AblateConfig(EncoderOptions):
 
     entropy_weights: str = "0.05"
     """Weights of the query-view entropy term, one arm each, separated by commas ("" for no such arm)."""
-
-    shares: str = ""
-    """Caps on the share of the softmax that generated negatives may take (--max-generated-share of `train`), one arm
-    each, separated by commas ("" for no such arm)."""
 
     generated_weights: str = "0.1"
     """What a generated negative counts for in InfoNCE (--generated-weight of `train`), one arm each, separated by
@@ -80,8 +85,6 @@ class AblateConfig(EncoderOptions):
     def __post_init__(self) -> None:
         if any(not weight > 0 for weight in self.entropy_weight_list):
             raise InputError(f"--entropy-weights: expected numbers above 0, got {self.entropy_weights!r}")
-        if any(not 0 < share < 1 for share in self.share_list):
-            raise InputError(f"--shares: expected shares above 0 and below 1, got {self.shares!r}")
         if any(not weight > 0 for weight in self.weight_list):
             raise InputError(f"--generated-weights: expected numbers above 0, got {self.generated_weights!r}")
 
@@ -91,18 +94,27 @@ class AblateConfig(EncoderOptions):
         return _numbers(self.entropy_weights, "--entropy-weights")
 
     @property
-    def share_list(self) -> tuple[float, ...]:
-        """The shares as numbers. Raises InputError."""
-        return _numbers(self.shares, "--shares")
-
-    @property
     def weight_list(self) -> tuple[float, ...]:
         """The weights of generated negatives as numbers. Raises InputError."""
         return _numbers(self.generated_weights, "--generated-weights")
 
+    @property
+    def slice_list(self) -> tuple[Path, ...]:
+        """The files of slices."""
+        return tuple(Path(word) for word in _words(self.slices))
+
+    @property
+    def transfer_list(self) -> tuple[str, ...]:
+        """The sets of judged queries beside the test."""
+        return _words(self.transfer)
+
+
+def _words(listed: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in listed.split(",") if word.strip())
+
 
 def _numbers(words: str, flag: str) -> tuple[float, ...]:
     try:
-        return tuple(float(word) for word in words.split(",") if word.strip())
+        return tuple(map(float, _words(words)))
     except ValueError as error:
         raise InputError(f"{flag}: expected numbers separated by commas, got {words!r}") from error

@@ -19,7 +19,7 @@ from data.base.options import shared_options
 from data.base.stats import PairedComparison, bootstrap_interval, compare_paired
 from data.readers.demo import demo_family_set
 from data.row_files import read_rows, write_rows
-from evals.ablation.arms import mined_arm, mixed_arm
+from evals.ablation.arms import arm_rows
 from evals.demo.config import DemoConfig
 from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, SCORES_FILE
 from evals.report.config import ReportConfig
@@ -84,12 +84,15 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         )
         log.info("%s", synthesis_table(synthesis))
     rows = list(read_rows(out / "synthesis" / "rows.jsonl"))
-    arms = {MINED: mined_arm(rows, config.num_mined), FULL: mixed_arm(rows, config.num_mined)}
+    arms = {
+        arm: arm_rows(negatives, rows, None, config.num_mined)
+        for arm, negatives in ((MINED, "mined"), (FULL, "generated"))
+    }
     models = {ZERO_SHOT: config.model}
-    for number, (arm, arm_rows) in enumerate(arms.items(), start=3):
+    for number, (arm, shown) in enumerate(arms.items(), start=3):
         name = arm.replace(" + ", "_").replace(" ", "_")
         with _step(seconds, f"train {arm}", f"{number}/5 train: {arm}"):
-            write_rows(out / "rows" / f"{name}.jsonl", arm_rows)
+            write_rows(out / "rows" / f"{name}.jsonl", shown)
             train(
                 TrainConfig(
                     rows=str(out / "rows" / f"{name}.jsonl"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.__main__ import main as data_main  # noqa: F401  # the room's own entry point must import
-from data.base.cli import config_dict, run_command
+from data.base.cli import config_dict, run_command, text_table
 from data.base.errors import InputError
 
 
@@ -120,3 +120,7 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
     assert child.wait(timeout=60) == 141
     assert child.stderr is not None
     assert child.stderr.read() == ""
+
+
+def test_a_table_is_aligned() -> None:
+    assert text_table(["a", "bb"], [["ccc", "d"]]) == "a    bb\n---  --\nccc  d"

@@ -18,7 +18,7 @@ from data.records import Negative, Passage, Row
 from data.row_files import read_rows, write_rows
 from evals.__main__ import COMMANDS
 from evals.ablation.ablate import SHOWN, _inputs_key, ablation_table, read_ablation
-from evals.ablation.arms import MINED, build_arms
+from evals.ablation.arms import MINED, NEGATIVES, arm_rows, arms_of, num_short
 from evals.ablation.config import AblateConfig
 from evals.ablation.plot import ablation_plot
 from trainer.encoder.encoder import Encoder
@@ -36,37 +36,43 @@ def row(query_id: str, *, mined: int, generated: int, word: str = "g") -> Row:
     )
 
 
+def config(**fields: object) -> AblateConfig:
+    return AblateConfig(**{"rows": Path("r"), "test": "t", "out": Path("o")} | fields)  # type: ignore[arg-type]
+
+
 def test_every_trained_arm_has_the_same_number_of_texts_row_by_row() -> None:
     rows = [row("1", mined=8, generated=3), row("2", mined=8, generated=0), row("3", mined=8, generated=2)]
     naive = [row("3", mined=8, generated=5, word="n"), row("1", mined=8, generated=1, word="n"), rows[1]]
-    arms = build_arms(rows, naive, num_mined=4, entropy_weights=[0.05, 1], shares=[0.3], weights=[0.1])
-    assert [arm.name for arm in arms] == [
-        "zero-shot",
-        "mined",
-        "mined + naive",
-        "mined + counterfactual",
-        "mined + counterfactual + entropy 0.05",
-        "mined + counterfactual + entropy 1",
-        "mined + counterfactual, share 0.3",
-        "mined + counterfactual, weight 0.1",
+    arms = arms_of(config(entropy_weights="0.05,1", generated_weights="0.1"))
+    assert [(arm.name, *map(arm.settings.get, ("entropy_weight", "generated_weight"))) for arm in arms[1:]] == [
+        ("mined", 0, 1),
+        ("mined + naive", 0, 1),
+        ("mined + counterfactual", 0, 1),
+        ("mined + counterfactual + entropy 0.05", 0.05, 1),
+        ("mined + counterfactual + entropy 1", 1, 1),
+        ("mined + counterfactual, weight 0.1", 0, 0.1),
     ]
-    trained = [arm for arm in arms if arm.rows is not None]
-    assert [[len(r.negatives) for r in arm.rows or ()] for arm in trained] == [[7, 4, 6]] * 7
-    assert [arm.settings["entropy_weight"] for arm in trained] == [0, 0, 0, 0.05, 1, 0, 0]
-    assert [arm.settings.get("max_generated_share") for arm in trained] == [None] * 5 + [0.3, None]
-    assert [arm.settings["generated_weight"] for arm in trained] == [1] * 6 + [0.1]
-    naive_rows = trained[1].rows or []
-    assert [[n.text for n in r.of_source("generated")] for r in naive_rows] == [["n10"], [], ["n30", "n31"]]
+    assert (arms[0].name, arms[0].negatives) == ("zero-shot", None)
+    shown = {kind: arm_rows(kind, rows, naive, 4) for kind in NEGATIVES}
+    assert {kind: [len(r.negatives) for r in found] for kind, found in shown.items()} == {
+        kind: [7, 4, 6] for kind in {arm.negatives for arm in arms} - {None}
+    }
+    assert [[n.text for n in r.of_source("generated")] for r in shown["naive"]] == [["n10"], [], ["n30", "n31"]]
+    assert [[n.text for n in r.of_source("mined")] for r in shown["mined"]] == [
+        [n.text for n in r.negatives[:most]] for r, most in zip(rows, (7, 4, 6), strict=True)
+    ]
 
 
 def test_rows_with_too_few_mined_negatives_are_counted_and_said() -> None:
     rows = [row("1", mined=6, generated=2), row("2", mined=4, generated=2), row("3", mined=1, generated=1)]
     naive = [row("1", mined=0, generated=2, word="n"), row("2", mined=0, generated=1, word="n"), rows[2]]
-    arms = build_arms(rows, naive, num_mined=4, entropy_weights=[0.05])
-    assert [arm.short for arm in arms] == [0, 2, 1, 0, 0]
+    full = arm_rows("generated", rows, None, 4)
+    assert {kind: num_short(arm_rows(kind, rows, naive, 4), full) for kind in NEGATIVES} == {
+        "mined": 2, "naive": 1, "generated": 0
+    }  # fmt: skip
     scores = {"measures": {m: {"mean": 0.5, "low": 0.4, "high": 0.6} for m in SHOWN}, "seeds": 2}
     result = {
-        "arms": {MINED: scores}, "against_mined": {}, "missing": {}, "rows": 3, "short_rows": {MINED: 2},
+        "arms": {MINED: scores}, "against_mined": {}, "missing": {}, "rows": 3, "short_rows": {MINED: 2}, "tables": {},
         "test": {"name": "t", "queries": 1, "passages": 1},
     }  # fmt: skip
     assert "\nmined: 2 of 3 rows have fewer texts than the arms with generated negatives" in ablation_table(result)
@@ -78,27 +84,24 @@ def test_scores_are_stale_when_the_model_or_the_dev_data_change(tiny_bert: Path,
     encoder = Encoder.load(str(tiny_bert))
     encoder.save(tmp_path / "model")
     write_beir(tmp_path / "dev", dev, "dev")
-    config = AblateConfig(
-        rows=Path("r"), test="t", out=tmp_path, model=str(tmp_path / "model"), dev=str(tmp_path / "dev")
-    )
-    keys = [_inputs_key(config, dev), _inputs_key(config, dev)]
+    settings = config(model=str(tmp_path / "model"), dev=str(tmp_path / "dev"))
+    keys = [_inputs_key(settings, [dev]), _inputs_key(settings, [dev])]
     query_id = next(iter(dev.queries))
     write_beir(tmp_path / "dev", replace(dev, queries=dev.queries | {query_id: "another"}), "dev")
-    keys.append(_inputs_key(config, dev))
+    keys.append(_inputs_key(settings, [dev]))
     with torch.no_grad():
         next(encoder.parameters()).add_(1.0)
     encoder.save(tmp_path / "model")
-    keys.append(_inputs_key(config, dev))
+    keys.append(_inputs_key(settings, [dev]))
     assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
 def test_what_the_arms_cannot_be_built_from() -> None:
     with pytest.raises(InputError, match="no row has a generated negative"):
-        build_arms([row("1", mined=2, generated=0)], None, num_mined=1, entropy_weights=[])
+        arm_rows("mined", [row("1", mined=2, generated=0)], None, 1)
     rows = [row("1", mined=2, generated=1), row("2", mined=2, generated=1)]
     with pytest.raises(InputError, match="lacks the query '2'"):
-        build_arms(rows, rows[:1], num_mined=1, entropy_weights=[])
-    assert build_arms(rows, None, num_mined=1, entropy_weights=[])[2].missing == "no LM given"
+        arm_rows("naive", rows, rows[:1], 1)
 
 
 def test_the_interval_over_seeds_and_queries() -> None:
@@ -151,20 +154,34 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
             )
         )
     write_rows(tmp_path / "rows.jsonl", rows)
-    write_beir(tmp_path / "dev", demo_family_set("dev"), "dev")
+    dev = demo_family_set("dev")
+    write_beir(tmp_path / "dev", dev, "dev")
+    few = list(dev.queries)[:7]
+    other = replace(dev, queries={q: dev.queries[q] for q in few}, qrels={q: dev.qrels[q] for q in few})
+    write_beir(tmp_path / "other", other, "dev")
+    hard = sorted(dev.queries)[:5]
+    (tmp_path / "hard.txt").write_text("\n".join(hard) + "\n", encoding="utf-8")
     argv = [
-        "ablate", f"rows={tmp_path}/rows.jsonl", f"test={tmp_path}/dev", "test-split=dev",
+        "ablate", f"rows={tmp_path}/rows.jsonl", f"test={tmp_path}/dev", "test-split=dev", f"dev={tmp_path}/dev",
         f"out={tmp_path}/out", f"model={tiny_bert}", "seeds=2", "epochs=1", "batch-size=4", "num-mined=2",
+        f"slices={tmp_path}/hard.txt", f"transfer={tmp_path}/other", "generated-weights=",
     ]  # fmt: skip
     assert run_command("evals", COMMANDS, argv) == 0
     shown = capsys.readouterr().out
     assert "mined + naive" in shown and "no LM given" in shown
     assert "have fewer texts" not in shown
     result = read_ablation(tmp_path / "out")
-    assert set(result["arms"]) == {
-        "zero-shot", "mined", "mined + counterfactual", "mined + counterfactual + entropy 0.05",
-        "mined + counterfactual, weight 0.1",
+    arms = ["zero-shot", "mined", "mined + counterfactual", "mined + counterfactual + entropy 0.05"]
+    assert list(result["arms"]) == arms
+    # Both choices of weights, on the test, on another corpus and on the hard queries of the test.
+    others = {
+        "dev/dev, last step": 40, "other/dev, best on dev": 7, "other/dev, last step": 7,
+        "hard of dev/dev, best on dev": 5, "hard of dev/dev, last step": 5,
     }  # fmt: skip
+    assert {title: table["test"]["queries"] for title, table in result["tables"].items()} == others
+    assert all(list(table["arms"]) == arms and title in shown for title, table in result["tables"].items())
+    on_hard = result["tables"]["hard of dev/dev, best on dev"]["per_query"]["mined"][1]["ndcg@10"]
+    assert on_hard == {query: result["per_query"]["mined"][1]["ndcg@10"][query] for query in hard}
     assert result["arms"]["zero-shot"]["seeds"] == 1 and result["arms"]["mined"]["seeds"] == 2
     assert len(result["per_query"]["mined"][1]["ndcg@10"]) == 40
     pair = result["against_mined"]["zero-shot"]["ndcg@10"]
@@ -193,7 +210,6 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
         ("seeds=1", "--seeds: expected at least 2"),
         ("entropy-weights=a,b", "--entropy-weights: expected numbers"),
         ("entropy-weights=0", "--entropy-weights: expected numbers above 0"),
-        ("shares=1", "--shares: expected shares above 0 and below 1"),
         ("generated-weights=0", "--generated-weights: expected numbers above 0"),
         ("num-mined=-1", "--num-mined: expected at least 0"),
         ("seeds=2", "no_such.jsonl: cannot read"),

@@ -7,9 +7,10 @@ import pytest
 
 from data.base.cli import run_command
 from data.base.errors import InputError
+from data.base.stats import compare_paired
 from data.row_files import read_rows
 from evals.__main__ import COMMANDS
-from evals.demo.run import MARKER, WRITTEN, remove_earlier_demo
+from evals.demo.run import MARKER, WRITTEN, remove_earlier_demo, what_it_means
 
 ARMS = ["zero-shot", "mined only", "mined + generated + entropy"]
 
@@ -79,6 +80,13 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     assert lines[0].startswith('"model","query_id","query","ndcg@10"')
     difference = measured["baseline"]["comparisons"]["ndcg@10"]["difference"]["mean"]
     assert difference == pytest.approx(measured["means"]["ndcg@10"] - measured["baseline"]["means"]["ndcg@10"])
+
+
+def test_the_sentence_says_what_came_out() -> None:
+    low, high = dict.fromkeys(map(str, range(40)), 0.0), dict.fromkeys(map(str, range(40)), 1.0)
+    assert what_it_means(compare_paired(low, high)).startswith("generated negatives made it better")
+    assert what_it_means(compare_paired(high, low)).startswith("generated negatives made it worse")
+    assert what_it_means(compare_paired(low, low)).startswith("no significant difference")
 
 
 @pytest.mark.parametrize("name", WRITTEN)
