@@ -1,12 +1,55 @@
 """What every command that asks language models takes, and what those take that write negatives for rows."""
 
-from typing import Annotated, Literal
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
+from tyro.constructors import PrimitiveConstructorSpec
+
+from data.base.errors import InputError
 from data.base.options import Bound, Count, Natural, Positive, at_least, between, options
 
 AdapterName = Literal["auto", "chat", "json", "xml"]
 ModelName = Annotated[str, Bound("a model string", lambda name: bool(name.strip()))]
 Temperature = Annotated[float, between(0, 2)]
+
+
+def read_extra(text: str) -> dict[str, Any]:
+    """The parameters in a JSON object or in KEY=VALUE pairs, whose values are JSON or else text.
+
+    Raises InputError that repeats none of it, as it may hold a secret.
+    """
+    fault = InputError("--extra: expected a JSON object, or KEY=VALUE pairs separated by commas")
+    if text.lstrip().startswith("{"):
+        try:
+            return dict(json.loads(text))
+        except (ValueError, RecursionError):
+            raise fault from None
+    pairs = [re.fullmatch(r"\s*([A-Za-z_][\w.-]*)\s*=(.*)", pair, re.DOTALL) for pair in text.split(",")]
+    found = {pair[1]: _json_or_text(pair[2].strip()) for pair in pairs if pair is not None}
+    if len(found) != len(pairs):
+        raise fault
+    return found
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+Extra = Annotated[
+    Mapping[str, Any],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON|KEY=VALUE,...",
+        instance_from_str=lambda words: read_extra(words[0]),
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda value: [json.dumps(dict(value))],
+    ),
+]
 
 
 @options
@@ -19,6 +62,10 @@ class CallOptions:
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; None takes the provider's usual one. The key goes to lm's
     server alone (api_base or, without that, lm's provider): other models take their providers' usual ones."""
+
+    extra: Extra | None = None
+    """More parameters for each call to a hosted model, which litellm gets as they are: reasoning_effort=low,
+    num_ctx=16384 (several separated by commas), or a JSON object, like {"extra_body": {"top_k": 20}}. No keys."""
 
     adapter: AdapterName = "auto"
     """Layout of prompts and answers: chat (marked sections), json (with a schema where the server takes one), xml; auto

@@ -1,7 +1,8 @@
 """python -m trainer COMMAND --flag value"""
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from data.base.cli import run_command
 from trainer.config import TrainConfig
@@ -55,14 +56,11 @@ def _closing(result: "TrainResult") -> str:
     return "\n".join(lines) + "\n"
 
 
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "mine": (MineConfig, _mine),
+    "train": (TrainConfig, _train),
+    "publish": (PublishConfig, _publish),
+}
+
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            "trainer",
-            {
-                "mine": (MineConfig, _mine),
-                "train": (TrainConfig, _train),
-                "publish": (PublishConfig, _publish),
-            },
-        )
-    )
+    sys.exit(run_command("trainer", COMMANDS))

@@ -62,7 +62,8 @@ def options(cls: type[Made]) -> type[Made]:
     cls.__post_init__ = check  # type: ignore[attr-defined]
     made = dataclass(frozen=True, kw_only=True)(cls)
     by_name = made.__dataclass_fields__  # type: ignore[attr-defined]
-    for name in [name for name in by_name if name not in cls.__annotations__]:
+    inherited = [name for name in by_name if name not in cls.__annotations__]
+    for name in [*cls.__annotations__, *inherited]:
         by_name[name] = by_name.pop(name)
     return made
 

@@ -84,7 +84,13 @@ def injected_passages() -> Iterator[Injected]:
 def probe(config: ProbeConfig) -> ProbeResult:
     """Judge every passage without and with its injection. Raises InputError when the model cannot be used."""
     with ExitStack() as stack:
-        models = Models(stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env)
+        models = Models(
+            stack,
+            max_tokens=config.max_tokens,
+            timeout_s=config.timeout_s,
+            api_key_env=config.api_key_env,
+            extra=config.extra,
+        )
         spec = models.resolve(config.lm, flag="lm", temperature=0.0, api_base=config.api_base)
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         budget.check_priced(spec, "lm")

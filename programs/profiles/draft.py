@@ -58,7 +58,13 @@ def draft_profile(config: ProfileConfig) -> CorpusProfile:
         raise InputError("answers are recorded for the demo's own prompts alone: name a real model", field="lm")
     sample = draw_sample(read_source(config.data, config.split), config.sample, config.seed)
     with ExitStack() as stack:
-        models = Models(stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env)
+        models = Models(
+            stack,
+            max_tokens=config.max_tokens,
+            timeout_s=config.timeout_s,
+            api_key_env=config.api_key_env,
+            extra=config.extra,
+        )
         spec = models.resolve(config.lm, flag="lm", temperature=0.0, api_base=config.api_base)
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         budget.check_priced(spec, "lm")

@@ -58,7 +58,13 @@ def resolve_roles(stack: ExitStack, config: Any, budget: Budget) -> dict[str, li
     `config` is that of `synthesize` or `optimize`; servers that are started for it stop when `stack` closes. Raises
     InputError that names the flag when a model cannot be used, or has no price that `budget` could be kept by.
     """
-    models = Models(stack, max_tokens=config.max_tokens, timeout_s=config.timeout_s, api_key_env=config.api_key_env)
+    models = Models(
+        stack,
+        max_tokens=config.max_tokens,
+        timeout_s=config.timeout_s,
+        api_key_env=config.api_key_env,
+        extra=config.extra,
+    )
     verifier, verifier_flag = config.verifier_lm or config.lm, "verifier-lm" if config.verifier_lm else "lm"
     verifier_base = config.verifier_api_base or (None if config.verifier_lm else config.api_base)
     specs: dict[str, list[ModelSpec]] = {}

@@ -22,6 +22,10 @@ from programs.__main__ import main
         (["concurrency=0"], "concurrency"),
         (["canary_share=1.5"], "canary-share"),
         (["temperature=9"], "temperature"),
+        (["extra=reasoning_effort"], "--extra: expected a JSON object, or KEY=VALUE pairs"),
+        (['extra={"seed": 1'], "--extra: expected a JSON object, or KEY=VALUE pairs"),
+        (["extra=max_tokens=5", "lm=openai/x", "api_base=http://127.0.0.1:1"], "'max_tokens' is set by the run itself"),
+        (["extra=api_key=hush", "lm=openai/x", "api_base=http://127.0.0.1:1"], "'api_key' looks like a secret"),
         (["rows=absent.jsonl"], "absent.jsonl"),
         (["rows=/"], "cannot read"),
     ],
@@ -42,7 +46,7 @@ def test_one_line_and_code_2(
     assert captured.out == ""
     (line,) = captured.err.strip().splitlines()
     assert line.startswith("error: ")
-    assert words in line
+    assert words in line and "hush" not in line
     assert not out.exists()
 
 

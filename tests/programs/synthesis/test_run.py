@@ -49,6 +49,7 @@ def test_rows_that_are_added_do_not_change_the_others(
         write_rows(rows, (made_row(number) for number in range(8)))
         assert run(rows, server)["program"]["key"] == key
         assert max(Counter(served.request for served in server.log).values()) == 1
+        assert run(rows, server, extra={"top_p": 0.9})["program"]["key"] != key
         # Rows of another corpus get a style of their own.
         write_rows(rows, (made_row(number) for number in range(20, 24)))
         assert run(rows, server)["program"]["key"] != key

@@ -1,0 +1,154 @@
+"""Every command's options, frozen against sprawl and documented; `--help` loads none of the heavy libraries."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+import docstring_parser
+import pytest
+
+from data.base.errors import InputError
+from data.base.options import Count, NotNegative, options
+
+# A new option is a decision: add it here on purpose. What several commands take is written once.
+SHARED = {
+    "EncoderOptions": "model revision max-length dimensions query-prompt document-prompt device",
+    "HubOptions": "licence hub private",
+    "CallOptions": "api-base api-key-env extra adapter max-tokens timeout-s retries budget-usd budget-tokens seed",
+    "LMOptions": "lm",
+    "WritingOptions": "verifier-lm verifier-api-base profile max-rows negatives-per-row temperature concurrency",
+    "FeedbackOptions": "retriever ranking-temperature",
+}
+OWN = {
+    "data demo": ([], "out"),
+    "data leakage": ([], "rows eval split skip-bad-rows"),
+    "data convert": ([], "input out source to num-negatives skip-bad-rows"),
+    "trainer mine": (
+        ["EncoderOptions"],
+        (
+            "data out split num-negatives rank-from rank-to max-score absolute-margin relative-margin sampling seed "
+            "backend cache skip-bad-rows"
+        ),
+    ),
+    "trainer train": (
+        ["EncoderOptions"],
+        (
+            "rows out dev dev-split epochs batch-size grad-accumulation lr warmup-ratio weight-decay clip temperature "
+            "in-batch preset relevance grade-sharpness grade-mined mask-above generated-weight max-generated-share "
+            "entropy-weight entropy-temperature dropout max-mined max-generated remine-every remine-like "
+            "max-tokens-per-step eval-every checkpoint-every keep-checkpoints patience precision "
+            "gradient-checkpointing "
+            "lora-rank matryoshka tracking seed restart skip-bad-rows"
+        ),
+    ),
+    "trainer publish": (["HubOptions"], "model evaluations"),
+    "programs synthesize": (
+        ["WritingOptions", "LMOptions", "CallOptions"],
+        (
+            "rows out method lm-fallbacks verifier-fallbacks program batched repairs canary-share max-miss-rate "
+            "accept-unusable-verifier engine ray-actors ray-address malformed-retries style-passages"
+        ),
+    ),
+    "programs optimize": (
+        ["FeedbackOptions", "WritingOptions", "LMOptions", "CallOptions"],
+        (
+            "rows out reflection-lm reflection-api-base optimizer parts rollouts demos dev-share held-out-share "
+            "style-passages"
+        ),
+    ),
+    "programs dataset": (["HubOptions"], "run out source title"),
+    "programs profile": (["LMOptions", "CallOptions"], "data split out overwrite sample"),
+    "evals eval": (["EncoderOptions"], "data split baseline out per-query rows slice-measure skip-bad-rows"),
+    "evals demo": (["LMOptions", "CallOptions"], "out model num-mined epochs lr"),
+    "evals ablate": (
+        ["EncoderOptions"],
+        (
+            "rows test out naive-rows dev dev-split test-split seeds num-mined entropy-weights "
+            "generated-weights "
+            "epochs batch-size lr temperature in-batch dropout max-tokens-per-step keep-models slices transfer"
+        ),
+    ),
+    "evals diagnose": (
+        ["EncoderOptions"],
+        "run rows baseline out audit temperature max-rows parameter-rows permutations seed skip-bad-rows",
+    ),
+    "evals report": ([], "run out title"),
+    "evals compare": (["FeedbackOptions", "WritingOptions", "CallOptions"], "rows lms out"),
+    "evals probe": (["LMOptions", "CallOptions"], ""),
+}
+
+
+def config_of(command: str) -> type[Any]:
+    room, name = command.split()
+    kind: type[Any] = import_module(f"{room}.__main__").COMMANDS[name][0]
+    return kind
+
+
+def test_no_command_is_left_out() -> None:
+    rooms = {room: import_module(f"{room}.__main__").COMMANDS for room in ("data", "trainer", "programs", "evals")}
+    assert OWN.keys() == {f"{room} {name}" for room, commands in rooms.items() for name in commands}
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_options_are_frozen(command: str) -> None:
+    inherits, own = OWN[command]
+    frozen = " ".join([own, *(SHARED[kind] for kind in inherits)]).replace("-", "_").split()
+    assert {field.name for field in fields(config_of(command))} == set(frozen)
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_every_option_is_documented(command: str) -> None:
+    kind = config_of(command)
+    parsed = [docstring_parser.parse_from_object(each).params for each in kind.__mro__[:-1]]
+    documented = {param.arg_name: param.description for params in parsed for param in params}
+    for field in fields(kind):
+        assert len(documented.get(field.name) or "") > 10, field.name
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = "import sys, data.__main__, trainer.__main__, programs.__main__, evals.__main__; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"torch", "transformers", "dspy", "litellm", "numpy", "sklearn"} & set(loaded) == set()
+
+
+@options
+class Shared:
+    sizes: tuple[Count, ...] = ()
+    """Sizes."""
+
+    margin: NotNegative | None = None
+    """Margin."""
+
+
+@options
+class Special(Shared):
+    name: str
+    """Name."""
+
+    margin: NotNegative | None = 0.5
+
+    def __post_init__(self) -> None:
+        if self.name == "none" and self.sizes:
+            raise InputError("--sizes: none has none")
+
+
+def test_own_options_come_first_and_only_the_default_differs() -> None:
+    assert [field.name for field in fields(Special)] == ["name", "margin", "sizes"]
+    assert Special(name="a") == Special(name="a", sizes=(), margin=0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"sizes": (2, 0)}, r"--sizes: expected at least 1, got \(2, 0\)"),
+        ({"margin": -1.0}, "--margin: expected a number of at least 0, got -1.0"),
+        ({"margin": float("nan")}, "--margin: expected a number of at least 0, got nan"),
+        ({"name": "none", "sizes": (1,)}, "--sizes: none has none"),
+    ],
+)
+def test_a_value_out_of_bounds_names_its_flag(values: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
+        Special(**{"name": "a"} | values)
+    assert Special(name="none", margin=None).margin is None
