@@ -6,7 +6,7 @@ from typing import Any
 
 from data.records import Row
 from programs.feedback.retriever import Retriever, cosine
-from programs.feedback.score import Bands, CorpusStyle, Facts, Parts, assess, corpus_style, describe
+from programs.feedback.score import Bands, CorpusStyle, Facts, ScoreTerms, assess, corpus_style, describe
 from programs.modules.candidates import Candidate, Synthesis
 
 
@@ -15,7 +15,7 @@ class Assessed:
     """One candidate, what is known about it, its parts and its words; without a text there are no parts."""
 
     candidate: Candidate
-    parts: Parts | None
+    parts: ScoreTerms | None
     words: str
 
     @property

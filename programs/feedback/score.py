@@ -98,7 +98,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class ScoreTerms:
     """The parts of a score, each in [0, 1]; `mined_weight`, the largest of a mined negative, is for comparison."""
 
     validity: float
@@ -144,11 +144,11 @@ def band(similarity: float, positive: float, level: float | None, bands: Bands) 
     return max(0.0, 1.0 - max(above, below, 0.0) / bands.reach)
 
 
-def assess(facts: Facts, bands: Bands) -> Parts:
+def assess(facts: Facts, bands: Bands) -> ScoreTerms:
     """The parts of a negative's score."""
     *mined, own = infonce_weights(facts.positive, [*facts.mined, facts.similarity], bands.temperature)
     alike = max(facts.siblings, default=0.0)
-    return Parts(
+    return ScoreTerms(
         validity=1.0 if facts.relevant is False and facts.target_broken else 0.0,
         band=band(facts.similarity, facts.positive, mined_level(facts.mined, bands.temperature), bands),
         signal=own,
@@ -159,7 +159,7 @@ def assess(facts: Facts, bands: Bands) -> Parts:
     )
 
 
-def describe(facts: Facts, parts: Parts, bands: Bands) -> str:
+def describe(facts: Facts, parts: ScoreTerms, bands: Bands) -> str:
     """What the parts mean, and what to change: the words that a reflecting model reads."""
     said = [_verdict_words(facts), _rank_words(facts, parts)]
     level = mined_level(facts.mined, bands.temperature)
@@ -193,7 +193,7 @@ def _verdict_words(facts: Facts) -> str:
     return "The verifier agrees that it does not answer the query and that the target requirement is broken."
 
 
-def _rank_words(facts: Facts, parts: Parts) -> str:
+def _rank_words(facts: Facts, parts: ScoreTerms) -> str:
     harder = sum(similarity > facts.similarity for similarity in facts.mined)
     place = (
         f"{harder} of {len(facts.mined)} mined negatives rank above it, and the hardest of them has weight "

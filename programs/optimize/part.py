@@ -9,13 +9,13 @@ from typing import Any
 import dspy
 
 from data.base.errors import InputError
+from data.base.stats import Interval, bootstrap_interval
 from programs.feedback.metric import Judge
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.modules.predictors import Frozen
 from programs.modules.synthesizer import Synthesizer
 from programs.optimize.config import OptimizeConfig
 from programs.optimize.optimizers import compile_program
-from programs.optimize.splits import PairedDifference, paired_difference
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,31 @@ _AFTER_COSTS_MORE = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartResult:
+class HeldOut:
+    """Mean scores before and after on the same held-out examples, and the 95% interval of their difference."""
+
+    before: float
+    after: float
+    difference: Interval
+    examples: int
+
+    def sentence(self) -> str:
+        """The finding in words."""
+        low, high = self.difference.low, self.difference.high
+        change = f"{self.before:.4f} before, {self.after:.4f} after ({low:+.4f} to {high:+.4f}, 95% paired)"
+        verdict = "better" if low > 0 else "WORSE" if high < 0 else "no significant gain"
+        return f"{change}: {verdict} on {self.examples} held-out examples"
+
+
+def compare(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> HeldOut:
+    """Scores of the same examples before and after."""
+    differences = [late - early for early, late in zip(before, after, strict=True)]
+    interval = bootstrap_interval(differences, seed=seed)
+    return HeldOut(before=_mean(before), after=_mean(after), difference=interval, examples=len(differences))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
     """One part before and after. `held_out` is None when the budget or Ctrl-C left nothing to measure it with.
 
     `search_ended_by` says what ended the search before it was done: a part of the budget is kept for the measurement.
@@ -35,7 +59,7 @@ class PartResult:
     dev_before: float
     dev_after: float | None
     kept_uncompiled: bool
-    held_out: PairedDifference | None
+    held_out: HeldOut | None
     why_not_measured: str | None = None
     search_ended_by: str | None = None
 
@@ -63,9 +87,9 @@ class PartResult:
             else {
                 "before": held.before,
                 "after": held.after,
-                "difference_interval_95": [held.low, held.high],
+                "difference_interval_95": [held.difference.low, held.difference.high],
                 "examples": held.examples,
-                "significant": held.significant,
+                "significant": held.difference.leaves_out_zero,
             },
             "search_ended_by": self.search_ended_by,
             "in_words": self.sentence(),
@@ -80,7 +104,7 @@ def compile_part(
     reflector: dspy.LM | None,
     budget: Budget,
     config: OptimizeConfig,
-) -> tuple[PartResult, dspy.Module]:
+) -> tuple[StageResult, dspy.Module]:
     """Compile `program` on examples["train"] and ["dev"]; returns the result and the better program of the two.
 
     Raises InputError when there is nothing to learn from: too few examples, or the same score on all of them.
@@ -98,7 +122,7 @@ def compile_part(
     dev_before = evaluate(program, dev, judge, config.concurrency)
     baseline = evaluate(program, train, judge, config.concurrency)
     sizes = {part: len(each) for part, each in examples.items()}
-    result = PartResult(
+    result = StageResult(
         name=name, examples=sizes, dev_before=_mean(dev_before), dev_after=None, kept_uncompiled=False, held_out=None
     )
     values = {round(score, 9) for score in (*baseline, *dev_before)}
@@ -130,7 +154,7 @@ def compile_part(
     except BudgetSpentError as error:
         # Its own measure speaks for it: gepa and mipro chose it on dev, bootstrap its demonstrations on train.
         return replace(result, dev_after=dev_after, why_not_measured=str(error)), compiled
-    return replace(result, dev_after=dev_after, held_out=paired_difference(before, after, seed=config.seed)), compiled
+    return replace(result, dev_after=dev_after, held_out=compare(before, after, seed=config.seed)), compiled
 
 
 def evaluate(program: dspy.Module, examples: Sequence[dspy.Example], judge: Judge, threads: int) -> list[float]:

@@ -30,7 +30,7 @@ from programs.modules.synthesizer import Synthesizer
 from programs.modules.verifier import Verifier
 from programs.optimize.config import OptimizeConfig
 from programs.optimize.optimizers import in_background, stop_on_interrupt
-from programs.optimize.part import PartResult, compile_part, freeze_verifier
+from programs.optimize.part import StageResult, compile_part, freeze_verifier
 from programs.optimize.projection import project
 from programs.optimize.splits import Split, split_rows
 from programs.profiles.profile import CorpusProfile, load_profile, mined_passages, mined_style
@@ -128,14 +128,14 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         return summary
 
 
-def compile_parts(setting: Setting, retriever: Retriever) -> tuple[list[PartResult], dict[str, str]]:
+def compile_parts(setting: Setting, retriever: Retriever) -> tuple[list[StageResult], dict[str, str]]:
     """The verifier first, then the generator with the verifier frozen; `setting.program` ends up compiled.
 
     Returns the results, and why a part has none. Raises InputError, also for the generator, unless the verifier's
     prompt became another: that is kept, whatever ends the generator's turn.
     """
     config, program = setting.config, setting.program
-    results: list[PartResult] = []
+    results: list[StageResult] = []
     not_compiled: dict[str, str] = {}
     if config.parts in ("verifier", "both"):
         examples = {name: _verifier_examples(setting, rows) for name, rows in setting.split.parts().items()}
@@ -156,7 +156,7 @@ def compile_parts(setting: Setting, retriever: Retriever) -> tuple[list[PartResu
     return results, not_compiled
 
 
-def _compile_generator(setting: Setting, retriever: Retriever) -> PartResult:
+def _compile_generator(setting: Setting, retriever: Retriever) -> StageResult:
     if not setting.budget.open:
         raise BudgetSpentError(str(setting.budget.refusal))
     program, budget = setting.program, setting.budget

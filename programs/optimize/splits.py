@@ -1,6 +1,5 @@
-"""Train, dev and held-out rows without leakage between them, and paired intervals of differences."""
+"""Train, dev and held-out rows without leakage between them."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,46 +74,3 @@ def _groups(rows: Sequence[Row]) -> list[list[Row]]:
     for index, row in enumerate(rows):
         grouped.setdefault(root(index), []).append(row)
     return list(grouped.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairedDifference:
-    """The mean of after - before over the same examples, with its 95% bootstrap interval."""
-
-    before: float
-    after: float
-    low: float
-    high: float
-    examples: int
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-    def sentence(self) -> str:
-        """The finding in words."""
-        change = f"{self.before:.4f} before, {self.after:.4f} after ({self.low:+.4f} to {self.high:+.4f}, 95% paired)"
-        if self.low > 0:
-            return f"{change}: better on {self.examples} held-out examples"
-        if self.high < 0:
-            return f"{change}: WORSE on {self.examples} held-out examples"
-        return f"{change}: no significant gain on {self.examples} held-out examples"
-
-
-def paired_difference(
-    before: Sequence[float], after: Sequence[float], *, seed: int = 0, resamples: int = 2000
-) -> PairedDifference:
-    """Percentile bootstrap over examples. Source: Efron and Tibshirani 1993, chapter 13."""
-    if len(before) != len(after) or not before:
-        raise ValueError("expected as many scores after as before, at least one")
-    differences = [late - early for early, late in zip(before, after, strict=True)]
-    rng = random.Random(seed)
-    means = sorted(sum(rng.choices(differences, k=len(differences))) / len(differences) for _ in range(resamples))
-    return PairedDifference(
-        before=sum(before) / len(before),
-        after=sum(after) / len(after),
-        low=means[int(0.025 * resamples)],
-        high=means[int(0.975 * resamples) - 1],
-        examples=len(differences),
-    )

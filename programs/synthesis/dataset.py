@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +86,12 @@ def write_dataset(config: DatasetConfig) -> Path:
     for number, first in enumerate(rows):
         shard = islice(rows, _SHARD_ROWS - 1)
         path = config.out / "data" / f"train-{number:05}.parquet"
-        write_parquet_objects(path, (row_to_dict(row) for row in _with_first(first, shard)))
+        write_parquet_objects(path, (row_to_dict(row) for row in chain([first], shard)))
     if not counts.rows:
         raise InputError("holds no rows", file=config.run / "rows.jsonl")
     # Last, so that a folder with a card is whole.
     with atomic_writer(config.out / "README.md") as file:
-        file.write(data_card(config, settings, summary, counts))
+        file.write(data_card(config, settings, summary, counts) + "\n")
     return config.out
 
 
@@ -101,14 +101,10 @@ def _counted(rows: Iterator[Row], counts: _Counts) -> Iterator[Row]:
         yield row
 
 
-def _with_first(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rest
-
-
 def data_card(config: DatasetConfig, settings: Mapping[str, Any], summary: Mapping[str, Any], counts: _Counts) -> str:
     """The README.md of the data set: front matter for the hub, then how the set arose and how far to trust it."""
     from huggingface_hub import DatasetCardData
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     title = config.title or config.out.name
     front = DatasetCardData(
@@ -119,71 +115,15 @@ def data_card(config: DatasetConfig, settings: Mapping[str, Any], summary: Mappi
         size_categories=[next((name for most, name in _SIZES if counts.rows < most), "n>1M")],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     )
-    verifier = summary["verifier"]
-    funnel, usage = summary["funnel"], summary["usage"]
-    roles = {role: ", ".join(used["models"]) for role, used in usage["roles"].items()}
-    lost = [f"| lost: {name.replace('_', ' ')} | {count} |" for name, count in funnel["lost"].items() if count]
-    failed = sum(funnel["rows_failed"].values())
-    judged = "verifier" in roles
-    nature = (
-        "Each generated one breaks one requirement of its query and was verified blind, after"
-        if judged
-        else "The generated ones were written by one plain prompt and not verified: the baseline of"
+    roles = {role: ", ".join(used["models"]) for role, used in summary["usage"]["roles"].items()}
+    # Markdown, not HTML; a name that the data lack is an error.
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True)
+    return templates.get_template("dataset_card.md.j2").render(
+        front=front.to_yaml(),
+        title=title,
+        counts=counts,
+        roles=roles,
+        summary=summary,
+        profile=Path(str(summary.get("profile", settings.get("profile", "unknown")))).name,
+        config=config,
     )
-    trust = (
-        f"""The verifier was tested with known positives, which it saw like everything else: {verifier["in_words"]}.
-The bound assumes that it misses relevant candidates as often as known positives; borderline ones may be missed more
-often."""
-        if judged
-        else "No verifier has read the generated negatives: some of them may be relevant."
-    )
-    text = f"""# {title}
-
-Training rows for dense retrievers: {counts.rows} queries with {counts.positives} relevant passages,
-{counts.sources["mined"]} mined hard negatives and {counts.sources["generated"]} that a language model wrote.
-{nature} *When Hard Negatives Hurt*
-([arXiv 2606.01304](https://arxiv.org/abs/2606.01304)).
-
-```python
-from datasets import load_dataset
-
-rows = load_dataset("THIS_FOLDER_OR_HUB_NAME", split="train")
-```
-
-## Fields
-
-`query_id`, `query`, `positives` (`id`, `text`), `requirements` (what makes a passage relevant, with evidence from the
-first positive) and `negatives`. Each negative says its `source`: `mined` (with `id` and the retriever's `score`) or
-`generated` (with the violated `requirement`, the kind of `disruption`, the verifier's `verdict`, `generator`,
-`program`). Position says nothing about origin.
-
-## How it arose
-
-- generator: {roles.get("generator", "unknown")}
-- verifier: {roles.get("verifier", "none")}
-- program: {summary["program"]["name"]} ({summary["program"]["key"]})
-- corpus profile: {Path(str(summary.get("profile", settings.get("profile", "unknown")))).name}
-- kinds of violation: {", ".join(f"{name} {count}" for name, count in counts.disruptions.most_common()) or "none"}
-- cost: {usage["requests"]} requests, {usage["tokens"]} tokens, {usage["cost_in_words"]}
-
-| step | count |
-|---|---|
-| rows | {funnel["rows"]} |
-| rows that failed | {failed} |
-| requirements | {funnel["requirements"]} |
-| violations planned | {funnel["violations_planned"]} |
-{chr(10).join([*lost, f"| accepted | {funnel['accepted']} |"])}
-| accepted that keep every other requirement | {funnel["accepted_surgical"]} |
-
-## How far to trust it
-
-{trust}
-Mined negatives were not verified by the language model.
-
-## Licence and source
-
-The source texts' licence: `{config.licence}`. {config.source or "Their origin was not stated."}
-Generated passages are derived from them and were written by the generator named above, whose terms may apply too.
-They are counterfactual: what they state was made up for training and is not to be taken as fact.
-"""
-    return f"---\n{front.to_yaml()}\n---\n\n{text}"

@@ -17,7 +17,7 @@ from programs.modules.predictors import RowInputs
 from programs.modules.saved import load_program
 from programs.modules.synthesizer import Synthesizer
 from programs.optimize.config import OptimizeConfig
-from programs.optimize.part import PartResult, compile_part, freeze_verifier
+from programs.optimize.part import StageResult, compile_part, freeze_verifier
 from programs.optimize.run import optimize
 from tests.fakes.closed_loop import ADVICE, ObedientModel, WordsRetriever, closed_loop_rows
 
@@ -32,7 +32,7 @@ def bare_score(judge: Judge) -> Judge:
     return judged
 
 
-def compiled_with(wrap: Callable[[Judge], Judge]) -> tuple[PartResult, dspy.Module]:
+def compiled_with(wrap: Callable[[Judge], Judge]) -> tuple[StageResult, dspy.Module]:
     config = OptimizeConfig(
         rows=Path("unused"), optimizer="gepa", reflection_lm="fake", rollouts=60, concurrency=1, negatives_per_row=2
     )
@@ -57,14 +57,14 @@ def compiled_with(wrap: Callable[[Judge], Judge]) -> tuple[PartResult, dspy.Modu
 def test_the_score_rises_because_of_the_words() -> None:
     result, program = compiled_with(lambda judge: judge)
     assert result.held_out is not None
-    assert result.held_out.low > 0.1
+    assert result.held_out.difference.low > 0.1
     assert ADVICE in program.violate.signature.instructions.lower()
 
 
 @pytest.mark.slow
 def test_the_score_does_not_rise_when_the_words_are_a_number() -> None:
     result, program = compiled_with(bare_score)
-    assert result.kept_uncompiled or (result.held_out is not None and not result.held_out.significant)
+    assert result.kept_uncompiled or (result.held_out is not None and not result.held_out.difference.leaves_out_zero)
     assert ADVICE not in program.violate.signature.instructions.lower()
 
 

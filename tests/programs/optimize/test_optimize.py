@@ -21,6 +21,7 @@ from programs.lm.usage import message_text
 from programs.modules.saved import load_program
 from programs.modules.synthesizer import Synthesizer
 from programs.optimize.config import OptimizeConfig
+from programs.optimize.part import compare
 from programs.optimize.run import optimize
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
@@ -218,3 +219,17 @@ def test_an_unknown_price_under_a_dollar_budget(tmp_path: Path, monkeypatch: pyt
         optimize(
             OptimizeConfig(rows=rows, out=tmp_path / "out", lm="openai/nobody-knows", budget_usd=1.0), WordsRetriever()
         )
+
+
+def test_before_and_after_in_words() -> None:
+    same = compare([0.1, 0.5, 0.9], [0.1, 0.5, 0.9])
+    assert (same.difference.low, same.difference.high, same.difference.leaves_out_zero) == (0, 0, False)
+    assert "no significant gain" in same.sentence()
+    better = compare([0.1] * 10, [0.3] * 10)
+    assert (better.difference.low, better.difference.high) == pytest.approx((0.2, 0.2))
+    assert better.sentence().endswith("better on 10 held-out examples")
+    assert "WORSE" in compare([0.3] * 10, [0.1] * 10).sentence()
+    mixed = compare([0.0, 1.0] * 10, [1.0, 0.0] * 10)
+    assert mixed.difference.low < 0 < mixed.difference.high
+    with pytest.raises(ValueError):
+        compare([], [])

@@ -1,4 +1,4 @@
-"""Splits without leakage, and the paired interval."""
+"""Splits without leakage."""
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from data.base.errors import InputError
 from data.base.text import same_text_key
 from data.records import Passage, Row
-from programs.optimize.splits import Split, paired_difference, split_rows
+from programs.optimize.splits import Split, split_rows
 
 words = st.integers(0, 30)
 
@@ -55,23 +55,3 @@ def test_the_split_does_not_depend_on_the_order() -> None:
 def test_too_few_rows(count: int) -> None:
     with pytest.raises(InputError, match="at least 3 are needed"):
         split([row(number, number, number) for number in range(count)])
-
-
-def test_intervals() -> None:
-    same = paired_difference([0.1, 0.5, 0.9], [0.1, 0.5, 0.9])
-    assert (same.low, same.high, same.significant) == (0, 0, False)
-    assert "no significant gain" in same.sentence()
-    better = paired_difference([0.1] * 10, [0.3] * 10)
-    assert (better.low, better.high) == pytest.approx((0.2, 0.2))
-    assert better.sentence().endswith("better on 10 held-out examples")
-    assert "WORSE" in paired_difference([0.3] * 10, [0.1] * 10).sentence()
-    mixed = paired_difference([0.0, 1.0] * 10, [1.0, 0.0] * 10)
-    assert mixed.low < 0 < mixed.high
-    with pytest.raises(ValueError, match="as many"):
-        paired_difference([], [])
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=20), st.floats(-1, 1))
-def test_a_constant_shift_is_its_own_interval(before: list[float], shift: float) -> None:
-    found = paired_difference(before, [score + shift for score in before], resamples=50)
-    assert (found.low, found.high) == pytest.approx((shift, shift), abs=1e-9)
