@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.base.cli import run_command
+from data.base.errors import BadRows
 from data.base.options import Count, options
 from data.formats.convert import fewest_negatives, format_named, read_format, write_format
 from data.formats.sidecar import sidecar_path
@@ -14,7 +15,7 @@ from data.readers.beir import write_beir
 from data.readers.demo import demo_split
 from data.readers.source import read_source
 from data.retrieval_set import find_leakage
-from data.row_files import BadRows, read_rows
+from data.row_files import read_rows
 
 
 @options
@@ -57,7 +58,7 @@ class LeakageConfig:
 
 
 def _leakage(config: LeakageConfig) -> None:
-    bad_rows = BadRows() if config.skip_bad_rows else None
+    bad_rows = BadRows(config.skip_bad_rows)
     evaluation = read_source(config.eval, config.split, bad_rows)
     found = find_leakage(read_rows(config.rows, bad_rows), evaluation)
     sys.stdout.write(found.summary() + "\n")
@@ -65,7 +66,7 @@ def _leakage(config: LeakageConfig) -> None:
         sys.stdout.write(f"query {query_id}: {evaluation.queries[query_id]}\n")
     for passage_id in found.relevant_passages[:20]:
         sys.stdout.write(f"passage {passage_id}: {evaluation.passages[passage_id][:100]!r}\n")
-    if bad_rows is not None:
+    if config.skip_bad_rows:
         sys.stdout.write(bad_rows.summary() + "\n")
 
 
@@ -100,11 +101,11 @@ class ConvertConfig:
 
 
 def _convert(config: ConvertConfig) -> None:
-    bad_rows = BadRows() if config.skip_bad_rows else None
+    bad_rows = BadRows(config.skip_bad_rows)
     target, num_negatives = format_named(config.to), config.num_negatives
-    if num_negatives is None and target.fixed_negatives:
+    if num_negatives is None and target.fixed:
         # A pass of its own, so that a file of any size still streams.
-        counted = BadRows() if config.skip_bad_rows else None
+        counted = BadRows(config.skip_bad_rows)
         num_negatives = fewest_negatives(read_format(config.input, config.source, counted), config.to)
     unknown: Counter[str] = Counter()
     rows = read_format(config.input, config.source, bad_rows, unknown)
@@ -114,7 +115,7 @@ def _convert(config: ConvertConfig) -> None:
     if unknown:
         counts = ", ".join(f"{count} as {name}" for name, count in sorted(unknown.items()))
         sys.stdout.write(f"  negatives that {sidecar_path(config.input)} does not know, kept without ids: {counts}\n")
-    if bad_rows is not None:
+    if config.skip_bad_rows:
         sys.stdout.write(bad_rows.summary() + "\n")
 
 

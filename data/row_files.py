@@ -1,73 +1,54 @@
-"""JSONL in and out: any file of objects, and the canonical file of training rows."""
+"""JSONL and Parquet in and out: any file of objects, and the canonical file of training rows."""
 
 import json
-import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
-from data.base.errors import InputError
-from data.base.files import atomic_writer, numbered_lines, open_bytes
-from data.records import Row, row_from_dict, row_to_dict
+from data.base.errors import STRICT, BadRows, InputError
+from data.base.fields import Line
+from data.base.files import atomic_path, atomic_writer, numbered_lines, open_bytes
+from data.records import Row, row_to_dict
 
 _GROUP = 1_000  # rows in memory at once
 
 
-class BadRows:
-    """Collects rows that were skipped instead of stopping at the first one (`--skip-bad-rows`)."""
+def read_objects(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[Line]:
+    """Yield every non-blank line of a JSONL file, or every row of a Parquet file where the name ends in .parquet.
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.examples: list[str] = []
-        self.by_fault: Counter[str] = Counter()
-
-    def add(self, error: InputError) -> None:
-        self.count += 1
-        self.by_fault[f"{error.field}: {error.what}" if error.field else error.what] += 1
-        if len(self.examples) < 5:
-            self.examples.append(str(error))
-
-    def summary(self) -> str:
-        """One line a reader of the log can act on."""
-        shown = "; ".join(self.examples)
-        return f"skipped {self.count} bad rows" + (f" (first: {shown})" if shown else "")
-
-
-def read_objects(path: str | Path, bad_rows: BadRows | None = None) -> Iterator[tuple[int, Any]]:
-    """Yield (1-based line, decoded value) of every non-blank line. Raises InputError unless `bad_rows` collects it."""
-    for line, raw in numbered_lines(path, None if bad_rows is None else bad_rows.add):
+    Raises InputError at the first line that is not JSON, or counts it in `bad_rows` and goes on.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        yield from _read_parquet(path)
+        return
+    for number, raw in numbered_lines(path, bad_rows):
         if not raw.strip():
             continue
-        try:
-            # Python's json takes NaN and Infinity, which are not JSON and which no other reader accepts.
-            yield line, json.loads(raw, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            fault = InputError(f"not valid JSON ({error})", file=path, line=line)
-            if bad_rows is None:
-                raise fault from error
-            bad_rows.add(fault)
+        with bad_rows.catch():
+            try:
+                # Python's json takes NaN and Infinity, which are not JSON and which no other reader accepts.
+                value = json.loads(raw, parse_constant=_no_constant)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"not valid JSON ({error})", file=path, line=number) from error
+            yield Line(value, str(path), number)
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def read_rows(path: str | Path, bad_rows: BadRows | None = None) -> Iterator[Row]:
+def read_rows(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[Row]:
     """Stream the training rows of a canonical file: JSONL, or Parquet where the name ends in .parquet.
 
     Raises InputError (file, line, field) at the first bad row, or counts it in `bad_rows` and goes on.
     """
-    path = Path(path)
-    values = read_parquet_objects(path) if path.suffix == ".parquet" else read_objects(path, bad_rows)
-    for line, value in values:
-        try:
-            yield row_from_dict(value, file=str(path), line=line)
-        except InputError as error:
-            if bad_rows is None:
-                raise
-            bad_rows.add(error)
+    for line in read_objects(path, bad_rows):
+        with bad_rows.catch():
+            yield line.read(Row)
 
 
 def count_rows(path: str | Path, at_most: int | None = None) -> int:
@@ -95,37 +76,20 @@ def write_objects(path: str | Path, values: Iterable[Any]) -> int:
     return count
 
 
-def _schema() -> Any:
+def _arrow_type(kind: Any) -> Any:
+    """The Parquet type of a record's field."""
     import pyarrow as pa
 
-    text, flag = pa.string(), pa.bool_()
-    requirement = pa.struct(
-        [("id", pa.int32()), ("kind", text), ("statement", text), ("evidence", text), ("critical", flag)]
-    )
-    verdict = pa.struct([("satisfied", pa.list_(flag)), ("answers_query", flag), ("reason", text)])
-    negative = pa.struct(
-        [
-            ("text", text),
-            ("source", text),
-            ("id", text),
-            ("score", pa.float64()),
-            ("requirement", requirement),
-            ("disruption", text),
-            ("verdict", verdict),
-            ("generator", text),
-            ("program", text),
-            ("grade", pa.float64()),
-        ]
-    )
-    return pa.schema(
-        [
-            ("query_id", text),
-            ("query", text),
-            ("positives", pa.list_(pa.struct([("id", text), ("text", text), ("verdict", verdict)]))),
-            ("negatives", pa.list_(negative)),
-            ("requirements", pa.list_(requirement)),
-        ]
-    )
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return pa.struct([(field.name, _arrow_type(hints[field.name])) for field in fields(kind)])
+    if get_origin(kind) is tuple:
+        return pa.list_(_arrow_type(get_args(kind)[0]))
+    # What is left of `X | None`; a Literal's choices are texts.
+    (kind,) = {arg if isinstance(arg, type) else type(arg) for arg in get_args(kind) or (kind,)} - {NoneType}
+    if is_dataclass(kind):
+        return _arrow_type(kind)
+    return {str: pa.string(), bool: pa.bool_(), int: pa.int32(), float: pa.float64()}[kind]
 
 
 def write_parquet_objects(path: Path, values: Iterable[dict[str, Any]]) -> None:
@@ -133,21 +97,13 @@ def write_parquet_objects(path: Path, values: Iterable[dict[str, Any]]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema, values = _schema(), iter(values)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            new = Path(folder) / path.name
-            with parquet.ParquetWriter(new, schema) as writer:
-                while group := list(islice(values, _GROUP)):
-                    writer.write_table(pa.Table.from_pylist(group, schema=schema))
-            new.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write: {error}", file=path) from error
+    schema, values = pa.schema(_arrow_type(Row)), iter(values)
+    with atomic_path(path) as new, parquet.ParquetWriter(new, schema) as writer:
+        while group := list(islice(values, _GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
-def read_parquet_objects(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (1-based row, object) of a Parquet file of canonical rows. Raises InputError when it cannot be read."""
+def _read_parquet(path: Path) -> Iterator[Line]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -157,7 +113,7 @@ def read_parquet_objects(path: Path) -> Iterator[tuple[int, Any]]:
             for batch in file.iter_batches(batch_size=_GROUP):
                 for value in batch.to_pylist():
                     number += 1
-                    yield number, _without_null(value)
+                    yield Line(_without_null(value), str(path), number)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"cannot read as Parquet: {error}", file=path) from error
 

@@ -1,6 +1,9 @@
 """The one exception for faults that a user can mend: what, where, what was expected, in one line."""
 
+import logging
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class InputError(Exception):
@@ -28,8 +31,56 @@ class InputError(Exception):
         super().__init__(" ".join(f"{where}{what}".split()))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, or the error's type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def require(right: bool, flag: str, expected: str, got: object) -> None:
     """Raise InputError that names a config's flag (`max_length` or `max-length`) unless `right` holds."""
     if not right:
         shown = repr(got) if isinstance(got, str) else str(got)
         raise InputError(f"--{flag.replace('_', '-')}: expected {expected}, got {shown}")
+
+
+class BadRows:
+    """What becomes of bad rows: the first one ends the reading, or all are skipped and counted (`--skip-bad-rows`)."""
+
+    def __init__(self, skip: bool = True) -> None:
+        self.skip = skip
+        self.count = 0
+        self.examples: list[str] = []
+
+    def catch(self) -> "BadRows":
+        """A context whose InputError is a bad row."""
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not self.skip or not isinstance(error, InputError):
+            return False
+        self.add(error)
+        return True
+
+    def add(self, error: InputError) -> None:
+        """Count one bad row, or raise it."""
+        if not self.skip:
+            raise error
+        self.count += 1
+        if len(self.examples) < 5:
+            self.examples.append(str(error))
+
+    def warn(self) -> None:
+        """Log the summary if there is something to tell."""
+        if self.count:
+            log.warning("warning: %s", self.summary())
+
+    def summary(self) -> str:
+        """One line a reader of the log can act on."""
+        shown = "; ".join(self.examples)
+        return f"skipped {self.count} bad rows" + (f" (first: {shown})" if shown else "")
+
+
+STRICT = BadRows(skip=False)

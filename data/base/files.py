@@ -4,38 +4,46 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from data.base.errors import InputError
+from data.base.errors import STRICT, BadRows, InputError
 
 
 @contextmanager
-def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
-    """Open a UTF-8 text file that takes its final name only when the block ends without an error.
+def atomic_path(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
+    """Give a path beside `path` to write a file (or a folder, which is there already) to.
 
-    Raises InputError when the folder or file cannot be written.
+    It takes its final name, safe on the disk, only when the block ends without an error; else nothing of it stays.
+    Raises InputError when it cannot be written.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as home:
+            new = Path(home) / path.name
+            if folder:
+                new.mkdir()
+            yield new
+            for file in [file for file in new.rglob("*") if file.is_file()] if folder else [new]:
+                # Some libraries make files private to their owner; results are ordinary files.
+                file.chmod(0o666 & ~current_umask())
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            if folder and path.exists():
+                path.rename(Path(home) / "old")
+            new.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", file=path) from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private to their owner; results are ordinary files.
-        Path(temporary).chmod(0o666 & ~current_umask())
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", file=path) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        raise InputError(f"cannot write: {error.strerror or error}", file=path) from error
+
+
+@contextmanager
+def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file that takes its final name as `atomic_path` says. Raises InputError."""
+    with atomic_path(path) as new, new.open("w", encoding="utf-8", newline="\n") as file:
+        yield file
 
 
 def current_umask() -> int:
@@ -66,22 +74,18 @@ def open_bytes(path: str | Path) -> IO[bytes]:
         raise InputError(f"cannot read: {error.strerror}", file=path) from error
 
 
-def numbered_lines(path: str | Path, on_fault: Callable[[InputError], None] | None = None) -> Iterator[tuple[int, str]]:
-    """Yield (1-based line, text) of a UTF-8 file.
-
-    A line that is none is an InputError: raised, or given to `on_fault` and left out.
-    """
+def numbered_lines(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[int, str]]:
+    """Yield (1-based line, text) of a UTF-8 file. A line that is none is an InputError: raised, or left out."""
     with open_bytes(path) as file:
         # Decoded line by line: a text file decodes ahead, so that its fault is of some line further on.
         for number, raw in enumerate(file, start=1):
-            try:
-                # A byte order mark is no part of the text.
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                fault = InputError(f"not UTF-8 text ({error.reason})", file=path, line=number)
-                if on_fault is None:
-                    raise fault from error
-                on_fault(fault)
+            with bad_rows.catch():
+                try:
+                    # A byte order mark is no part of the text.
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise InputError(f"not UTF-8 text ({error.reason})", file=path, line=number) from error
+                yield number, text
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:

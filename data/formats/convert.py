@@ -1,20 +1,20 @@
 """Files of training rows from one format into another, streamed; what is lost on the way is said or kept beside."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from data.base.errors import InputError
+from data.base.errors import STRICT, BadRows, InputError
+from data.base.fields import Line
 from data.base.files import atomic_writer
 from data.formats.format import Format
 from data.formats.registry import FORMATS
-from data.formats.sidecar import Sidecar, sidecar_path, write_sidecar_line
-from data.records import FieldReader, Row
-from data.row_files import BadRows, read_objects, read_parquet_objects, write_parquet_objects
+from data.formats.sidecar import Sidecar, SidecarLine, sidecar_path, write_sidecar_line
+from data.records import Row
+from data.row_files import read_objects, write_objects, write_parquet_objects
 
 
 @dataclass(slots=True)
@@ -33,10 +33,8 @@ class ConvertReport:
         text += [f"  {count} rows dropped: {reason}" for reason, count in self.dropped.items()]
         if self.left_out:
             text.append(f"  left out, since every line has the same number: {_counts(self.left_out)}")
-        if target.name == "swift":
-            text.append(
-                f"  every line has {num_negatives} mined negatives first: set NUM_MINED_NEGATIVES={num_negatives}"
-            )
+        if advice := target.advice(num_negatives):
+            text.append(f"  {advice}")
         if sidecar is not None:
             text.append(f"  {target.name} carries {target.carries}; ids, origins and verdicts are in {sidecar}")
         return "\n".join(text)
@@ -47,7 +45,7 @@ def _counts(counts: Counter[str]) -> str:
 
 
 def read_format(
-    path: str | Path, name: str, bad_rows: BadRows | None = None, unknown: Counter[str] | None = None
+    path: str | Path, name: str, bad_rows: BadRows = STRICT, unknown: Counter[str] | None = None
 ) -> Iterator[Row]:
     """Stream the rows of a file in a known format (.jsonl, or .parquet for canonical rows).
 
@@ -60,45 +58,35 @@ def read_format(
     # Beside canonical rows, which say everything themselves, a sidecar can only be of an earlier file of that name.
     sidecar = Sidecar(path) if not known.lossless and sidecar_path(path).is_file() else None
     if sidecar is not None:
-        bad_rows = None
-    objects = read_parquet_objects(path) if path.suffix == ".parquet" else read_objects(path, bad_rows)
-    for readers, line in _groups(objects, known, sidecar, str(path), bad_rows):
-        try:
-            row = known.from_lines(readers)
-            if line is not None:
-                row, num_unknown = line.restore(row)
+        bad_rows = STRICT
+    for lines, saved in _groups(read_objects(path, bad_rows), known, sidecar, bad_rows):
+        with bad_rows.catch():
+            row = known.decode(lines)
+            if saved is not None:
+                row, num_unknown = saved.restore(row)
                 if unknown is not None:
                     unknown.update(negative.source for negative in row.negatives[len(row.negatives) - num_unknown :])
-        except InputError as error:
-            if bad_rows is None:
-                raise
-            bad_rows.add(error)
-            continue
-        yield row
+            yield row
 
 
 def _groups(
-    objects: Iterator[tuple[int, Any]], known: Format, sidecar: Sidecar | None, file: str, bad_rows: BadRows | None
-) -> Iterator[tuple[list[FieldReader], Any]]:
+    lines: Iterator[Line], known: Format, sidecar: Sidecar | None, bad_rows: BadRows
+) -> Iterator[tuple[list[Line], SidecarLine | None]]:
     """The lines that make one row: as many as the sidecar says, or neighbours that belong together."""
-    group: list[FieldReader] = []
-    line = None
-    for number, value in objects:
-        try:
-            reader = FieldReader(value, file=file, line=number)
-        except InputError as error:
-            if bad_rows is None:
-                raise
-            bad_rows.add(error)
+    group: list[Line] = []
+    saved = None
+    for line in lines:
+        if not isinstance(line.value, dict):
+            bad_rows.add(line.fault(f"expected a JSON object, got {type(line.value).__name__}"))
             continue
-        if group and not (len(group) < line.num_lines if line else known.same_row(group[0].value, reader.value)):
-            yield group, line
+        if group and not (len(group) < saved.num_lines if saved else known.same_row(group[0].value, line.value)):
+            yield group, saved
             group = []
         if not group and sidecar is not None:
-            line = sidecar.next_line()
-        group.append(reader)
+            saved = sidecar.next_line()
+        group.append(line)
     if group:
-        yield group, line
+        yield group, saved
 
 
 def write_format(path: str | Path, name: str, rows: Iterable[Row], num_negatives: int | None = None) -> ConvertReport:
@@ -108,34 +96,30 @@ def write_format(path: str | Path, name: str, rows: Iterable[Row], num_negatives
     with fewer are dropped and counted. Raises InputError when such a format gets none or nothing could be written.
     """
     path, known = Path(path), format_named(name)
-    if known.fixed_negatives and num_negatives is None:
+    if known.fixed and num_negatives is None:
         raise InputError(f"{name} has the same number of negatives in every line: say how many", field="num-negatives")
     if path.suffix == ".parquet" and not known.lossless:
         raise InputError(f"only canonical rows go into Parquet; write {name} as .jsonl", file=path)
     report = ConvertReport()
     with ExitStack() as stack:
         sidecar = None if known.lossless else stack.enter_context(atomic_writer(sidecar_path(path)))
-        if path.suffix == ".parquet":
-            write_parquet_objects(path, _lines(path, known, rows, report, None, num_negatives or 0))
-        else:
-            file = stack.enter_context(atomic_writer(path))
-            for value in _lines(path, known, rows, report, sidecar, num_negatives or 0):
-                file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        write = write_parquet_objects if path.suffix == ".parquet" else write_objects
+        write(path, _lines(path, known, rows, report, sidecar, num_negatives or 0))
     if known.lossless:
         sidecar_path(path).unlink(missing_ok=True)
     return report
 
 
 def _lines(
-    path: Path, known: Format, rows: Iterable[Row], report: ConvertReport, sidecar: Any, num_negatives: int
+    path: Path, known: Format, rows: Iterable[Row], report: ConvertReport, sidecar: IO[str] | None, num_negatives: int
 ) -> Iterator[dict[str, Any]]:
     for row in rows:
         negatives = known.choose(row, num_negatives)
         if negatives is None:
-            few = f"fewer than {num_negatives}" if known.fixed_negatives else "no"
-            report.dropped[f"{few} {'mined ' if known.name == 'swift' else ''}negatives"] += 1
+            few = f"fewer than {num_negatives}" if known.fixed else "no"
+            report.dropped[f"{few} {'mined ' if known.fixed == ('mined',) else ''}negatives"] += 1
             continue
-        lines = known.to_lines(row, negatives)
+        lines = known.encode(row, negatives)
         report.rows += 1
         report.lines += len(lines)
         report.negatives.update(negative.source for negative in negatives)
@@ -151,7 +135,8 @@ def _lines(
 
 def fewest_negatives(rows: Iterable[Row], name: str) -> int:
     """The largest number of negatives a line that drops no row: for formats with a fixed number."""
-    return min((len(row.of_source("mined")) if name == "swift" else len(row.negatives) for row in rows), default=0)
+    fixed = format_named(name).fixed
+    return min((sum(negative.source in fixed for negative in row.negatives) for row in rows), default=0)
 
 
 def format_named(name: str) -> Format:

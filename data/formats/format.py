@@ -1,69 +1,57 @@
-"""Training rows in the formats of other trainers: one reader and one writer each.
+"""What a format is: another trainer's layout of training rows, with its encoder and its decoder.
 
-A writer turns a row into the lines of its format; a reader turns the lines of one row back. What a format cannot carry
-goes into a sidecar (data/formats/sidecar.py).
+What a format cannot carry goes into a sidecar (data/formats/sidecar.py).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
-from data.base.text import content_id
-from data.records import FieldReader, Negative, Passage, Row, row_from_dict, row_to_dict
-
-Line = Mapping[str, Any]
+from data.base.fields import Line
+from data.records import Negative, Passage, Row, Source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
+class Format(ABC):
     """One format.
 
-    `choose(row, number)` gives the negatives that the format can hold, in its order (None: it cannot hold this row);
-    `to_lines(row, negatives)` gives the row's lines; `from_lines` gives a row back, with content hashes for ids it does
-    not carry and every negative as mined. `same_row(first, next)` says whether two lines of a file without sidecar
-    belong to one row. `fixed_negatives`: every line has the same number.
+    `carries` says in words what comes over. `fixed` names the origins of which every line has the same number of
+    negatives. A `lossless` format needs no sidecar.
     """
 
-    name: str
-    carries: str
-    to_lines: Callable[[Row, Sequence[Negative]], list[dict[str, Any]]]
-    from_lines: Callable[[Sequence[FieldReader]], Row]
-    choose: Callable[[Row, int], tuple[Negative, ...] | None] = lambda row, number: row.negatives
-    fixed_negatives: bool = False
-    same_row: Callable[[Line, Line], bool] = lambda first, following: False
-    lossless: bool = False
+    name: ClassVar[str]
+    carries: ClassVar[str] = "texts"
+    fixed: ClassVar[tuple[Source, ...]] = ()
+    lossless: ClassVar[bool] = False
+
+    def choose(self, row: Row, number: int) -> tuple[Negative, ...] | None:
+        """The negatives that the format can hold, in its order, `number` of the fixed ones; None: not this row."""
+        return row.negatives
+
+    @abstractmethod
+    def encode(self, row: Row, negatives: Sequence[Negative]) -> list[dict[str, Any]]:
+        """The row's lines."""
+
+    @abstractmethod
+    def decode(self, lines: Sequence[Line]) -> Row:
+        """The row back, with content hashes for ids that are not carried; origins not carried are "mined".
+
+        Raises InputError.
+        """
+
+    def same_row(self, first: Mapping[str, Any], following: Mapping[str, Any]) -> bool:
+        """Whether two lines of a file without a sidecar belong to one row."""
+        return False
+
+    def advice(self, num_negatives: int) -> str:
+        """A line for the report about what the trainer has to be told; empty for none."""
+        return ""
 
 
-def _row(query: str, positives: Sequence[Passage], negatives: Iterator[Negative], query_id: str | None = None) -> Row:
-    return Row(
-        query_id=query_id or content_id(query), query=query, positives=tuple(positives), negatives=tuple(negatives)
-    )
+def passages(texts: Iterable[str]) -> tuple[Passage, ...]:
+    """Passages whose ids are hashes of their texts."""
+    return tuple(Passage(text=text) for text in texts)
 
 
-def _texts(reader: FieldReader, name: str, default: Any = ()) -> list[str]:
-    found = reader.value.get(name, default)
-    if not isinstance(found, (list, tuple)):
-        reader.fail(name, f"expected a list of texts, got {type(found).__name__}")
-    return [
-        FieldReader({f"{name}[{i}]": text}, file=reader.file, line=reader.line).text(f"{name}[{i}]")
-        for i, text in enumerate(found)
-    ]
-
-
-def _passages(texts: Sequence[str], reader: FieldReader, name: str) -> list[Passage]:
-    if not texts:
-        reader.fail(name, "expected at least one positive")
-    return [Passage(id=content_id(text), text=text) for text in texts]
-
-
-def _mined(texts: Sequence[str]) -> Iterator[Negative]:
-    return (Negative(text=text, source="mined") for text in texts)
-
-
-# Canonical rows.
-def _rows_to_lines(row: Row, negatives: Sequence[Negative]) -> list[dict[str, Any]]:
-    return [row_to_dict(row)]
-
-
-def _rows_from_lines(lines: Sequence[FieldReader]) -> Row:
-    return row_from_dict(lines[0].value, file=lines[0].file, line=lines[0].line)
+def mined(texts: Iterable[str]) -> tuple[Negative, ...]:
+    """Negatives of which nothing but the text is known."""
+    return tuple(Negative(text=text, source="mined") for text in texts)

@@ -1,19 +1,19 @@
 """The sidecar of a converted file: what the foreign format cannot carry, line by line beside it.
 
-`FILE.provenance.jsonl` holds, for each row of FILE in order, the ids, origins, requirements and verdicts, keyed by
-content hashes of the texts. A reader that finds it gives back the rows as they were; without it, and for a text that it
-does not know, every negative counts as mined.
+`FILE.provenance.jsonl` holds the rows of FILE in order, with a content hash (`key`) in the place of each text, so that
+ids, origins, requirements and verdicts come back. A text that it does not know is a mined negative of unknown origin.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from data.base.errors import InputError
+from data.base.fields import Line, checked
 from data.base.text import content_id
-from data.records import FieldReader, Negative, Passage, Row, negative_from, requirement_from, row_to_dict, verdict_from
+from data.records import Negative, Passage, Row, row_to_dict
 from data.row_files import read_objects
 
 
@@ -27,18 +27,17 @@ def write_sidecar_line(file: IO[str], row: Row, *, num_lines: int) -> None:
     """Add one row's line; `num_lines` is how many lines of the converted file belong to it."""
     value = row_to_dict(row)
     line = {
-        "key": _key(row.query),
-        "query_id": row.query_id,
+        "key": content_id(value.pop("query")),
         "lines": num_lines,
-        "positives": [_without_text(passage) for passage in value["positives"]],
-        "negatives": [_without_text(negative) for negative in value["negatives"]],
-        "requirements": value.get("requirements", []),
+        **value,
+        "positives": [_keyed(passage) for passage in value["positives"]],
+        "negatives": [_keyed(negative) for negative in value["negatives"]],
     }
     file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _without_text(passage: Mapping[str, Any]) -> dict[str, Any]:
-    return {"key": _key(passage["text"])} | {name: item for name, item in passage.items() if name != "text"}
+def _keyed(passage: dict[str, Any]) -> dict[str, Any]:
+    return {"key": content_id(passage["text"])} | {name: item for name, item in passage.items() if name != "text"}
 
 
 class Sidecar:
@@ -46,67 +45,67 @@ class Sidecar:
 
     def __init__(self, path: Path):
         self._path = sidecar_path(path)
-        self._lines: Iterator[tuple[int, Any]] = read_objects(self._path)
+        self._lines = read_objects(self._path)
 
     def next_line(self) -> "SidecarLine":
         """The next row's line. Raises InputError when the sidecar has ended before its file."""
-        for number, value in self._lines:
-            return SidecarLine(FieldReader(value, file=str(self._path), line=number))
+        for line in self._lines:
+            return _read(line)
         raise InputError("ends before the file beside it: it belongs to another file; remove it", file=self._path)
 
 
+@dataclass(frozen=True, slots=True)
 class SidecarLine:
-    """One row's provenance."""
+    """One row's provenance: `saved` is the row with keys for texts, `num_lines` how many lines of the file it has."""
 
-    def __init__(self, reader: FieldReader):
-        self._reader = reader
-        self.num_lines = int(reader.number("lines"))
+    line: Line
+    num_lines: int
+    saved: Row
 
     def restore(self, row: Row) -> tuple[Row, int]:
         """The row with its ids, origins and judgements, and how many of its negatives this line does not know.
 
         Those come last, as the format gave them. Raises InputError when the line is about another row.
         """
-        reader = self._reader
-        if reader.text("key") != _key(row.query):
-            reader.fail("key", "is of another query: the sidecar belongs to another file; remove it")
-        saved = self._saved_positives()
-        unknown: dict[str, list[Negative]] = {}
-        for negative in row.negatives:
-            unknown.setdefault(_key(negative.text), []).append(negative)
+        if self.saved.query != content_id(row.query):
+            raise self.line.fault("is of another query: the sidecar belongs to another file; remove it", "key")
+        positives, unknown = _by_key(self.saved.positives, key=False), _by_key(row.negatives)
         # In the order of the original row; what the format left out stays out.
-        known = [
-            _restored(same.pop(0), item)
-            for item in reader.objects("negatives")
-            if (same := unknown.get(item.text("key")))
-        ]
+        known = [replace(one, text=same.pop(0).text) for one in self.saved.negatives if (same := unknown.get(one.text))]
         others = [negative for same in unknown.values() for negative in same]
-        restored = Row(
-            query_id=reader.text("query_id"),
+        restored = replace(
+            self.saved,
             query=row.query,
             positives=tuple(
-                replace(found.pop(0), text=p.text) if (found := saved.get(_key(p.text))) else p for p in row.positives
+                replace(saved.pop(0), text=passage.text)
+                if (saved := positives.get(content_id(passage.text)))
+                else passage
+                for passage in row.positives
             ),
             negatives=(*known, *others),
-            requirements=tuple(requirement_from(item) for item in reader.objects("requirements", default=())),
         )
         return restored, len(others)
 
-    def _saved_positives(self) -> dict[str, list[Passage]]:
-        """The positives by the key of their text, without it: equal texts may have several ids."""
-        saved = self._reader.value.get("positives")
-        if isinstance(saved, Mapping):  # as sidecars were written at first: one id a text
-            return {str(key): [Passage(id=str(found), text="")] for key, found in saved.items()}
-        found: dict[str, list[Passage]] = {}
-        for item in self._reader.objects("positives", default=()):
-            passage = Passage(id=item.text("id"), text="", verdict=verdict_from(item))
-            found.setdefault(item.text("key"), []).append(passage)
-        return found
+
+P = TypeVar("P", Passage, Negative)
 
 
-def _restored(negative: Negative, item: FieldReader) -> Negative:
-    return negative_from(FieldReader({**item.value, "text": negative.text}, file=item.file, line=item.line))
+def _by_key(passages: Iterable[P], *, key: bool = True) -> dict[str, list[P]]:
+    """The passages of each text: equal texts may have several ids. `key`: their texts are not keys already."""
+    found: dict[str, list[P]] = {}
+    for passage in passages:
+        found.setdefault(content_id(passage.text) if key else passage.text, []).append(passage)
+    return found
 
 
-def _key(text: str) -> str:
-    return content_id(text)
+def _read(line: Line) -> SidecarLine:
+    def unkeyed(items: Any) -> Any:
+        if not isinstance(items, list):
+            return items
+        return [item | {"text": item.get("key")} if isinstance(item, dict) else item for item in items]
+
+    value = line.value
+    if not isinstance(value, dict) or type(value.get("lines")) is not int or value["lines"] < 1:
+        raise line.fault("expected how many lines of the file beside it belong to this row", "lines")
+    row = value | {"query": value.get("key")} | {name: unkeyed(value.get(name)) for name in ("positives", "negatives")}
+    return SidecarLine(line, value["lines"], checked(Row, row, file=line.file, line=line.number))

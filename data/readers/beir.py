@@ -1,18 +1,19 @@
 """BEIR folders: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.base.errors import InputError
+from data.base.errors import STRICT, BadRows, InputError
+from data.base.fields import OptionalText, Text
 from data.base.files import atomic_writer, numbered_lines
-from data.base.text import passage_text
-from data.records import FieldReader
+from data.base.text import clean_text, passage_text
 from data.retrieval_set import RetrievalSet
-from data.row_files import BadRows, read_objects, write_objects
+from data.row_files import read_objects, write_objects
 
 
-def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows | None = None) -> RetrievalSet:
+def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows = STRICT) -> RetrievalSet:
     """Read one split of a BEIR folder.
 
     Passages are title and text joined by a newline; a passage's "metadata": {"family": ...} makes the set a challenge
@@ -48,59 +49,55 @@ def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows | None 
     )
 
 
-def _read_texts(path: Path, what: str, bad_rows: BadRows | None, families: dict[str, str]) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A line of corpus.jsonl or queries.jsonl."""
+
+    _id: Text
+    title: OptionalText = None
+    text: OptionalText = None  # a few BEIR sets hold passages that have a title and no text
+    metadata: Any = None
+
+    @property
+    def family(self) -> str | None:
+        # Public sets keep other things in "metadata", too, and under "family" other things than a name.
+        family = self.metadata.get("family") if isinstance(self.metadata, dict) else None
+        return clean_text(str(family)) or None if type(family) in (str, int) else None
+
+
+def _read_texts(path: Path, what: str, bad_rows: BadRows, families: dict[str, str]) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for line, value in read_objects(path, bad_rows):
-        try:
-            reader = FieldReader(value, file=str(path), line=line)
-            text_id = reader.text("_id")
+    for line in read_objects(path, bad_rows):
+        with bad_rows.catch():
+            found = line.read(_Text)
+            text_id, text = found._id, passage_text(found.title if what == "passage" else None, found.text or "")
             if text_id in texts:
-                reader.fail("_id", f"the {what} id {text_id!r} occurs twice")
-            if what == "passage":
-                title = reader.text("title", default=None)
-                # A few BEIR sets hold passages that have a title and no text.
-                text = passage_text(title, reader.text("text", default=None) or "")
-                if not text:
-                    reader.fail("text", "is empty")
-                # Public sets keep other things in "metadata", too, and under "family" other things than a name.
-                metadata = reader.object("metadata") if isinstance(reader.value.get("metadata"), dict) else None
-                if metadata is not None and type(metadata.value.get("family")) in (str, int):
-                    family = metadata.text("family", default=None)
-                    if family is not None:
-                        families[text_id] = family
-            else:
-                text = reader.text("text")
-        except InputError as error:
-            if bad_rows is None:
-                raise
-            bad_rows.add(error)
-            continue
-        texts[text_id] = text
+                raise line.fault(f"the {what} id {text_id!r} occurs twice", "_id")
+            if not text:
+                raise line.fault("is missing" if "text" not in line.value else "is empty", "text")
+            texts[text_id] = text
+            if found.family is not None:
+                families[text_id] = found.family
     if not texts:
         raise InputError(f"holds no {what}", file=path)
     return texts
 
 
 def _read_qrels(
-    path: Path, passages: dict[str, str], queries: dict[str, str], bad_rows: BadRows | None
+    path: Path, passages: dict[str, str], queries: dict[str, str], bad_rows: BadRows
 ) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    for line, raw in numbered_lines(path, None if bad_rows is None else bad_rows.add):
+    for line, raw in numbered_lines(path, bad_rows):
         cells = raw.rstrip("\r\n").split("\t")
         if not raw.strip() or (line == 1 and not _is_number(cells[-1])):
             continue
-        try:
+        with bad_rows.catch():
             query_id, passage_id, grade = _qrels_cells(cells, path, line)
             if query_id not in queries:
                 raise InputError(f"names the unknown query {query_id!r}", file=path, line=line, field="query-id")
             if passage_id not in passages:
                 raise InputError(f"names the unknown passage {passage_id!r}", file=path, line=line, field="corpus-id")
-        except InputError as error:
-            if bad_rows is None:
-                raise
-            bad_rows.add(error)
-            continue
-        qrels.setdefault(query_id, {})[passage_id] = grade
+            qrels.setdefault(query_id, {})[passage_id] = grade
     return qrels
 
 

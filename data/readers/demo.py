@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from data.base.errors import InputError
+from data.base.fields import checked
 from data.base.text import passage_text
 from data.records import Negative, Passage, Requirement, Row, Verdict
 from data.retrieval_set import RetrievalSet
@@ -30,11 +31,11 @@ class DemoItem:
 @lru_cache(maxsize=1)
 def demo_items() -> tuple[DemoItem, ...]:
     """The 120 training items in file order."""
-    return tuple(_item(value) for _, value in read_objects(DEMO_FOLDER / "train.jsonl"))
+    return tuple(_item(line.value) for line in read_objects(DEMO_FOLDER / "train.jsonl"))
 
 
 def _item(value: dict) -> DemoItem:  # type: ignore[type-arg]
-    requirements = tuple(Requirement(**requirement) for requirement in value["requirements"])
+    requirements = tuple(checked(Requirement, requirement) for requirement in value["requirements"])
     by_id = {requirement.id: requirement for requirement in requirements}
     positive = value["positive"]
     row = Row(
@@ -47,7 +48,7 @@ def _item(value: dict) -> DemoItem:  # type: ignore[type-arg]
                 source="generated",
                 requirement=by_id[negative["violates"]],
                 disruption=negative["disruption"],
-                verdict=_verdict(negative["verdict"]),
+                verdict=checked(Verdict, negative["verdict"]),
                 generator="recorded:demo",
             )
             for negative in value["negatives"]
@@ -55,12 +56,8 @@ def _item(value: dict) -> DemoItem:  # type: ignore[type-arg]
         requirements=requirements,
     )
     return DemoItem(
-        row=row, positive_verdict=_verdict(positive["verdict"]), why=tuple(n["why"] for n in value["negatives"])
+        row=row, positive_verdict=checked(Verdict, positive["verdict"]), why=tuple(n["why"] for n in value["negatives"])
     )
-
-
-def _verdict(value: dict) -> Verdict:  # type: ignore[type-arg]
-    return Verdict(satisfied=tuple(value["satisfied"]), answers_query=value["answers_query"], reason=value["reason"])
 
 
 def demo_train_set() -> RetrievalSet:
@@ -76,7 +73,7 @@ def demo_train_set() -> RetrievalSet:
 
 def demo_family_set(split: FamilySplit) -> RetrievalSet:
     """One split of the families, a challenge set: its passages alone are the corpus; each query has one answer."""
-    families = [value for _, value in read_objects(DEMO_FOLDER / "families.jsonl") if value["split"] == split]
+    families = [line.value for line in read_objects(DEMO_FOLDER / "families.jsonl") if line.value["split"] == split]
     return RetrievalSet(
         name=f"demo/{split}",
         passages={p["id"]: passage_text(p["title"], p["text"]) for f in families for p in f["passages"]},

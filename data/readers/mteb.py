@@ -7,7 +7,7 @@ score. Data that is already in the local hub cache, or a task whose path is a lo
 import re
 from typing import Any
 
-from data.base.errors import InputError
+from data.base.errors import InputError, first_line
 from data.retrieval_set import RetrievalSet
 
 _DEFAULT_SUBSET = "default"
@@ -54,7 +54,7 @@ def retrieval_set_of(task: Any, subset: str, split: str) -> RetrievalSet:
     try:
         task.load_data()
     except Exception as error:  # hub, cache and format faults of many unrelated types
-        raise InputError(f"cannot be loaded: {' '.join(str(error).split())[:300]}", file=name) from error
+        raise InputError(f"cannot be loaded: {first_line(error)}", file=name) from error
     found = task.dataset[subset][split]
     if found.get("top_ranked"):
         raise InputError("ranks given candidates only; expected a task that searches the whole corpus", file=name)

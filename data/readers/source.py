@@ -3,19 +3,18 @@
 import logging
 from pathlib import Path
 
-from data.base.errors import InputError
+from data.base.errors import STRICT, BadRows, InputError
 from data.hub import pinned_revision
 from data.readers.beir import read_beir
 from data.readers.demo import demo_split
 from data.readers.mteb import read_mteb
 from data.readers.pairs import read_hf_dataset, read_pairs
 from data.retrieval_set import RetrievalSet
-from data.row_files import BadRows
 
 log = logging.getLogger(__name__)
 
 
-def read_source(spec: str, split: str, bad_rows: BadRows | None = None) -> RetrievalSet:
+def read_source(spec: str, split: str, bad_rows: BadRows = STRICT) -> RetrievalSet:
     """Read `spec`: a BEIR folder, a .jsonl or .parquet file of pairs, a local data set folder (Parquet, JSON, CSV or
     what `save_to_disk` wrote), `hub:ORG/NAME[@REVISION]`, `mteb:TASK[/SUBSET]` (extra `mteb`), or `bundled:demo`, the
     demo data (splits train, seen, dev, test).

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO, get_args
+from typing import Literal, TextIO
 
 import numpy as np
 
@@ -172,13 +172,11 @@ def read_labels(file: Path, rows: Sequence[Row]) -> list[Label]:
     known = {content_id(row.query, text) for row in rows for text in _texts(row)}
     found: dict[str, Label] = {}
     others = 0
-    for line, value in read_objects(file):
+    for line in read_objects(file):
         try:
-            label = Label(id=value["id"], kind=value["kind"], verifier=value["verifier"], answer=value["answer"])
-        except (KeyError, TypeError) as error:
-            raise InputError("not a label of an audit", file=file, line=line) from error
-        if label.answer not in get_args(Answer) or label.kind not in get_args(Kind):
-            raise InputError("not a label of an audit", file=file, line=line)
+            label = line.read(Label)
+        except InputError as error:
+            raise line.fault(f"not a label of an audit ({error.field} {error.what})") from error
         if label.id in known or label.kind == "refused":
             found[label.id] = label
         else:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from data.base.cli import config_dict
-from data.base.errors import InputError
+from data.base.errors import BadRows, InputError
 from data.base.files import read_json_object, write_json
 from data.base.text import content_id
 from data.records import Row
-from data.row_files import BadRows, read_rows, write_objects
+from data.row_files import read_rows, write_objects
 from evals.diagnostics.audit import LABELS_FILE, agreement, read_labels, run_audit
 from evals.diagnostics.config import DiagnoseConfig
 from evals.diagnostics.embedded_rows import GENERATED, MINED, EmbeddedRows, embed_rows
@@ -45,10 +45,9 @@ DIAGNOSTICS_FILE, SCORES_FILE = "diagnostics.json", "scores.jsonl"
 def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     """Make every diagnostic that the data allow; returns what diagnostics.json holds. Raises InputError."""
     config, rows_file, out = with_run_defaults(config)
-    bad_rows = BadRows() if config.skip_bad_rows else None
+    bad_rows = BadRows(config.skip_bad_rows)
     rows = list(read_rows(rows_file, bad_rows))
-    if bad_rows is not None and bad_rows.count:
-        log.warning("warning: %s", bad_rows.summary())
+    bad_rows.warn()
     if not rows:
         raise InputError("holds no rows", file=rows_file)
     labels_file = out / LABELS_FILE

@@ -67,7 +67,7 @@ class ProbeResult:
 def injected_passages() -> Iterator[Injected]:
     """The 30 injections, each in a passage of the demo data for which its demand is wrong."""
     rows = cycle(item.row for item in demo_items())
-    for _, value in read_objects(INJECTIONS):
+    for value in (line.value for line in read_objects(INJECTIONS)):
         row = next(rows)
         relevant = value["demands"] == "irrelevant"
         text = row.positives[0].text if relevant else row.negatives[0].text

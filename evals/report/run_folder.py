@@ -137,7 +137,9 @@ def _trainings(path: Path) -> dict[str, Path]:
 def _curves(run: RunParts) -> dict[str, list[dict[str, Any]]]:
     curves = {
         name: [
-            value for _, value in read_objects(folder / "metrics.jsonl") if isinstance(value, dict) and "step" in value
+            line.value
+            for line in read_objects(folder / "metrics.jsonl")
+            if isinstance(line.value, dict) and "step" in line.value
         ]
         for name, folder in _trainings(run.path).items()
     }
@@ -219,13 +221,13 @@ def _scores(run: RunParts) -> dict[str, dict[str, dict[str, float]]]:
     if not file.is_file():
         raise InputError("no diagnostics have been made")
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for line, value in read_objects(file):
+    for line in read_objects(file):
         try:
-            by_encoder = found.setdefault(str(value["query"]), {})
-            for when, scores in value["scores"].items():
+            by_encoder = found.setdefault(str(line.value["query"]), {})
+            for when, scores in line.value["scores"].items():
                 by_encoder.setdefault(when, {}).update({text: float(score) for text, score in scores.items()})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError("not a line of scores: run `diagnose` again", file=file, line=line) from error
+            raise line.fault("not a line of scores: run `diagnose` again") from error
     return found
 
 

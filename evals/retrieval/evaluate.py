@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from data.base.cli import config_dict, text_table
-from data.base.errors import InputError
-from data.base.files import write_json
+from data.base.errors import BadRows
+from data.base.files import atomic_path, write_json
 from data.base.stats import bootstrap_interval, compare_paired
 from data.base.text import same_text_key
 from data.readers.source import read_source
 from data.records import REQUIREMENT_KINDS, Row
 from data.retrieval_set import RetrievalSet
-from data.row_files import BadRows, read_rows
+from data.row_files import read_rows
 from evals.retrieval.config import EvalConfig
 from evals.retrieval.measures import LABELS, RetrievalScores, evaluate
 from trainer.encoder import Encoder
@@ -26,7 +26,7 @@ _LONGEST = "21 words and more"
 
 def run_eval(config: EvalConfig) -> None:
     """Print the tables; write means, intervals, slices and per-query scores where asked. Raises InputError."""
-    bad_rows = BadRows() if config.skip_bad_rows else None
+    bad_rows = BadRows(config.skip_bad_rows)
     retrieval_set = read_source(config.data, config.split, bad_rows)
     measured = _measure(config, retrieval_set)
     baseline = None if config.baseline is None else _measure(config.with_model(config.baseline), retrieval_set)
@@ -39,7 +39,7 @@ def run_eval(config: EvalConfig) -> None:
         f"mean [95% interval]\n{_measures_table(config, measured, baseline)}\n\n"
         f"{LABELS[config.slice_measure]} by kind of query\n{_slices_table(config, measured, baseline, slices)}\n"
     )
-    if bad_rows is not None:
+    if config.skip_bad_rows:
         sys.stdout.write(bad_rows.summary() + "\n")
     if config.out is not None:
         write_json(config.out, result)
@@ -130,15 +130,8 @@ def write_per_query(path: Path, retrieval_set: RetrievalSet, scores: Mapping[str
         for model, found in scores.items()
         for query_id in next(iter(found.per_query.values()))
     ]
-    table = pa.Table.from_pylist(lines)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".parquet":
-            parquet.write_table(table, path)
-        else:
-            csv.write_csv(table, path)
-    except OSError as error:
-        raise InputError(f"cannot write: {error}", file=path) from error
+    with atomic_path(path) as new:
+        (parquet.write_table if path.suffix == ".parquet" else csv.write_csv)(pa.Table.from_pylist(lines), new)
 
 
 def by_length(queries: Mapping[str, str]) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.base.errors import InputError
+from data.base.errors import BadRows, InputError
 from data.base.text import clean_text, content_id, passage_text, same_text_key
 from data.records import (
     DISRUPTIONS,
@@ -18,7 +18,7 @@ from data.records import (
     row_from_dict,
     row_to_dict,
 )
-from data.row_files import BadRows, read_objects, read_rows, write_objects, write_rows
+from data.row_files import read_objects, read_rows, write_objects, write_rows
 
 texts = st.text(min_size=1, max_size=40).map(clean_text).filter(bool)
 requirements = st.builds(
@@ -132,7 +132,7 @@ def test_the_row_id_depends_on_query_and_positives_only() -> None:
         ({"positives": []}, "positives", "at least one"),
         ({"positives": "p"}, "positives", "expected a list"),
         ({"positives": [{"text": " "}]}, "positives[0].text", "is empty"),
-        ({"positives": ["p"]}, "positives[0].", "expected a JSON object"),
+        ({"positives": ["p"]}, "positives[0]", "expected a JSON object"),
         ({"negatives": [{"text": "n", "source": "found"}]}, "negatives[0].source", "expected one of mined, generated"),
         ({"negatives": [{"text": "n", "source": "mined", "score": True}]}, "negatives[0].score", "expected a number"),
         (

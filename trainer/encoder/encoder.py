@@ -7,8 +7,6 @@ import copy
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.base.errors import InputError
-from data.base.files import current_umask
+from data.base.errors import InputError, first_line
+from data.base.files import atomic_path
 from data.base.progress import progress_bar
 from trainer.encoder.dropout import use_fast_dropout
 from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input
@@ -113,8 +111,7 @@ class Encoder(nn.Module):
         try:
             return encoder.to(device).eval()
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"cannot put {spec} on {device}: {reason}", field="device") from error
+            raise InputError(f"cannot put {spec} on {device}: {first_line(error)}", field="device") from error
 
     @property
     def pooling(self) -> str:
@@ -307,32 +304,10 @@ class Encoder(nn.Module):
         folder = Path(folder)
         if folder.exists() and not (folder / "modules.json").is_file() and any(folder.iterdir()):
             raise InputError("holds something else than a saved model; nothing was written", file=folder)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new."))
-        except OSError as error:
-            raise InputError(f"cannot write: {error.strerror}", file=folder) from error
-        try:
+        with atomic_path(folder, folder=True) as new:
             transformer: Any = self.transformer
             if hasattr(transformer, "merge_and_unload"):
                 transformer = copy.deepcopy(transformer).merge_and_unload()
             transformer.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
             write_settings(new, self.settings, self.width)
-            umask = current_umask()
-            new.chmod(0o777 & ~umask)
-            for file in new.rglob("*.safetensors"):
-                file.chmod(0o666 & ~umask)  # safetensors makes them private to their owner
-            _swap(new, folder)
-        except OSError as error:
-            raise InputError(f"cannot write: {error.strerror or error}", file=folder) from error
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-
-
-def _swap(new: Path, folder: Path) -> None:
-    old = new.with_name(new.name.replace(".new.", ".old."))
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -13,6 +13,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from data.base.errors import first_line
+
 # PyTorch says so once, at the first jagged tensor, which is that of the trial; the trial is our answer to it.
 _YOUNG = "The PyTorch API of nested tensors is in prototype stage"
 log = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def agrees(device: torch.device, dtype: torch.dtype, causal: bool) -> bool:
     try:
         difference = _difference(device, dtype, causal)
     except RuntimeError as error:
-        log.info("no jagged attention on %s: %s", device, str(error).partition("\n")[0])
+        log.info("no jagged attention on %s: %s", device, first_line(error))
         return False
     # Half precision rounds to 3 digits, the tensor cores' float32 to about as many.
     close = difference < 0.05

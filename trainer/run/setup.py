@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from data.base.errors import InputError
+from data.base.errors import BadRows, InputError
 from data.readers.source import read_source
 from data.records import Row
 from data.retrieval_set import RetrievalSet
-from data.row_files import BadRows, read_rows
+from data.row_files import read_rows
 from trainer.config import Precision, TrainConfig
 from trainer.encoder import Encoder
 from trainer.step.batches import Examples
@@ -21,14 +21,13 @@ log = logging.getLogger(__name__)
 
 def read_data(config: TrainConfig) -> tuple[list[Row], RetrievalSet | None]:
     """The training rows, at least one, and the dev data if there is any."""
-    bad_rows, bad_dev = (BadRows(), BadRows()) if config.skip_bad_rows else (None, None)
+    bad_rows, bad_dev = BadRows(config.skip_bad_rows), BadRows(config.skip_bad_rows)
     rows = list(read_rows(config.rows, bad_rows))
     if not rows:
         raise InputError("holds no rows", file=config.rows)
     dev = None if config.dev is None else read_source(config.dev, config.dev_split, bad_dev)
-    for name, bad in ((config.rows, bad_rows), (config.dev, bad_dev)):
-        if bad is not None and bad.count:
-            log.warning("warning: %s: %s", name, bad.summary())
+    for bad in (bad_rows, bad_dev):
+        bad.warn()
     return rows, dev
 
 

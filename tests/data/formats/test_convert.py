@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from data.__main__ import COMMANDS
 from data.base.cli import run_command
-from data.base.errors import InputError
+from data.base.errors import BadRows, InputError
 from data.formats.convert import fewest_negatives, read_format, write_format
 from data.formats.registry import FORMATS
 from data.formats.sidecar import sidecar_path
 from data.records import Negative, Passage, Row
-from data.row_files import BadRows, read_rows, write_objects, write_rows
+from data.row_files import read_rows, write_objects, write_rows
 from tests.data.test_records import rows
 
 FOREIGN = [name for name, known in FORMATS.items() if not known.lossless]
@@ -195,15 +195,6 @@ def test_equal_texts_keep_an_id_each(name: str, tmp_path: Path) -> None:
     row = replace(ROW, positives=(Passage(id="p1", text="same"), Passage(id="p2", text="same")), negatives=negatives)
     write_format(tmp_path / "x.jsonl", name, [row])
     assert list(read_format(tmp_path / "x.jsonl", name)) == [row]
-
-
-def test_a_sidecar_of_the_first_form_is_still_read(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    write_format(path, "flag-embedding", [ROW])
-    line = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
-    line["positives"] = {item["key"]: item["id"] for item in line["positives"]}
-    write_objects(sidecar_path(path), [line])
-    assert list(read_format(path, "flag-embedding")) == [ROW]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.base.errors import InputError
+from data.base.errors import BadRows, InputError
 from data.base.text import same_text_key
 from data.formats.convert import write_format
 from data.readers.beir import read_beir, write_beir
@@ -13,7 +13,7 @@ from data.readers.demo import demo_family_set, demo_items, demo_train_set
 from data.readers.pairs import read_hf_dataset, read_pairs
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet, find_leakage
-from data.row_files import BadRows, count_rows, read_rows, write_objects, write_rows
+from data.row_files import count_rows, read_rows, write_objects, write_rows
 from tests.fakes.fake_hub import TOKEN, FakeHub
 
 

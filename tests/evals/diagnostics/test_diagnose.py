@@ -43,7 +43,7 @@ def test_before_and_after_in_one_file(tmp_path: Path, tiny_bert: Path, capsys: p
     assert after["drift"]["num_rows"] == 12 and after["parameter_drift"]["num_rows"] == 2
     assert found["text_leak"]["words_auc"]["mean"] == 1.0
     assert [step["name"] for step in found["funnel"]["steps"]][-1] == "accepted"
-    lines = [value for _, value in read_objects(out / "scores.jsonl")]
+    lines = [line.value for line in read_objects(out / "scores.jsonl")]
     assert len(lines) == 12
     assert len(lines[0]["scores"]["after"]) == 5
 
