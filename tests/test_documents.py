@@ -166,6 +166,16 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), target
 
 
+def test_each_change_that_the_architecture_names_takes_at_most_three_files() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("| to change | open |")[2]
+    changes = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| ")]
+    assert len(changes) >= 10
+    for change, opened in changes:
+        files = [name for name in re.findall(r"`([\w./]+/[\w./]*)`", opened) if not name.endswith("/")]
+        assert 1 <= len(files) <= 3, change
+        assert [name for name in files if not (ROOT / name).is_file()] == [], change
+
+
 @pytest.mark.parametrize("name", ["trainer.loss_modules"])
 def test_doctests(name: str) -> None:
     found = doctest.testmod(importlib.import_module(name))
