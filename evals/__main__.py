@@ -45,10 +45,9 @@ def _ablate(config: AblateConfig) -> None:
 
 
 def _compare(config: CompareConfig) -> None:
-    from evals.generators.compare import compare, leaderboard_table
+    from evals.generators.compare import compare, leaderboard_text
 
-    result = compare(config)
-    sys.stdout.write(f"{leaderboard_table(result)}\nwritten: {result['file']}\n")
+    sys.stdout.write(leaderboard_text(compare(config)))
 
 
 def _probe(config: ProbeConfig) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -84,11 +85,29 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned left, two spaces apart, one line a row."""
-    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [header, *rows]
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None) -> str:
+    """Columns aligned left, two spaces apart, one line a row.
+
+    Where that is wider than `width` (None: the terminal's, 80 where there is none), the first cell of a row stands on a
+    line of its own, above the others; where these are too wide as well, each has its line, behind its column's name.
+    """
+    most = width or shutil.get_terminal_size().columns
+    lines = _aligned([header, ["-" * n for n in _widths([header, *rows])], *rows])
+    if max(map(len, lines)) <= most:
+        return "\n".join(lines)
+    others = [line[1:] for line in (header, *rows)]
+    lines = _aligned([others[0], ["-" * n for n in _widths(others)], *others[1:]])
+    if max(map(len, lines)) <= most - 2:
+        pairs = zip(rows, lines[2:], strict=True)
+        return "\n".join([header[0], *(f"  {line}" for line in lines[:2])] + [f"{r[0]}\n  {line}" for r, line in pairs])
+    named = ([(name, cell) for name, cell in zip(header[1:], row[1:], strict=True) if cell] for row in rows)
+    return "\n".join("\n  ".join([row[0], *_aligned(cells)]) for row, cells in zip(rows, named, strict=True))
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = _widths(lines)
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-
-_Z_95 = 1.959963984540054
 
 Floats = NDArray[np.float64]
 _BLOCK = 1_000  # resamples held in memory at once
@@ -33,11 +31,18 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        return f"{self:}"
+        return f"{self:.3f}"
 
-    def __format__(self, sign: str) -> str:
-        """`sign` is "" or "+", as for numbers."""
-        return f"{self.mean:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
+    def __format__(self, spec: str) -> str:
+        """`spec` is one for numbers; "" and "+" mean three digits."""
+        spec = spec if "." in spec else f"{spec}.3f"
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+
+def _percentile_interval(mean: float, resampled_B: Floats, confidence: float = 0.95) -> Interval:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled_B, [tail, 1 - tail])
+    return Interval(mean=float(mean), low=float(low), high=float(high))
 
 
 def bootstrap_interval(
@@ -54,9 +59,7 @@ def bootstrap_interval(
             for start in range(0, num_resamples, _BLOCK)
         ]
     )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(mean=float(values_N.mean()), low=float(low), high=float(high))
+    return _percentile_interval(values_N.mean(), means, confidence)
 
 
 def randomisation_p_value(
@@ -157,19 +160,26 @@ def seeds_and_queries_interval(
         # The mean over resampled seeds first: one vector of queries a resample, then resampled itself.
         by_query_BQ = np.mean([scores_SQ[drawn_B] for drawn_B in rng.integers(0, num_seeds, (num_seeds, num))], axis=0)
         means.append(np.take_along_axis(by_query_BQ, rng.integers(0, num_queries, by_query_BQ.shape), 1).mean(axis=1))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return Interval(mean=float(scores_SQ.mean()), low=float(low), high=float(high))
+    return _percentile_interval(scores_SQ.mean(), np.concatenate(means), confidence)
 
 
-def wilson_interval(hits: int, trials: int, z: float = _Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; (0, 1) without trials. Source: Wilson 1927."""
-    if not 0 <= hits <= trials:
-        raise ValueError(f"expected 0 <= hits <= trials, got {hits} of {trials}")
-    if trials == 0:
+def pooled_interval(sums_R: ArrayLike, counts_R: ArrayLike, *, num_resamples: int = 2_000, seed: int = 0) -> Interval:
+    """The mean of all values of R rows, given the sum and the number of each row's; the interval resamples rows, as the
+    values of a row are alike. Raises ValueError without values.
+    """
+    sums, counts = np.asarray(sums_R, dtype=np.float64), np.asarray(counts_R, dtype=np.float64)
+    if not counts.sum():
+        raise ValueError("an interval needs at least one value")
+    weights_BR = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), num_resamples)
+    sums_B, counts_B = weights_BR @ sums, weights_BR @ counts
+    return _percentile_interval(sums.sum() / counts.sum(), sums_B[counts_B > 0] / counts_B[counts_B > 0])
+
+
+def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a proportion; (0, 1) without trials. Source: Wilson 1927."""
+    if trials == 0 and hits == 0:
         return 0.0, 1.0
-    share, square = hits / trials, z * z
-    centre = (share + square / (2 * trials)) / (1 + square / trials)
-    half = z / (1 + square / trials) * ((share * (1 - share) / trials + square / (4 * trials * trials)) ** 0.5)
-    # At the ends the interval touches 0 or 1 exactly; rounding must not put it outside.
-    return (0.0 if hits == 0 else max(0.0, centre - half)), (1.0 if hits == trials else min(1.0, centre + half))
+    from scipy.stats import binomtest  # takes longer to import than all the rest that a command needs
+
+    found = binomtest(hits, trials).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)

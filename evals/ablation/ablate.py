@@ -262,18 +262,18 @@ def _test_words(table: Mapping[str, Any]) -> str:
 
 
 def _arms_table(table: Mapping[str, Any]) -> str:
-    header = ["arm", "seeds"]
-    for measure in SHOWN:
-        header += [measure, "against mined", "p (Holm)"]
-    lines = []
-    for name, arm in table["arms"].items():
-        cells = [name, str(arm["seeds"])]
-        for measure in SHOWN:
-            pair = table["against_mined"].get(name, {}).get(measure)
-            cells.append(str(Interval.of(arm["measures"][measure])))
-            cells += ["", ""] if pair is None else [f"{Interval.of(pair):+}", f"{pair['p_holm']:.3f}"]
-        lines.append(cells)
-    return text_table(header, lines)
+    return "\n\n".join(
+        text_table(
+            ["arm", "seeds", measure, "against mined", "p (Holm)"],
+            [
+                [name, str(arm["seeds"]), str(Interval.of(arm["measures"][measure]))]
+                + (["", ""] if pair is None else [f"{Interval.of(pair):+}", f"{pair['p_holm']:.3f}"])
+                for name, arm in table["arms"].items()
+                for pair in [table["against_mined"].get(name, {}).get(measure)]
+            ],
+        )
+        for measure in SHOWN
+    )
 
 
 def read_ablation(folder: str | Path) -> dict[str, Any]:

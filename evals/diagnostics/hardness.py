@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.base.errors import InputError
-from data.base.stats import Floats, Interval, bootstrap_interval
-from evals.diagnostics.embedded_rows import GENERATED, MINED, POSITIVE, Bools, EmbeddedRows, Ints
+from data.base.stats import Floats, Interval, bootstrap_interval, pooled_interval
+from evals.diagnostics.embedded_rows import GENERATED, MINED, POSITIVE, Bools, EmbeddedRows
 
 WASTED_WEIGHT = 0.01
 """Below this InfoNCE weight a negative hardly moves the model."""
@@ -71,21 +71,12 @@ def hardness(embedded: EmbeddedRows, measured: Measured, selected_P: Bools) -> H
     return Hardness(
         count=int(selected_P.sum()),
         num_rows=len(rows),
-        above_positive=_share_interval(above, row_index),
+        above_positive=pooled_interval(np.bincount(row_index, weights=above), np.bincount(row_index)),
         margin=tuple(float(q) for q in np.quantile(margin, _QUANTILES)),
         weight=tuple(float(q) for q in np.quantile(weight, _QUANTILES)),
         mass=float(mass_by_row.mean()),
         wasted=float((weight < WASTED_WEIGHT).mean()),
     )
-
-
-def _share_interval(hits_S: Floats, row_S: Ints, *, num_resamples: int = 2000, seed: int = 0) -> Interval:
-    """Pooled share with a bootstrap interval that resamples rows, as the passages of a row are alike."""
-    hits_R, counts_R = np.bincount(row_S, weights=hits_S), np.bincount(row_S)
-    rng = np.random.default_rng(seed)
-    weights_BR = rng.multinomial(len(hits_R), np.full(len(hits_R), 1 / len(hits_R)), size=num_resamples)
-    low, high = np.quantile((weights_BR @ hits_R) / (weights_BR @ counts_R), [0.025, 0.975])
-    return Interval(mean=float(hits_R.sum() / counts_R.sum()), low=float(low), high=float(high))
 
 
 def hardness_by_source(embedded: EmbeddedRows, measured: Measured) -> dict[str, Hardness]:

@@ -1,25 +1,21 @@
 """The same rows through several generators: one synthesis run each, one leaderboard."""
 
 import logging
-import random
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold, cross_val_predict
 
+from data.base.cli import text_table
 from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object, write_json
 from data.base.options import shared_options
-from data.base.stats import wilson_interval
+from data.base.stats import Interval, pooled_interval, wilson_interval
 from data.records import Row
 from data.row_files import read_rows
+from evals.diagnostics.probes import words_probe
 from evals.generators.config import CompareConfig
 from programs.feedback.retriever import EncoderRetriever, Retriever
 from programs.feedback.row import RowFeedback, row_feedback
@@ -32,10 +28,11 @@ from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import mined_rows, synthesize
 from trainer.encoder import Encoder
 
-_RESAMPLES = 500
-_FOLDS = 5
-
 log = logging.getLogger(__name__)
+
+Measure = dict[str, float | None]  # value, and low and high of its 95% interval; None where it cannot be known
+UNKNOWN: Measure = {"value": None, "low": None, "high": None}
+_FEWEST_ROWS = 5
 
 COLUMNS = {
     "acceptance_rate": ("accepted", 3),
@@ -135,10 +132,9 @@ def _entry(config: CompareConfig, name: str, rows: list[Row], retriever: Retriev
     bands = Bands(temperature=config.ranking_temperature)
     style = corpus_style([text for row in rows for text in (n.text for n in row.of_source("mined"))])
     feedback = [row_feedback(row, synthesis_of_row(row), retriever, bands, style) for row in enriched]
-    found_measures = measures(summary, feedback, enriched)
     return {
         "unusable": None,
-        "measures": {key: asdict(measure) for key, measure in found_measures.items()},
+        "measures": measures(summary, feedback, enriched),
         "adapters": summary["program"]["adapters"],
         "verifier": summary["verifier"]["in_words"],
         "folder": str(folder),
@@ -154,34 +150,41 @@ def _worth(entry: dict[str, Any]) -> float:
 
 def leaderboard_table(result: dict[str, Any]) -> str:
     """The board as a Markdown table, models that could not be used below it with the reason."""
-    lines = [
-        f"{result['rows']} rows, InfoNCE weights under {result['retriever']}, values with 95% intervals",
-        "",
-        "| model | " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
-        "|---|" + "---|" * len(COLUMNS),
+    header, rows = _cells(result)
+    lines = [_title(result), "", *(f"| {' | '.join(line)} |" for line in [header, *rows])]
+    lines.insert(3, "|---|" + "---|" * len(COLUMNS))
+    return "\n".join([*lines, *(f"\n{line}" for line in _unusable(result))]) + "\n"
+
+
+def leaderboard_text(result: dict[str, Any]) -> str:
+    """The same for a terminal."""
+    return "\n".join([_title(result), text_table(*_cells(result)), *_unusable(result), f"written: {result['file']}\n"])
+
+
+def _title(result: dict[str, Any]) -> str:
+    return f"{result['rows']} rows, InfoNCE weights under {result['retriever']}, values with 95% intervals"
+
+
+def _cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    return ["model", *(title for title, _ in COLUMNS.values())], [
+        [entry["model"], *(cell(entry["measures"][name], digits) for name, (_, digits) in COLUMNS.items())]
+        for entry in result["board"]
+        if not entry["unusable"]
     ]
-    for entry in result["board"]:
-        if not entry["unusable"]:
-            cells = (Measure(**entry["measures"][name]).text(digits) for name, (_, digits) in COLUMNS.items())
-            lines.append(f"| {entry['model']} | " + " | ".join(cells) + " |")
-    lines += [f"\n{entry['model']}: not usable: {entry['unusable']}" for entry in result["board"] if entry["unusable"]]
-    return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measure:
-    """A value with its 95% interval; None where it cannot be known."""
+def _unusable(result: dict[str, Any]) -> list[str]:
+    return [f"{entry['model']}: not usable: {entry['unusable']}" for entry in result["board"] if entry["unusable"]]
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
-    def text(self, digits: int = 3) -> str:
-        """As a cell of the table."""
-        if self.value is None:
-            return "unknown"
-        span = "" if self.low is None or self.high is None else f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
-        return f"{self.value:.{digits}f}{span}"
+def cell(measure: Measure, digits: int = 3) -> str:
+    """A measure as the table shows it."""
+    value, low, high = (measure[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "unknown"
+    if low is None or high is None:
+        return f"{value:.{digits}f}"
+    return f"{Interval(mean=value, low=low, high=high):.{digits}f}"
 
 
 def measures(summary: Mapping[str, Any], feedback: Sequence[RowFeedback], rows: Sequence[Row]) -> dict[str, Measure]:
@@ -192,82 +195,48 @@ def measures(summary: Mapping[str, Any], feedback: Sequence[RowFeedback], rows: 
     answered = sum(role["answered"] for role in roles)
     unread = sum(count for name, count in funnel["faults"].items() if name.endswith(("_malformed", "_truncated")))
     weights = [[one.parts.signal for one in row.assessed if one.parts and one.parts.validity] for row in feedback]
+    num_accepted = [len(row) for row in weights]
+
+    def per_accepted(total: float | None) -> Measure:
+        return UNKNOWN if total is None else _pooled([total / len(weights)] * len(weights), num_accepted)
+
     return {
         "acceptance_rate": _share(accepted, planned),
-        "infonce_weight": _row_mean(weights),
+        "infonce_weight": _pooled([sum(row) for row in weights], num_accepted),
         "surgical_rate": _share(funnel["accepted_surgical"], accepted),
         "source_leak_auc": source_leak(rows),
         "parse_failure_rate": _share(unread, answered),
-        "tokens_per_accepted": _per_accepted(usage["tokens"], [len(group) for group in weights]),
-        "usd_per_accepted": _per_accepted(usage["cost_usd"], [len(group) for group in weights]),
-        "seconds_per_accepted": Measure(value=summary["seconds_all_runs"] / accepted if accepted else None),
+        "tokens_per_accepted": per_accepted(usage["tokens"]),
+        "usd_per_accepted": per_accepted(usage["cost_usd"]),
+        "seconds_per_accepted": UNKNOWN | {"value": summary["seconds_all_runs"] / accepted if accepted else None},
     }
 
 
 def source_leak(rows: Sequence[Row]) -> Measure:
-    """AUC of telling generated from mined negatives by their words alone (logistic regression on a bag of words,
-    cross-validated with whole rows held out). 0.5 is what should be: the words give the origin away no better than
-    chance. Unknown without both kinds in at least five rows.
+    """AUC of telling generated from mined negatives by their words alone, as `diagnose` measures it: 0.5 is what should
+    be, the words give the origin away no better than chance. Unknown without both kinds in at least five rows.
     """
     kept = [row for row in rows if row.of_source("mined") and row.of_source("generated")]
-    if len(kept) < _FOLDS:
-        return Measure(value=None)
-    texts = [negative.text for row in kept for negative in row.negatives]
-    labels = np.array([negative.source == "generated" for row in kept for negative in row.negatives])
-    groups = np.array([number for number, row in enumerate(kept) for _ in row.negatives])
-    counts = CountVectorizer(binary=True).fit_transform(texts)
-    scores = cross_val_predict(
-        LogisticRegression(max_iter=1000, class_weight="balanced"),
-        counts,
-        labels,
-        groups=groups,
-        cv=GroupKFold(_FOLDS),
-        method="decision_function",
-    )
+    if len(kept) < _FEWEST_ROWS:
+        return UNKNOWN
+    negatives = [(number, negative) for number, row in enumerate(kept) for negative in row.negatives]
+    generated_P = np.array([negative.source == "generated" for _, negative in negatives])
+    texts, row_P = [negative.text for _, negative in negatives], np.array([number for number, _ in negatives])
+    return _known(words_probe(texts, generated_P, row_P))
 
-    def auc(chosen: Sequence[int]) -> float | None:
-        members = np.concatenate([np.flatnonzero(groups == number) for number in chosen])
-        return float(roc_auc_score(labels[members], scores[members]))
 
-    return _bootstrap(len(kept), auc)
+def _known(found: Interval) -> Measure:
+    return {"value": found.mean, "low": found.low, "high": found.high}
 
 
 def _share(hits: int, trials: int) -> Measure:
     if not trials:
-        return Measure(value=None)
+        return UNKNOWN
     # Several attempts at one answer can each fail to be read; the share then reaches past the answers it is of.
     low, high = wilson_interval(min(hits, trials), trials)
-    return Measure(value=hits / trials, low=low, high=high)
+    return {"value": hits / trials, "low": low, "high": high}
 
 
-def _row_mean(groups: Sequence[Sequence[float]]) -> Measure:
-    """The mean over all values, with an interval over whole rows, whose values belong together."""
-
-    def mean(chosen: Sequence[int]) -> float | None:
-        values = [value for number in chosen for value in groups[number]]
-        return sum(values) / len(values) if values else None
-
-    return _bootstrap(len(groups), mean)
-
-
-def _per_accepted(total: float | None, accepted_by_row: Sequence[int]) -> Measure:
-    """`total` divided by the accepted negatives; the interval is that of their number, over rows."""
-    if total is None:
-        return Measure(value=None)
-    per_row = total / len(accepted_by_row) if accepted_by_row else 0.0
-
-    def rate(chosen: Sequence[int]) -> float | None:
-        accepted = sum(accepted_by_row[number] for number in chosen)
-        return per_row * len(chosen) / accepted if accepted else None
-
-    return _bootstrap(len(accepted_by_row), rate)
-
-
-def _bootstrap(size: int, statistic: Callable[[Sequence[int]], float | None]) -> Measure:
-    value = statistic(range(size)) if size else None
-    if value is None:
-        return Measure(value=None)
-    rng = random.Random(0)
-    found = [statistic(rng.choices(range(size), k=size)) for _ in range(_RESAMPLES)]
-    known = sorted(one for one in found if one is not None)
-    return Measure(value=value, low=known[int(0.025 * len(known))], high=known[int(0.975 * (len(known) - 1))])
+def _pooled(sums_R: Sequence[float], counts_R: Sequence[int]) -> Measure:
+    """Over whole rows, whose values belong together."""
+    return _known(pooled_interval(sums_R, counts_R)) if sum(counts_R) else UNKNOWN

@@ -124,3 +124,14 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
 
 def test_a_table_is_aligned() -> None:
     assert text_table(["a", "bb"], [["ccc", "d"]]) == "a    bb\n---  --\nccc  d"
+    assert text_table(["a", "bb"], []) == "a  bb\n-  --"
+
+
+def test_a_table_fits_its_width() -> None:
+    table = ["arm", "score", "p"], [["a long name", "0.5 [0.4, 0.6]", "0.04"], ["b", "0.25", ""]]
+    whole = text_table(*table, width=35)
+    assert whole.splitlines()[2] == "a long name  0.5 [0.4, 0.6]  0.04"
+    assert text_table(*table, width=25) == (
+        "arm\n  score           p\n  --------------  ----\na long name\n  0.5 [0.4, 0.6]  0.04\nb\n  0.25"
+    )
+    assert text_table(*table, width=21) == "a long name\n  score  0.5 [0.4, 0.6]\n  p      0.04\nb\n  score  0.25"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.base.stats import bootstrap_interval, compare_paired, holm, randomisation_p_value
+from data.base.stats import bootstrap_interval, compare_paired, holm, pooled_interval, randomisation_p_value
 
 
 def exact_p_value(differences: list[float]) -> float:
@@ -68,3 +68,14 @@ def test_holm_by_hand() -> None:
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([]) == []
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_the_mean_over_rows_pools_their_values_and_resamples_whole_rows() -> None:
+    values = [[1.0, 0.0], [1.0], [], [0.0, 0.0, 1.0]]
+    found = pooled_interval([sum(row) for row in values], [len(row) for row in values])
+    assert found.mean == pytest.approx(0.5) and 0 <= found.low < 0.5 < found.high <= 1
+    # One row cannot differ from itself, however many values it has.
+    alone = pooled_interval([3.0], [4])
+    assert (alone.mean, alone.low, alone.high) == (0.75, 0.75, 0.75)
+    with pytest.raises(ValueError, match="at least one value"):
+        pooled_interval([0.0], [0])

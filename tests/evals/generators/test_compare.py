@@ -9,7 +9,7 @@ import pytest
 
 from data.base.errors import InputError
 from data.records import Negative, Passage, Row
-from evals.generators.compare import Measure, compare, leaderboard_table, source_leak
+from evals.generators.compare import UNKNOWN, cell, compare, leaderboard_table, leaderboard_text, source_leak
 from evals.generators.config import CompareConfig
 from tests.fakes.closed_loop import WordsRetriever
 from tests.fakes.fake_model import FakeModel
@@ -30,20 +30,18 @@ def row(number: int, mined: list[str], generated: list[str]) -> Row:
 def test_source_leak_is_a_half_for_the_same_words_and_one_for_a_tell_tale() -> None:
     words = ["apple", "pear", "plum", "fig"]
     same = [row(n, words, words) for n in range(12)]
-    assert source_leak(same).value == pytest.approx(0.5, abs=0.05)
-    told = [row(n, words, [f"{word} indeed" for word in words]) for n in range(12)]
-    leak = source_leak(told)
-    assert leak.value == pytest.approx(1.0)
-    assert leak.low is not None
-    assert leak.low > 0.9
-    assert source_leak(same[:3]).value is None
-    assert source_leak([row(n, words, []) for n in range(12)]).value is None
+    value = source_leak(same)["value"]
+    assert value == pytest.approx(0.5, abs=0.05)
+    told = source_leak([row(n, words, [f"{word} indeed" for word in words]) for n in range(12)])
+    assert told["value"] == pytest.approx(1.0)
+    assert told["low"] is not None and told["low"] > 0.9
+    assert source_leak(same[:3]) == source_leak([row(n, words, []) for n in range(12)]) == UNKNOWN
 
 
 def test_cells() -> None:
-    assert Measure(value=None).text() == "unknown"
-    assert Measure(value=0.5).text(2) == "0.50"
-    assert Measure(value=0.5, low=0.25, high=0.75).text(2) == "0.50 [0.25, 0.75]"
+    assert cell(UNKNOWN) == "unknown"
+    assert cell(UNKNOWN | {"value": 0.5}, 2) == "0.50"
+    assert cell({"value": 0.5, "low": 0.25, "high": 0.75}, 2) == "0.50 [0.25, 0.75]"
 
 
 def test_models_are_ranked_and_unusable_ones_named(
@@ -71,6 +69,7 @@ def test_models_are_ranked_and_unusable_ones_named(
     assert "| openai/good | 1.000" in table
     assert "hosted_vllm/bad: not usable: this verifier misses" in table
     assert (tmp_path / "out" / "leaderboard.md").read_text() == table
+    assert max(map(len, leaderboard_text(result).split("this verifier")[0].splitlines()[1:])) <= 80
     assert json.loads((tmp_path / "out" / "leaderboard.json").read_text())["board"] == result["board"]
 
 
