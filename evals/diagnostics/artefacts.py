@@ -6,21 +6,24 @@ one text, and without a real difference either sign is as likely. Means over une
 symmetry, and raise false alarms. Axes: P passages, R rows, F features.
 """
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 
-from data.base.stats import Floats, max_randomisation_p_values
+from data.base.stats import max_randomisation_p_values
+from data.base.text import is_spaceless, num_words, tokens
 from evals.diagnostics.embedded_rows import Bools, Ints
 from evals.diagnostics.probes import auc_interval
 
-_WORD = re.compile(r"\w+|[^\w\s]")
 _MIN_SHARE_OF_ROWS = 0.05
 _LEVEL = 0.05
+_LONGEST = 24  # tokens of a phrase that is named
+_SAME_PASSAGES = 0.7
 # Of fewer rows, even the one order of signs that all rows share comes up by chance more often than the level.
 FEWEST_ROWS = 6
 
@@ -52,31 +55,65 @@ class Artefact:
 def find_artefacts(
     texts_P: Sequence[str], is_generated_P: Bools, row_P: Ints, *, most: int = 12, seed: int = 0
 ) -> list[Artefact]:
-    """The strongest artefacts whose difference is beyond chance given all features, strongest first.
+    """The strongest artefacts whose difference is beyond chance given all features, strongest first, one a habit.
 
     None where fewer than `FEWEST_ROWS` rows have both kinds of passages.
     """
-    words_P = [_WORD.findall(text.casefold()) for text in texts_P]
     if len(rows_with_both(is_generated_P, row_P)) < FEWEST_ROWS:
         return []
+    words_P = [[token[0] for token in tokens(text.casefold())] for text in texts_P]
+    length_P1 = np.array([[num_words(text)] for text in texts_P], dtype=np.float64)
     pairs_R2 = _one_pair_a_row(is_generated_P, row_P, seed)
-    found, differences = [], []
-    for artefacts, difference_RF in (
-        _length(np.array([len(words) for words in words_P], dtype=np.float64), is_generated_P, row_P, pairs_R2),
-        _shares("opening", [_openings(words) for words in words_P], is_generated_P, pairs_R2),
-        _shares("n-gram", [_ngrams(words) for words in words_P], is_generated_P, pairs_R2),
-    ):
-        found += artefacts
-        differences.append(difference_RF)
-    p_values = max_randomisation_p_values(sparse.csr_matrix(sparse.hstack(differences)), seed=seed)
+    by_kind = {"opening": _often("opening", words_P, pairs_R2), "n-gram": _often("n-gram", words_P, pairs_R2)}
+    features_PF = sparse.csc_matrix(sparse.hstack([length_P1, *(has_PF for _, has_PF in by_kind.values())]))
+    names = [("length", "words")] + [(kind, name) for kind, (found, _) in by_kind.items() for name in found]
+    p_values = max_randomisation_p_values(
+        sparse.csr_matrix(features_PF[pairs_R2[:, 0]] - features_PF[pairs_R2[:, 1]]), seed=seed
+    )
+    generated_F, corpus_F = (
+        np.asarray(features_PF[side].sum(axis=0)).ravel() / side.sum() for side in (is_generated_P, ~is_generated_P)
+    )
+    strength_F = np.abs(generated_F - corpus_F)
+    strength_F[0] = abs(2 * auc_interval(length_P1[:, 0], is_generated_P, row_P, num_resamples=1).mean - 1)
+    times = generated_F[0] / corpus_F[0]
     kept = [
-        replace(artefact, p_value=p_value)
-        for artefact, p_value in zip(found, p_values.tolist(), strict=True)
-        if p_value < _LEVEL
+        f
+        for f in np.flatnonzero(p_values < _LEVEL).tolist()
+        if f == 0 or not _told_by_length(generated_F[f], corpus_F[f], times)
     ]
     # Of phrases that are equally telling, the longest says most.
-    order = sorted(kept, key=lambda a: (-round(a.strength, 3), -len(a.name.split()), a.kind != "opening", a.name))
-    return _without_parts(order)[:most]
+    kept.sort(
+        key=lambda f: (-round(strength_F[f], 3), -len(names[f][1].split()), names[f][0] != "opening", names[f][1])
+    )
+    told: dict[int, str] = {}
+    for f in kept:
+        kind, name = names[f]
+        in_other = any(
+            f" {name} " in f" {phrase} " or _same_habit(features_PF, f, g) for g, phrase in told.items() if g
+        )
+        if f == 0 or not in_other:
+            told[f] = _whole_phrase(kind, name, words_P) if f else name
+    return [
+        Artefact(
+            kind=names[f][0], name=_as_written(phrase), generated=float(generated_F[f]), corpus=float(corpus_F[f]),
+            strength=float(strength_F[f]), p_value=float(p_values[f]),
+        )
+        for f, phrase in list(told.items())[:most]
+    ]  # fmt: skip
+
+
+def _told_by_length(generated: float, corpus: float, times: float) -> bool:
+    """Whether texts of so many times the length would have a common word in about that share of passages anyway."""
+    expected = 1 - (1 - corpus) ** times
+    # Half as much again, as neither share is known exactly.
+    low, high = sorted((corpus, corpus + 1.5 * (expected - corpus)))
+    return low <= generated <= high
+
+
+def _same_habit(features_PF: sparse.csc_matrix, first: int, second: int) -> bool:
+    """Whether two phrases stand in nearly the same passages: parts of one phrase, or one way of writing."""
+    both = features_PF[:, first].multiply(features_PF[:, second]).sum()
+    return bool(both >= _SAME_PASSAGES * (features_PF[:, first].sum() + features_PF[:, second].sum() - both))
 
 
 def rows_with_both(is_generated_P: Bools, row_P: Ints) -> Ints:
@@ -96,61 +133,52 @@ def _one_pair_a_row(is_generated_P: Bools, row_P: Ints, seed: int) -> Ints:
     return np.array([[side[row] for side in sides] for row in paired], dtype=np.int64)
 
 
-def _openings(words: list[str]) -> set[str]:
-    return {" ".join(words[:n]) for n in (1, 2, 3) if len(words) >= n}
+def _openings(words: list[str]) -> list[str]:
+    return [" ".join(words[:n]) for n in (1, 2, 3) if len(words) >= n]
 
 
-def _ngrams(words: list[str]) -> set[str]:
-    return {" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
+def _ngrams(words: list[str]) -> list[str]:
+    return sorted({" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)})
 
 
-def _shares(
-    kind: str, features_P: list[set[str]], is_generated_P: Bools, pairs_R2: Ints
-) -> tuple[list[Artefact], sparse.csr_matrix]:
-    """What is often there, still without a p-value, and its difference in each pair."""
-    vectorizer = CountVectorizer(analyzer=sorted, binary=True)
-    matrix_PF = sparse.csr_matrix(vectorizer.fit_transform(features_P), dtype=np.float64)
-    difference_RF = matrix_PF[pairs_R2[:, 0]] - matrix_PF[pairs_R2[:, 1]]
-    # A phrase of few rows is a topic, not a habit.
-    rows_F = np.asarray((difference_RF != 0).sum(axis=0)).ravel()
-    often = np.flatnonzero(rows_F >= max(3, _MIN_SHARE_OF_ROWS * len(pairs_R2)))
-    generated_F, corpus_F = (
-        np.asarray(matrix_PF[side_P].sum(axis=0)).ravel() / side_P.sum() for side_P in (is_generated_P, ~is_generated_P)
-    )
-    names = vectorizer.get_feature_names_out()
-    found = [
-        Artefact(kind=kind, name=str(names[f]), generated=float(generated_F[f]), corpus=float(corpus_F[f]),
-                 strength=float(abs(generated_F[f] - corpus_F[f])))
-        for f in often
-    ]  # fmt: skip
-    return found, sparse.csr_matrix(difference_RF[:, often])
+_PHRASES: dict[str, Callable[[list[str]], list[str]]] = {"opening": _openings, "n-gram": _ngrams}
 
 
-def _length(
-    words_P: Floats, is_generated_P: Bools, row_P: Ints, pairs_R2: Ints
-) -> tuple[list[Artefact], sparse.csr_matrix]:
-    found = Artefact(
-        kind="length",
-        name="words",
-        generated=float(words_P[is_generated_P].mean()),
-        corpus=float(words_P[~is_generated_P].mean()),
-        strength=abs(2 * auc_interval(words_P, is_generated_P, row_P, num_resamples=1).mean - 1),
-    )
-    return [found], sparse.csr_matrix(words_P[pairs_R2] @ np.array([[1.0], [-1.0]]))
+def _often(kind: str, words_P: list[list[str]], pairs_R2: Ints) -> tuple[list[str], sparse.csr_matrix]:
+    """The phrases in which enough pairs differ, and which passages have them [P, F]; one of few rows is a topic."""
+    vectorizer = CountVectorizer(analyzer=_PHRASES[kind], binary=True)
+    has_PF = sparse.csr_matrix(vectorizer.fit_transform(words_P), dtype=np.float64)
+    differing_F = np.asarray((has_PF[pairs_R2[:, 0]] != has_PF[pairs_R2[:, 1]]).sum(axis=0)).ravel()
+    often = np.flatnonzero(differing_F >= max(3, _MIN_SHARE_OF_ROWS * len(pairs_R2)))
+    return [str(name) for name in vectorizer.get_feature_names_out()[often]], sparse.csr_matrix(has_PF[:, often])
 
 
-def _without_parts(artefacts: list[Artefact]) -> list[Artefact]:
-    """Leave out a phrase that is part of, or holds, a stronger one of nearly the same shares: one habit, one line."""
-    kept: list[Artefact] = []
-    for artefact in artefacts:
-        padded = f" {artefact.name} "
-        told = any(
-            "length" not in (other.kind, artefact.kind)
-            and (padded in f" {other.name} " or f" {other.name} " in padded)
-            and abs(other.generated - artefact.generated) < 0.05
-            and abs(other.corpus - artefact.corpus) < 0.05
-            for other in kept
-        )
-        if not told:
-            kept.append(artefact)
-    return kept
+def _whole_phrase(kind: str, name: str, words_P: list[list[str]]) -> str:
+    """The phrase with the words that nearly always stand before and after it."""
+    phrase = name.split(" ")
+    while len(phrase) < _LONGEST:
+        size = len(phrase)
+        around: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+        count = 0
+        for words in words_P:
+            places = (i for i in range(1 if kind == "opening" else len(words)) if words[i : i + size] == phrase)
+            for i in places:
+                count += 1
+                around[True][words[i + size] if i + size < len(words) else ""] += 1
+                around[False][words[i - 1] if i else ""] += 1
+        after, often = around[True].most_common(1)[0]
+        before, often_before = around[False].most_common(1)[0]
+        if after and often >= 0.95 * count:
+            phrase = [*phrase, after]
+        elif before and often_before >= 0.95 * count:
+            phrase = [before, *phrase]
+        else:
+            break
+    return " ".join(phrase)
+
+
+def _as_written(phrase: str) -> str:
+    """Characters of a script without spaces stand side by side."""
+    words = phrase.split(" ")
+    gaps = ("" if is_spaceless(first) and is_spaceless(second) else " " for first, second in pairwise(words))
+    return words[0] + "".join(gap + word for gap, word in zip(gaps, words[1:], strict=True))

@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from data.base.errors import InputError
 from data.base.stats import Floats, Interval
+from data.base.text import tokens
 from evals.diagnostics.embedded_rows import Bools, Ints
 
 _NEIGHBOURS = 3
@@ -122,10 +123,14 @@ def embedding_probe(vectors_PD: Floats, is_generated_P: Bools, row_P: Ints, *, s
 def words_probe(texts_P: Sequence[str], is_generated_P: Bools, row_P: Ints, *, seed: int = 0) -> Interval:
     """AUC of a linear probe on which words and word pairs occur; 0.5 is chance."""
     probe = make_pipeline(
-        CountVectorizer(binary=True, ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]"),
+        CountVectorizer(binary=True, ngram_range=(1, 2), token_pattern=None, tokenizer=_words),
         LogisticRegression(C=0.1, solver="liblinear", class_weight="balanced"),
     )
     return _cross_validated_auc(probe, np.array(texts_P, dtype=object), is_generated_P, row_P, seed)
+
+
+def _words(text: str) -> list[str]:
+    return [token[0] for token in tokens(text)]
 
 
 def _cross_validated_auc(probe: Any, features: Any, is_generated_P: Bools, row_P: Ints, seed: int) -> Interval:

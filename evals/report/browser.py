@@ -1,18 +1,16 @@
 """The data behind the report's browser of negatives: compact JSON that is safe inside an HTML page."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
 from markupsafe import Markup
 
-from data.base.text import content_id
+from data.base.text import content_id, tokens
 from data.records import Row, Verdict
 from programs.modules.candidates import Synthesis
 
-_WORD = re.compile(r"\w+|[^\w\s]")
 # Beyond this the comparison takes seconds and so many marks say nothing.
 _MOST_WORDS = 3000
 # From this share of words kept on, a text is an edit of the other; below, it is a rewrite.
@@ -129,7 +127,7 @@ def changed_ranges(first: str, second: str) -> tuple[list[Range], list[Range], f
     do those of a rewrite with fewer than four kept words between them. Case does not count. Texts of more than 3000
     words are not compared: no ranges, share 0.
     """
-    words = [list(_WORD.finditer(text)) for text in (first, second)]
+    words = [list(tokens(text)) for text in (first, second)]
     if not words[0] or not words[1] or max(map(len, words)) > _MOST_WORDS:
         return [], [], 0.0
     folded = [[match[0].casefold() for match in found] for found in words]

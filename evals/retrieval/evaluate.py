@@ -10,7 +10,7 @@ from data.base.cli import config_dict, text_table
 from data.base.errors import BadRows
 from data.base.files import atomic_path, write_json
 from data.base.stats import bootstrap_interval, compare_paired
-from data.base.text import same_text_key
+from data.base.text import num_words, same_text_key
 from data.readers.source import read_source
 from data.records import REQUIREMENT_KINDS, Row
 from data.retrieval_set import RetrievalSet
@@ -138,7 +138,7 @@ def by_length(queries: Mapping[str, str]) -> dict[str, list[str]]:
     """Query ids by number of words; slices without a query are left out."""
     slices: dict[str, list[str]] = {name: [] for name in (*(name for _, name in _LENGTHS), _LONGEST)}
     for query_id, text in queries.items():
-        words = len(text.split())
+        words = num_words(text)
         slices[next((name for most, name in _LENGTHS if words <= most), _LONGEST)].append(query_id)
     return {name: found for name, found in slices.items() if found}
 

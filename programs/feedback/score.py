@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
+from data.base.text import num_words
+
 SIGNAL, SURGICAL, DISTINCT, STYLE = 0.5, 0.2, 0.15, 0.15
 
 
@@ -208,8 +210,8 @@ def _rank_words(facts: Facts, parts: ScoreTerms) -> str:
 
 
 def _measures(text: str) -> tuple[float, float, float]:
-    words = max(1, len(text.split()))
-    sentences = max(1, sum(text.count(mark) for mark in ".!?"))
+    words = max(1, num_words(text))
+    sentences = max(1, sum(text.count(mark) for mark in ".!?。！？।؟"))
     return float(len(text)), words / sentences, float(text.count("\n") + 1)
 
 

@@ -144,6 +144,36 @@ def test_artefacts_are_named_with_their_direction() -> None:
     assert all(0 < a.strength <= 1 and a.p_value < 0.05 for a in found)
 
 
+@pytest.mark.parametrize(
+    ("phrase", "letters"),
+    [
+        ("it is worth noting that ", [f"w{i} " for i in range(40)]),
+        ("值得注意的是，", "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳"),
+        ("なお、注意すべきは", "あいうえおかきくけこさしすせそたちつてと日本語東京大阪"),
+        ("สิ่งที่ควรทราบคือ", "กขคงจชซญดตถทนบปผพมยรลวสหอ"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 6, 20])
+def test_a_phrase_is_found_in_any_script_and_told_once(phrase: str, letters: str, place: int) -> None:
+    source, rows = labels(30)
+    rng = np.random.default_rng(place)
+    bodies = [list(rng.choice(list(letters), size=20)) for _ in source]
+    texts = ["".join([*body[:place], phrase * bool(s), *body[place:]]) for s, body in zip(source, bodies, strict=True)]
+    assert words_probe(texts, source, rows).low > 0.95
+    found = [a for a in find_artefacts(texts, source, rows) if a.kind != "length"]
+    assert [(a.generated, a.corpus) for a in found] == [(1.0, 0.0)]
+    assert found[0].name.replace(" ", "") in phrase.replace(" ", "")
+    assert len(found[0].name.replace(" ", "")) >= 6
+
+
+def test_words_that_a_longer_text_has_anyway_are_no_artefacts() -> None:
+    source, rows = labels(60)
+    rng = np.random.default_rng(0)
+    vocabulary = [",", "and", *(f"w{i}" for i in range(14))]
+    texts = [" ".join(rng.choice(vocabulary, 30 if s else 15)) for s in source]
+    assert [a.kind for a in find_artefacts(texts, source, rows)] == ["length"]
+
+
 def test_a_topic_of_few_rows_and_equal_texts_are_no_artefacts() -> None:
     source, rows = labels(40)
     texts = [

@@ -13,6 +13,13 @@ def test_every_query_is_in_one_length() -> None:
         "21 words and more": ["d"],
     }
     assert by_length({"a": "one"}) == {"1 to 5 words": ["a"]}
+    # Without spaces between words, their number is told from the characters.
+    queries = {
+        "zh": "请问如何在不删除现有文件的情况下恢复九十天前被移除的团队共享文件夹",
+        "th": "กู้คืนไฟล์",
+        "ja": "東京駅",
+    }
+    assert by_length(queries) == {"1 to 5 words": ["th", "ja"], "11 to 20 words": ["zh"]}
 
 
 def test_requirement_kinds_are_matched_by_text() -> None:
