@@ -107,7 +107,7 @@ def _told_by_length(generated: float, corpus: float, times: float) -> bool:
     expected = 1 - (1 - corpus) ** times
     # Half as much again, as neither share is known exactly.
     low, high = sorted((corpus, corpus + 1.5 * (expected - corpus)))
-    return low <= generated <= high
+    return bool(low <= generated <= high)
 
 
 def _same_habit(features_PF: sparse.csc_matrix, first: int, second: int) -> bool:
