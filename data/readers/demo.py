@@ -1,9 +1,10 @@
 """The demo data that ships with the project, read into the project's own forms (see data/demo/README.md)."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from data.base.errors import InputError
 from data.base.fields import checked
@@ -34,29 +35,38 @@ def demo_items() -> tuple[DemoItem, ...]:
     return tuple(_item(line.value) for line in read_objects(DEMO_FOLDER / "train.jsonl"))
 
 
-def _item(value: dict) -> DemoItem:  # type: ignore[type-arg]
-    requirements = tuple(checked(Requirement, requirement) for requirement in value["requirements"])
-    by_id = {requirement.id: requirement for requirement in requirements}
+def _item(value: dict[str, Any]) -> DemoItem:
+    row = recorded_row(value, positive_id=f"{value['id']}p")
+    return DemoItem(
+        row=replace(row, negatives=recorded_negatives(value["negatives"], row, "recorded:demo")),
+        positive_verdict=checked(Verdict, value["positive"]["verdict"]),
+        why=tuple(n["why"] for n in value["negatives"]),
+    )
+
+
+def recorded_row(value: Mapping[str, Any], positive_id: str) -> Row:
+    """The query, positive and requirements of a recorded item, without negatives."""
     positive = value["positive"]
-    row = Row(
+    return Row(
         query_id=value["id"],
         query=value["query"],
-        positives=(Passage(id=f"{value['id']}p", text=passage_text(positive["title"], positive["text"])),),
-        negatives=tuple(
-            Negative(
-                text=passage_text(negative["title"], negative["text"]),
-                source="generated",
-                requirement=by_id[negative["violates"]],
-                disruption=negative["disruption"],
-                verdict=checked(Verdict, negative["verdict"]),
-                generator="recorded:demo",
-            )
-            for negative in value["negatives"]
-        ),
-        requirements=requirements,
+        positives=(Passage(id=positive_id, text=passage_text(positive["title"], positive["text"])),),
+        requirements=tuple(checked(Requirement, requirement) for requirement in value["requirements"]),
     )
-    return DemoItem(
-        row=row, positive_verdict=checked(Verdict, positive["verdict"]), why=tuple(n["why"] for n in value["negatives"])
+
+
+def recorded_negatives(values: Iterable[Mapping[str, Any]], row: Row, generator: str) -> tuple[Negative, ...]:
+    """Recorded passages as generated negatives of a row; naive ones have no requirement that they were to break."""
+    return tuple(
+        Negative(
+            text=passage_text(value["title"], value["text"]),
+            source="generated",
+            requirement=row.requirements[value["violates"] - 1] if "violates" in value else None,
+            disruption=value.get("disruption"),
+            verdict=checked(Verdict, value["verdict"]),
+            generator=generator,
+        )
+        for value in values
     )
 
 

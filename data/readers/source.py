@@ -6,9 +6,9 @@ from pathlib import Path
 from data.base.errors import STRICT, BadRows, InputError
 from data.hub import pinned_revision
 from data.readers.beir import read_beir
-from data.readers.demo import demo_split
 from data.readers.mteb import read_mteb
 from data.readers.pairs import read_hf_dataset, read_pairs
+from data.readers.recorded import bundled_set
 from data.retrieval_set import RetrievalSet
 
 log = logging.getLogger(__name__)
@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 
 def read_source(spec: str, split: str, bad_rows: BadRows = STRICT) -> RetrievalSet:
     """Read `spec`: a BEIR folder, a .jsonl or .parquet file of pairs, a local data set folder (Parquet, JSON, CSV or
-    what `save_to_disk` wrote), `hub:ORG/NAME[@REVISION]`, `mteb:TASK[/SUBSET]` (extra `mteb`), or `bundled:demo`, the
-    demo data (splits train, seen, dev, test).
+    what `save_to_disk` wrote), `hub:ORG/NAME[@REVISION]`, `mteb:TASK[/SUBSET]` (extra `mteb`), or what ships with the
+    project: `bundled:demo` (splits train, seen, dev, test) and `bundled:xquad-sentences` (train, dev, test).
 
     A hub set is read at one commit, which is logged, so that a later run can name it. Raises InputError.
     """
-    if spec == "bundled:demo":
-        return demo_split(split)
+    if spec.startswith("bundled:"):
+        return bundled_set(spec, split)
     if spec.startswith("mteb:"):
         return read_mteb(spec.removeprefix("mteb:"), split)
     if spec.startswith("hub:"):
@@ -39,6 +39,6 @@ def read_source(spec: str, split: str, bad_rows: BadRows = STRICT) -> RetrievalS
         return read_pairs(path, bad_rows)
     raise InputError(
         "does not exist; expected a BEIR folder, a .jsonl or .parquet file of pairs, a data set folder, hub:ORG/NAME, "
-        "mteb:TASK or bundled:demo",
+        "mteb:TASK, bundled:demo or bundled:xquad-sentences",
         file=spec,
     )

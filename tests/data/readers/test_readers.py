@@ -11,6 +11,7 @@ from data.formats.convert import write_format
 from data.readers.beir import read_beir, write_beir
 from data.readers.demo import demo_family_set, demo_items, demo_train_set
 from data.readers.pairs import read_hf_dataset, read_pairs
+from data.readers.recorded import BUNDLED, bundled_rows
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet, find_leakage
 from data.row_files import count_rows, read_rows, write_objects, write_rows
@@ -284,3 +285,41 @@ def test_the_demo_data_is_a_source_by_name() -> None:
     assert read_source("bundled:demo", "dev") == demo_family_set("dev")
     with pytest.raises(InputError, match="has no split 'validation'; it has train, seen, dev, test"):
         read_source("bundled:demo", "validation")
+
+
+def test_the_bundled_corpora_are_what_their_readmes_say() -> None:
+    counts = {}
+    for spec in BUNDLED:
+        rows, naive = bundled_rows(spec, "counterfactual"), bundled_rows(spec, "naive")
+        assert [row.query_id for row in rows] == [row.query_id for row in naive]
+        assert not find_leakage([*rows, *naive], read_source(spec, "test"))
+        corpus = read_source(spec, "train")
+        assert all(corpus.passages[p.id] == p.text for row in rows for p in row.positives)
+        negatives = {
+            "counterfactual": [n for row in rows for n in row.of_source("generated")],
+            "naive": [n for row in naive for n in row.of_source("generated")],
+            "mined": [n for row in rows for n in row.of_source("mined")],
+        }
+        assert all(n.relevance is not None for found in negatives.values() for n in found)
+        counts[spec] = {
+            kind: (len(found), sum(n.verdict is not None and n.verdict.answers_query for n in found))
+            for kind, found in negatives.items()
+        }
+    assert counts == {
+        "bundled:demo": {"counterfactual": (394, 0), "naive": (394, 1), "mined": (0, 0)},
+        "bundled:xquad-sentences": {"counterfactual": (1128, 0), "naive": (1128, 4), "mined": (1504, 11)},
+    }
+    exactly_one = [
+        sum(not holds for holds in n.verdict.satisfied) == 1
+        for row in bundled_rows("bundled:xquad-sentences", "counterfactual")
+        for n in row.of_source("generated")
+        if n.verdict is not None
+    ]
+    assert sum(exactly_one) == 920
+    test = read_source("bundled:xquad-sentences", "test")
+    assert (len(test.passages), len(test.queries)) == (1159, 340)
+    assert test.families["x14-04-01"] == "x14-04"
+    with pytest.raises(InputError, match="unknown bundled corpus"):
+        read_source("bundled:squad", "test")
+    with pytest.raises(InputError, match="unknown bundled corpus"):
+        bundled_rows("bundled:squad", "naive")
