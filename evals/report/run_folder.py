@@ -20,6 +20,8 @@ from programs.modules.candidates import Synthesis
 from programs.synthesis.funnel import shown_funnel
 from programs.synthesis.store import read_syntheses, synthesis_folder
 
+# Where docs/own-corpus.md has `eval` write to.
+EVAL_FILE = "eval.json"
 # Of an ablation, which compares every measure for every arm, these are shown.
 _COMPARED = ("ndcg@10", "accuracy@1", "siblings")
 
@@ -61,21 +63,26 @@ def read_run_folder(path: str | Path) -> RunParts:
             run.absent[part] = str(error)
     if not (run.synthesis or run.rows or run.results or run.curves or run.diagnostics):
         raise InputError(
-            "holds no run that this version knows: expected an out folder of demo, synthesize, train, ablate, diagnose",
+            "holds no run that this version knows: expected an out folder of demo, synthesize, train, ablate, "
+            f"diagnose, or the {EVAL_FILE} of eval",
             file=path,
         )
     return run
 
 
 def _results(run: RunParts) -> dict[str, Any]:
-    file, convert = run.path / "ablation.json", _of_ablation
+    convert: Callable[[Mapping[str, Any]], dict[str, Any]] = _of_ablation
+    file = run.path / "ablation.json"
     if file.is_file():
         summary = read_ablation(run.path)
     else:
         file, convert = run.path / "summary.json", _of_demo
         summary = read_json_object(file) if file.is_file() else {}
         if not isinstance(summary.get("test"), Mapping):
-            raise InputError("no comparison of trained models is in this folder")
+            file, convert = run.path / EVAL_FILE, _of_eval
+            if not file.is_file():
+                raise InputError(f"no comparison of trained models is in this folder, nor an {EVAL_FILE}")
+            summary = read_json_object(file)
     try:
         return convert(summary) | {"config": dict(summary.get("config", {}))}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -94,14 +101,27 @@ def _of_demo(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "spread": "queries",
         "arms": {arm: _intervals(by_measure) for arm, by_measure in summary["test"].items()},
-        "comparisons": {
-            name: {
-                measure: {"difference": _interval(pair["difference"]), "p_value": float(pair["p_value"])}
-                for measure, pair in by_measure.items()
-            }
-            for name, by_measure in summary.get("comparisons", {}).items()
-        },
+        "comparisons": {name: _pairs(found) for name, found in summary.get("comparisons", {}).items()},
         "notes": [],
+    }
+
+
+def _of_eval(result: Mapping[str, Any]) -> dict[str, Any]:
+    config, baseline = result["config"], result.get("baseline")
+    model, other = str(config["model"]), str(config.get("baseline"))
+    arms = {} if baseline is None else {other: _intervals(baseline["intervals"])}
+    return {
+        "spread": "queries",
+        "arms": arms | {model: _intervals(result["intervals"])},
+        "comparisons": {} if baseline is None else {f"{model} against {other}": _pairs(baseline["comparisons"])},
+        "notes": [f"{config['data']}, {config['split']}: {result['num_queries']} queries"],
+    }
+
+
+def _pairs(by_measure: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        measure: {"difference": _interval(pair["difference"]), "p_value": float(pair["p_value"])}
+        for measure, pair in by_measure.items()
     }
 
 

@@ -43,8 +43,10 @@ def run_eval(config: EvalConfig) -> None:
         sys.stdout.write(bad_rows.summary() + "\n")
     if config.out is not None:
         write_json(config.out, result)
+        sys.stdout.write(f"written: {config.out}\n")
     if config.per_query is not None:
         write_per_query(config.per_query, retrieval_set, {config.model: measured} | _named(config.baseline, baseline))
+        sys.stdout.write(f"written: {config.per_query}\n")
 
 
 def _measure(config: EvalConfig, retrieval_set: RetrievalSet) -> RetrievalScores:

@@ -187,6 +187,29 @@ def test_rows_alone_make_a_page(tmp_path: Path) -> None:
     assert json.loads(page.scripts[0])["queries"][0]["negatives"][0]["fate"] == "accepted"
 
 
+def test_an_eval_of_the_run_is_shown_and_a_loss_as_plainly_as_a_gain(tmp_path: Path) -> None:
+    found = {
+        "config": {"model": "out/model", "baseline": "before", "data": "corpus", "split": "test"},
+        "num_queries": 7,
+        "intervals": {"ndcg@10": interval(0.6), "map": interval(0.5)},
+        "baseline": {
+            "intervals": {"ndcg@10": interval(0.7), "map": interval(0.45)},
+            "comparisons": {
+                "ndcg@10": {"difference": interval(-0.06), "p_value": 0.001, "num_queries": 7},
+                "map": {"difference": interval(0.06), "p_value": 0.002, "num_queries": 7},
+            },
+        },
+    }
+    write_json(tmp_path / "eval.json", found)
+    words = " ".join(Page(render(read_run_folder(tmp_path), "eval")).words.split())
+    assert "corpus, test: 7 queries." in words
+    assert "out/model against before nDCG@10 -0.060 [-0.110, -0.010] 0.001 significantly worse" in words
+    assert "out/model against before MAP +0.060 [+0.010, +0.110] 0.002 significantly better" in words
+    write_json(tmp_path / "eval.json", {name: value for name, value in found.items() if name != "baseline"})
+    words = " ".join(Page(render(read_run_folder(tmp_path), "eval")).words.split())
+    assert "0.600" in words and "compared with nothing" in words and "against" not in words
+
+
 def test_an_ablation_folder(tmp_path: Path) -> None:
     measures = {m: interval(0.7) for m in ("ndcg@10", "accuracy@1", "map")}
     ablation = {
