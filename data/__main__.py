@@ -70,7 +70,9 @@ def _leakage(config: LeakageConfig) -> None:
         sys.stdout.write(bad_rows.summary() + "\n")
 
 
-FormatName = Literal["rows", "flag-embedding", "swift", "tevatron", "st-tuples", "st-origins", "st-labelled"]
+FormatName = Literal[
+    "rows", "flag-embedding", "swift", "tevatron", "st-tuples", "st-origins", "st-graded", "st-labelled"
+]
 
 
 @options
@@ -87,14 +89,14 @@ class ConvertConfig:
     source: FormatName = "rows"
     """Format of the input: rows (ours), flag-embedding (query, pos, neg), swift (MS-Swift messages), tevatron,
     st-tuples (sentence-transformers: anchor, positive, negative_1 ...), st-origins (the same with a label that says
-    which negatives are generated) or st-labelled (query, docs, labels)."""
+    which negatives are generated), st-graded (and each one's grade) or st-labelled (query, docs, labels)."""
 
     to: FormatName = "rows"
     """Format to write."""
 
     num_negatives: Count | None = None
-    """For st-tuples and st-origins the negatives of a line, for swift its mined ones; rows with fewer are dropped and
-    counted (None: the smallest number that any row has, so that none is dropped)."""
+    """For st-tuples, st-origins and st-graded the negatives of a line, for swift its mined ones; rows with fewer are
+    dropped and counted (None: the smallest number that any row has, so that none is dropped)."""
 
     skip_bad_rows: bool = False
     """Count and report bad rows instead of stopping at the first one."""

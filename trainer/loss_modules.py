@@ -81,21 +81,24 @@ class QueryViewEntropy(nn.Module):
 
 
 class CounterfactualLoss(nn.Module):
-    """InfoNCE and query-view entropy for the trainer of sentence-transformers, over n-tuples.
+    """InfoNCE, plain or graded, and query-view entropy for the trainer of sentence-transformers, over n-tuples.
 
     The columns of the data set are anchor, positive, negative_1 ... negative_n, and `label`: for each negative 1 if a
-    language model wrote it, else 0 (`just convert to=st-origins` writes such lines). Gives a dict with the two terms,
-    which that trainer logs and adds up.
+    language model wrote it, else 0 (`just convert to=st-origins` writes such lines); or for each negative that and its
+    grade, how relevant it is by its verdict, 0 to 1, below 0 where it was not judged (`to=st-graded`). Gives a dict
+    with the two terms, which that trainer logs and adds up.
 
     Args:
         model: the SentenceTransformer that is trained.
         temperature: of InfoNCE, in units of cosine similarity.
-        entropy_weight: weight of the query-view term (0: InfoNCE alone).
+        grade_sharpness: graded InfoNCE: a generated negative of grade g is to get a share of the softmax in proportion
+            to exp(grade_sharpness * g), where the positive has grade 1 (None: plain InfoNCE).
+        entropy_weight: weight of the query-view term (0: InfoNCE alone; None: 0.05, and 0 with graded InfoNCE).
         entropy_temperature: of the query's view, in units of cosine similarity.
         in_batch: whether the other rows' passages are negatives too. Texts that occur in two rows then count as each
             other's negatives: train with batch_sampler="no_duplicates".
         generated_weight: what a generated negative counts for in InfoNCE, where another one counts for 1 (1: the
-            paper's setting).
+            paper's setting; None: 0.1, and 1 with graded InfoNCE).
         max_generated_share: the largest share, above 0 and below 1, of a row's own softmax that its generated negatives
             may take (None: no cap, the paper's setting).
 
@@ -107,13 +110,19 @@ class CounterfactualLoss(nn.Module):
         model: nn.Module,
         *,
         temperature: float = 0.05,
-        entropy_weight: float = 0.05,
+        grade_sharpness: float | None = None,
+        entropy_weight: float | None = None,
         entropy_temperature: float = 0.1,
         in_batch: bool = False,
-        generated_weight: float = 0.1,
+        generated_weight: float | None = None,
         max_generated_share: float | None = None,
     ):
         super().__init__()
+        plain = grade_sharpness is None
+        entropy_weight = (0.05 if plain else 0.0) if entropy_weight is None else entropy_weight
+        generated_weight = (0.1 if plain else 1.0) if generated_weight is None else generated_weight
+        if grade_sharpness is not None and not (math.isfinite(grade_sharpness) and grade_sharpness > 0):
+            raise ValueError(f"grade_sharpness: expected a number above 0, got {grade_sharpness}")
         if not (math.isfinite(generated_weight) and generated_weight > 0):
             raise ValueError(f"generated_weight: expected a number above 0, got {generated_weight}")
         if max_generated_share is not None and not 0 < max_generated_share < 1:
@@ -122,7 +131,7 @@ class CounterfactualLoss(nn.Module):
             raise ValueError(f"entropy_weight: expected a number of at least 0, got {entropy_weight}")
         self.model = model
         self.temperature = _checked_temperature(temperature)
-        self.entropy_weight = entropy_weight
+        self.grade_sharpness, self.entropy_weight = grade_sharpness, entropy_weight
         self.entropy_temperature = _checked_temperature(entropy_temperature)
         self.in_batch, self.generated_weight = in_batch, generated_weight
         self.max_generated_share = max_generated_share
@@ -141,7 +150,7 @@ class CounterfactualLoss(nn.Module):
 
     def _losses(self, columns: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
         queries_BD, candidates_BND = columns[0], torch.stack(columns[1:], dim=1)
-        generated_BN = _generated_of(labels, candidates_BND)
+        generated_BN, grades_BN = _read_labels(labels, candidates_BND, graded=self.grade_sharpness is not None)
         num_rows, num_candidates = generated_BN.shape
         own_BN = torch.arange(num_rows * num_candidates, device=queries_BD.device).view(num_rows, num_candidates)
         row_P = own_BN.new_tensor(range(num_rows)).repeat_interleave(num_candidates)
@@ -156,6 +165,8 @@ class CounterfactualLoss(nn.Module):
             in_batch_BP=row_P[None, :] != own_BN[:, :1] // num_candidates if self.in_batch else None,
             generated_weight=self.generated_weight,
             max_generated_share=self.max_generated_share,
+            grades_BN=grades_BN,
+            grade_sharpness=self.grade_sharpness or 0.0,
         )
         return {
             "info_nce": sums.info_nce / sums.num_rows,
@@ -166,6 +177,7 @@ class CounterfactualLoss(nn.Module):
         """The settings, as sentence-transformers writes them into its model card."""
         names = (
             "temperature",
+            "grade_sharpness",
             "entropy_weight",
             "entropy_temperature",
             "in_batch",
@@ -204,16 +216,26 @@ def _mined(valid_BN: Tensor, generated_BN: Tensor) -> Tensor:
     return mined_BN
 
 
-def _generated_of(labels: Tensor | None, candidates_BND: Tensor) -> Tensor:
-    """Which candidates are generated, from one label (1 or 0) for each negative."""
-    num_rows, num_candidates = candidates_BND.shape[:2]
-    generated_BN = torch.zeros(num_rows, num_candidates, dtype=torch.bool, device=candidates_BND.device)
-    if labels is None:
-        return generated_BN
-    if labels.shape != (num_rows, num_candidates - 1):
-        raise ValueError(
-            f"expected one label a negative, [{num_rows}, {num_candidates - 1}], got {list(labels.shape)}: "
-            "1 where a language model wrote it, else 0"
-        )
-    generated_BN[:, 1:] = labels.to(candidates_BND.device) == 1
-    return generated_BN
+def _read_labels(labels: Tensor | None, candidates_BND: Tensor, *, graded: bool) -> tuple[Tensor, Tensor | None]:
+    """Which candidates are generated, and if asked for each one's grade (1 for the positive, 0 for mined ones).
+
+    From one label a negative, 1 or 0, or from two, that and the grade. Raises ValueError for labels that do not fit.
+    """
+    shape, device = candidates_BND.shape[:2], candidates_BND.device
+    generated_BN = torch.zeros(shape, dtype=torch.bool, device=device)
+    if labels is not None:
+        expected = (shape[0], shape[1] - 1)
+        if labels.shape[:2] != expected or labels.shape[2:] not in ((), (2,)):
+            raise ValueError(
+                f"expected one label a negative, {list(expected)}, or two, got {list(labels.shape)}: "
+                "1 where a language model wrote it, else 0, and its grade"
+            )
+        labels = labels.to(device)
+        generated_BN[:, 1:] = (labels if labels.ndim == 2 else labels[..., 0]) == 1
+    if not graded:
+        return generated_BN, None
+    if labels is None or labels.ndim == 2:
+        raise ValueError("graded InfoNCE needs each negative's grade in the labels (just convert to=st-graded)")
+    grades_BN = torch.ones(shape, dtype=candidates_BND.dtype, device=device)
+    grades_BN[:, 1:] = torch.where(generated_BN[:, 1:], labels[..., 1].clamp(0, 1), 0.0)
+    return generated_BN, grades_BN

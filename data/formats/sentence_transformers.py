@@ -1,4 +1,4 @@
-"""sentence-transformers: n-tuples, n-tuples that say which negatives are generated, and labelled lists."""
+"""sentence-transformers: n-tuples, n-tuples that say which negatives are generated and how relevant, labelled lists."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,6 +68,39 @@ class Origins(Tuples):
                 for negative, flag in zip(row.negatives, label, strict=True)
             ),
         )
+
+
+class Graded(Tuples):
+    """The same with `label`: for each negative 1 if a language model wrote it, else 0, and its grade (-1: none)."""
+
+    name = "st-graded"
+    carries = "texts, which negatives are generated, and grades"
+
+    def encode(self, row: Row, negatives: Sequence[Negative]) -> list[dict[str, Any]]:
+        label = [[float(n.source == "generated"), -1.0 if n.relevance is None else n.relevance] for n in negatives]
+        return [line | {"label": label} for line in super().encode(row, negatives)]
+
+    def decode(self, lines: Sequence[Line]) -> Row:
+        row, label = super().decode(lines), lines[0].value.get("label")
+        if not isinstance(label, list) or len(label) != len(row.negatives) or not all(map(_is_graded, label)):
+            raise lines[0].fault(
+                f"expected for each of the {len(row.negatives)} negatives 0 or 1, and a grade from 0 to 1 or -1",
+                "label",
+            )
+        return replace(
+            row,
+            negatives=tuple(
+                replace(n, source="generated" if flag else "mined", grade=None if grade < 0 else float(grade))
+                for n, (flag, grade) in zip(row.negatives, label, strict=True)
+            ),
+        )
+
+
+def _is_graded(pair: Any) -> bool:
+    if not isinstance(pair, list) or [type(part) in (int, float) for part in pair] != [True, True]:
+        return False
+    flag, grade = pair
+    return flag in (0, 1) and (grade == -1 or 0 <= grade <= 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import trainer
 from data.formats.convert import write_format
 from data.records import Negative, Passage, Row
 from trainer.loss_modules import CounterfactualLoss, InfoNCE, QueryViewEntropy
-from trainer.losses import candidate_scores, info_nce, loss_sums
+from trainer.losses import candidate_scores, graded_info_nce, info_nce, loss_sums
 
 GENERATED = torch.tensor([[False, False, True, True], [False, False, False, False], [False, True, False, False]])
 VALID = torch.tensor([[True, True, True, True], [True, True, False, False], [True, True, True, False]])
@@ -70,6 +70,7 @@ def test_without_generated_negatives_the_term_is_zero_and_differentiable(embeddi
         (lambda q, c: CounterfactualLoss(torch.nn.Identity(), max_generated_share=1.0), "max_generated_share"),
         (lambda q, c: CounterfactualLoss(torch.nn.Identity(), generated_weight=0.0), "generated_weight"),
         (lambda q, c: CounterfactualLoss(torch.nn.Identity(), entropy_weight=-1), "entropy_weight"),
+        (lambda q, c: CounterfactualLoss(torch.nn.Identity(), grade_sharpness=0.0), "grade_sharpness"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, words: str, embeddings: tuple[Tensor, Tensor]) -> None:
@@ -109,6 +110,29 @@ def test_the_loss_for_tuples(in_batch: bool, embeddings: tuple[Tensor, Tensor]) 
 
 
 @pytest.mark.parametrize("in_batch", [False, True])
+def test_the_graded_loss_for_tuples(in_batch: bool, embeddings: tuple[Tensor, Tensor]) -> None:
+    queries, candidates = (torch.nn.functional.normalize(e.detach(), dim=-1) for e in embeddings)
+    features = [{"x": x} for x in (queries, *candidates.unbind(dim=1))]
+    grades = torch.tensor([[-1.0, 0.5, 0.25], [-1, 0.9, -1], [1.0, -1, 0.5]], dtype=torch.float64)
+    labels = torch.stack([GENERATED[:, 1:].double(), grades], dim=-1)
+    loss = CounterfactualLoss(Lookup(), in_batch=in_batch, grade_sharpness=4.0)(features, labels)
+    own = torch.cat([torch.ones(3, 1), torch.where(GENERATED[:, 1:], grades, 0.0)], dim=1)
+    scores = candidate_scores(queries, candidates)
+    if in_batch:
+        others = torch.stack([torch.cat([candidates[j] for j in range(3) if j != i]) for i in range(3)])
+        scores = torch.cat([scores, candidate_scores(queries, others)], dim=1)
+    padded = torch.nn.functional.pad(own, (0, scores.shape[1] - 4))
+    expected = graded_info_nce(scores, torch.ones_like(scores, dtype=torch.bool), padded, 0.05, 4.0).mean()
+    torch.testing.assert_close(loss["info_nce"], expected)
+    # Graded, the entropy term is off unless it is asked for; plain, the grades are not looked at.
+    assert loss["query_view"] == 0
+    plain = CounterfactualLoss(Lookup(), in_batch=in_batch)
+    assert plain(features, labels) == plain(features, labels[..., 0])
+    with pytest.raises(ValueError, match="st-graded"):
+        CounterfactualLoss(Lookup(), grade_sharpness=4.0)(features, labels[..., 0])
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
 def test_half_precision_embeddings_lose_nothing_more(in_batch: bool, embeddings: tuple[Tensor, Tensor]) -> None:
     queries, candidates = (torch.nn.functional.normalize(e.detach(), dim=-1).bfloat16() for e in embeddings)
     labels = GENERATED[:, 1:].long()
@@ -137,7 +161,8 @@ def test_the_exports_are_there_and_import_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-def test_sentence_transformers_trains_with_the_loss(tiny_bert: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["st-origins", "st-graded"])
+def test_sentence_transformers_trains_with_the_loss(layout: str, tiny_bert: Path, tmp_path: Path) -> None:
     import datasets
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
@@ -148,13 +173,13 @@ def test_sentence_transformers_trains_with_the_loss(tiny_bert: Path, tmp_path: P
             query=f"how long can we restore deleted files {i}",
             positives=(Passage(id=f"p{i}", text=f"{i} days"),),
             negatives=tuple(
-                Negative(text=f"{word} {i}", source=source)
+                Negative(text=f"{word} {i}", source=source, grade=0.5)
                 for word, source in (("refund", "mined"), ("invoice", "generated"), ("card", "generated"))
             ),
         )
         for i in range(4)
     ]
-    write_format(tmp_path / "tuples.jsonl", "st-origins", rows, 3)
+    write_format(tmp_path / "tuples.jsonl", layout, rows, 3)
     table = datasets.load_dataset(
         "json", data_files=str(tmp_path / "tuples.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
     )
@@ -167,7 +192,9 @@ def test_sentence_transformers_trains_with_the_loss(tiny_bert: Path, tmp_path: P
             save_strategy="no", use_cpu=True, learning_rate=0.01, logging_steps=1,
         ),
         train_dataset=table,
-        loss=CounterfactualLoss(model),
+        loss=CounterfactualLoss(
+            model, entropy_weight=0.05, grade_sharpness=4.0 if layout == "st-graded" else None
+        ),
     )  # fmt: skip
     run.train()
     assert any(not value.equal(before[name]) for name, value in model.state_dict().items())

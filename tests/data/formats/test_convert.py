@@ -22,7 +22,7 @@ ROW = Row(
     query="which plan",
     positives=(Passage(id="p1", text="Title\nfirst"), Passage(id="p2", text="second")),
     negatives=(
-        Negative(text="g1", source="generated", disruption="entity_shift", generator="m"),
+        Negative(text="g1", source="generated", disruption="entity_shift", generator="m", grade=0.25),
         Negative(text="m1", source="mined", id="d1", score=0.5),
         Negative(text="m2", source="mined", id="d2", score=0.25),
     ),
@@ -84,6 +84,7 @@ def test_the_lines_are_what_each_trainer_reads(tmp_path: Path) -> None:
         "anchor": "which plan", "positive": "second", "negative_1": "g1", "negative_2": "m1"
     }  # fmt: skip
     assert lines("st-origins", 2)[1]["label"] == [1, 0]
+    assert lines("st-graded", 2)[1]["label"] == [[1.0, 0.25], [0.0, -1.0]]
     assert lines("st-labelled") == [
         {"query": "which plan", "docs": ["Title\nfirst", "second", "g1", "m1", "m2"], "labels": [1, 1, 0, 0, 0]}
     ]
@@ -101,7 +102,8 @@ def test_without_a_sidecar_texts_come_back_and_negatives_of_unknown_origin_are_m
     assert {n.text for n in first.negatives} >= {"g1", "m1"}
     assert all(n.generator is None for n in first.negatives)
     generated = [n.text for n in first.of_source("generated")]
-    assert generated == (["g1"] if name == "st-origins" else [])
+    assert generated == (["g1"] if name in ("st-origins", "st-graded") else [])
+    assert [n.relevance for n in first.negatives if n.text == "g1"] == [0.25 if name == "st-graded" else None]
 
 
 def test_titles_of_tevatron_are_joined(tmp_path: Path) -> None:
@@ -134,6 +136,8 @@ def test_titles_of_tevatron_are_joined(tmp_path: Path) -> None:
         ("st-origins", {"anchor": "q", "positive": "p", "negative_1": "n"}, "label"),
         ("st-origins", {"anchor": "q", "positive": "p", "negative_1": "n", "label": [1, 0]}, "label"),
         ("st-origins", {"anchor": "q", "positive": "p", "negative_1": "n", "label": [2]}, "label"),
+        ("st-graded", {"anchor": "q", "positive": "p", "negative_1": "n", "label": [[1, 1.5]]}, "label"),
+        ("st-graded", {"anchor": "q", "positive": "p", "negative_1": "n", "label": [1]}, "label"),
         ("st-labelled", {"query": "q", "docs": ["a"], "labels": [1, 0]}, "labels"),
         ("st-labelled", {"query": "q", "docs": ["a"], "labels": [0]}, "docs"),
     ],
