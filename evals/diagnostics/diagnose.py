@@ -29,6 +29,7 @@ from evals.diagnostics.hardness import (
     histogram,
     mean_effective_negatives,
     measure,
+    similarity_by_grade,
 )
 from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
 from evals.diagnostics.table import diagnostics_text
@@ -149,6 +150,7 @@ def diagnose_encoder(rows: list[Row], name: str, config: DiagnoseConfig) -> tupl
             "by_disruption": hardness_by_disruption(embedded, measured),
             "effective_negatives": mean_effective_negatives(embedded, measured),
         },
+        "by_grade": similarity_by_grade(embedded),
         "leak": try_diagnostic(lambda: encoder_leak(embedded, num_permutations=config.permutations, seed=config.seed)),
         "drift": try_diagnostic(
             lambda: embedding_drift(embedded, temperature=config.temperature, normalized=encoder.normalize)

@@ -102,6 +102,45 @@ def hardness_by_disruption(embedded: EmbeddedRows, measured: Measured) -> dict[s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GradeSimilarity:
+    """Passages of about one grade: their number, mean grade (None: not judged) and mean similarity to the query."""
+
+    count: int
+    grade: float | None
+    similarity: Interval
+
+
+def similarity_by_grade(embedded: EmbeddedRows) -> dict[str, GradeSimilarity]:
+    """By grade to the nearest third (0, 1/3, 2/3, 1; a positive has 1), then "not judged"; {} where nothing is judged.
+
+    Graded training should put the similarities into this order; InfoNCE pushes all below 1 down alike.
+    """
+    grade_P = np.array(
+        [
+            1.0 if kind == POSITIVE else np.nan if (found := embedded.negative(p).relevance) is None else found
+            for p, kind in enumerate(embedded.kind_P)
+        ]
+    )
+    if np.isnan(grade_P[embedded.kind_P != POSITIVE]).all():
+        return {}
+    thirds_P = np.round(3 * grade_P)
+    groups = {name: thirds_P == number for number, name in enumerate(("0", "1/3", "2/3", "1"))}
+    groups["not judged"] = np.isnan(grade_P)
+    return {
+        name: GradeSimilarity(
+            count=int(chosen_P.sum()),
+            grade=None if name == "not judged" else float(grade_P[chosen_P].mean()),
+            similarity=pooled_interval(
+                np.bincount(embedded.row_P[chosen_P], weights=embedded.scores_P[chosen_P]),
+                np.bincount(embedded.row_P[chosen_P]),
+            ),
+        )
+        for name, chosen_P in groups.items()
+        if chosen_P.any()
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
     """Shares of the values in equal bins over [low, high]; values beyond fall into the outer bins."""
 

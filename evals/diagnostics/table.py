@@ -41,6 +41,11 @@ def _number(*names: str, digits: int = 3) -> Callable[[Found], str]:
     return show
 
 
+def _degrees(seen: Found) -> str:
+    angle = get_path(seen, "drift", "angle")
+    return "{mean:.1f} [{low:.1f}, {high:.1f}]".format(**angle) if angle else "–"
+
+
 def _chance(seen: Found) -> str:
     score = get_path(seen, "leak", "score")
     return f"{score['chance']:.3f}, p = {score['p_value']:.3f}" if score else "–"
@@ -48,7 +53,7 @@ def _chance(seen: Found) -> str:
 
 # Short enough for two encoders side by side on 80 columns.
 DRIFT_LINES: tuple[Line, ...] = (
-    ("gradient turned at query, degrees", _interval("drift", "angle")),
+    ("gradient turned at query, degrees", _degrees),
     ("its length, with / without", _number("drift", "query_norm_ratio", digits=2)),
     ("gradient of whole model, degrees", _number("parameter_drift", "angle", digits=1)),
     ("  between halves of the rows", _number("parameter_drift", "chance_angle", digits=1)),
@@ -74,7 +79,11 @@ def diagnostics_text(result: Found) -> str:
     """The table over the encoders, one line for each absent part, and the warnings."""
     encoders = result["encoders"]
     header = ["mean [95% interval]", *encoders]
-    lines = [[name, *(show(seen) for seen in encoders.values())] for name, show in _LINES]
+    grades = [
+        (f"similarity, grade {grade}".replace("grade not", "not"), _interval("by_grade", grade, "similarity"))
+        for grade in next(iter(encoders.values()))["by_grade"]
+    ]
+    lines = [[name, *(show(seen) for seen in encoders.values())] for name, show in (*_LINES, *grades)]
     words = get_path(result, "text_leak", "words_auc")
     lines.insert(0, ["leak: probe on words, AUC", *([interval(words)] * len(encoders))])
     counts = result["num_negatives"]

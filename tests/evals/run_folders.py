@@ -10,7 +10,13 @@ from data.row_files import write_objects, write_rows
 from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE, margin_histograms, score_lines, to_json
 from evals.diagnostics.embedded_rows import GENERATED, MINED, embed_rows
 from evals.diagnostics.gradient_drift import ParameterDrift, embedding_drift
-from evals.diagnostics.hardness import hardness_by_disruption, hardness_by_source, mean_effective_negatives, measure
+from evals.diagnostics.hardness import (
+    hardness_by_disruption,
+    hardness_by_source,
+    mean_effective_negatives,
+    measure,
+    similarity_by_grade,
+)
 from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
 from programs.modules.candidates import Candidate, Synthesis
 from programs.synthesis.store import RunStore
@@ -90,6 +96,7 @@ def write_diagnostics(folder: Path, used: list[Row]) -> None:
                 "effective_negatives": mean_effective_negatives(seen, measured),
             },
             "margins": margins[when],
+            "by_grade": similarity_by_grade(seen),
             "leak": encoder_leak(seen, num_permutations=19),
             "drift": embedding_drift(seen, temperature=0.05, normalized=True),
             "parameter_drift": ParameterDrift(angle=40.0, norm_ratio=2.0, chance_angle=60.0, num_rows=8),

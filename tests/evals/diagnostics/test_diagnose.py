@@ -41,6 +41,12 @@ def test_before_and_after_in_one_file(tmp_path: Path, tiny_bert: Path, capsys: p
     assert before == after, "the same encoder twice"
     assert after["leak"]["embedding_auc"]["low"] <= after["leak"]["embedding_auc"]["mean"]
     assert after["drift"]["num_rows"] == 12 and after["parameter_drift"]["num_rows"] == 2
+    assert [(name, one["count"]) for name, one in after["by_grade"].items()] == [
+        ("2/3", 24),
+        ("1", 12),
+        ("not judged", 24),
+    ]
+    assert "similarity, grade 2/3" in shown and max(map(len, shown[: shown.index("warning")].splitlines()[3:])) <= 80
     assert found["text_leak"]["words_auc"]["mean"] == 1.0
     assert [step["name"] for step in found["funnel"]["steps"]][-1] == "accepted"
     lines = [line.value for line in read_objects(out / "scores.jsonl")]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.base.errors import InputError
-from data.records import Passage
+from data.records import Negative, Passage, Verdict
 from evals.diagnostics.embedded_rows import embed_rows
 from evals.diagnostics.hardness import (
     hardness_by_disruption,
@@ -13,6 +13,7 @@ from evals.diagnostics.hardness import (
     histogram,
     mean_effective_negatives,
     measure,
+    similarity_by_grade,
 )
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 
@@ -65,3 +66,15 @@ def test_a_histogram_keeps_values_beyond_its_range() -> None:
     assert found.shares == (0.5, 0.5)
     with pytest.raises(InputError):
         histogram(np.array([]), 0, 1)
+
+
+def test_similarity_follows_the_grade_of_a_passage() -> None:
+    def judged(text: str, *satisfied: bool) -> Negative:
+        return replace(generated(text), verdict=Verdict(satisfied=satisfied, answers_query=False))
+
+    rows = [row(0, [mined("equal"), judged("above", True, True, False), judged("below", False, False, False)])]
+    found = similarity_by_grade(embed_rows(rows, TableEncoder(TABLE)))
+    assert {name: (one.grade, pytest.approx(one.similarity.mean)) for name, one in found.items()} == {
+        "0": (0, 0.1), "2/3": (pytest.approx(2 / 3), 0.7), "1": (1, 0.5), "not judged": (None, 0.5)
+    }  # fmt: skip
+    assert similarity_by_grade(embed_rows([row(0, [mined("equal")])], TableEncoder(TABLE))) == {}

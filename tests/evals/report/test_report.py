@@ -93,6 +93,7 @@ def test_every_section_shows_its_part(text: str) -> None:
         "before training: model-before",
         "intent drift 30",
         "Before training, the score alone holds",
+        "grade passages before [95% interval] after [95% interval] 0 30",
         "gradient of whole model, degrees 40.0 40.0",
     ):
         assert expected in words, expected
