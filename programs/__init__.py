@@ -10,7 +10,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ.setdefault("DSPY_CACHEDIR", os.devnull)
 
 if TYPE_CHECKING:
-    from programs.modules.predictors import RowInputs
+    from programs.modules.row_program import RowInputs
     from programs.modules.synthesizer import Synthesizer
 
 __all__ = ["RowInputs", "Synthesizer"]

@@ -19,7 +19,8 @@ from programs.lm.adapters import make_adapter
 from programs.lm.budget import Budget
 from programs.lm.models import Models
 from programs.lm.role_lm import RoleLM
-from programs.modules.verifier import Verifier, numbered
+from programs.modules.synthesizer import Verifier
+from programs.modules.verifier import numbered
 from programs.profiles.profile import load_profile
 
 INJECTIONS = Path(__file__).parent / "injections.jsonl"

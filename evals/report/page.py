@@ -22,7 +22,7 @@ from evals.report.browser import browser_data, safe_json
 from evals.report.config import ReportConfig
 from evals.report.run_folder import RunParts, read_run_folder
 from evals.retrieval.measures import LABELS
-from programs.synthesis.funnel import LOSS_WORDS
+from programs.modules.verifier import LOSS_WORDS
 
 log = logging.getLogger(__name__)
 

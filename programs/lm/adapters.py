@@ -11,7 +11,7 @@ from programs.lm.models import ModelSpec
 from programs.options import AdapterName
 
 # The output list of the call in this context whose length is known beforehand, for decoding under a schema.
-known_length: ContextVar[tuple[str, int] | None] = ContextVar("known_length", default=None)
+expected_length: ContextVar[tuple[str, int] | None] = ContextVar("expected_length", default=None)
 
 # A grammar that counts to more than about this many characters becomes slow.
 _LONGEST_STRING = 1000
@@ -53,22 +53,22 @@ class XMLLayout(_Remembering, dspy.XMLAdapter):  # type: ignore[misc]
 class SchemaAdapter(_Remembering, dspy.JSONAdapter):  # type: ignore[misc]
     """DSPy's JSON layout with the schema fitted to the model.
 
-    Where the model is decoded under the schema (`bounded`), every string and list gets a bound, or a small model runs
-    on until its token limit. Hosted models get no bounds of strings: some of them refuse such a schema.
+    Where the model is decoded under the schema (`schema_constrained`), every string and list gets a bound, or a small
+    model runs on until its token limit. Hosted models get no bounds of strings: some of them refuse such a schema.
     """
 
-    def __init__(self, *, bounded: bool):
+    def __init__(self, *, schema_constrained: bool):
         super().__init__()
-        self._bounded = bounded
+        self._constrained = schema_constrained
 
     def _prepare_response_format(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any) -> None:
         super()._prepare_response_format(lm, lm_kwargs, signature)
         wanted = lm_kwargs.get("response_format")
         if isinstance(wanted, type) and issubclass(wanted, pydantic.BaseModel):
             schema = copy.deepcopy(wanted.model_json_schema())
-            _fit(schema, self._bounded)
-            name, length = known_length.get() or ("", 0)
-            if self._bounded and name in schema["properties"]:
+            _fit(schema, self._constrained)
+            name, length = expected_length.get() or ("", 0)
+            if self._constrained and name in schema["properties"]:
                 schema["properties"][name] |= {"minItems": length, "maxItems": length}
             lm_kwargs["response_format"] = {
                 "type": "json_schema",
@@ -96,7 +96,7 @@ def _fit(part: Any, bounded: bool) -> None:
 def make_adapter(name: AdapterName, spec: ModelSpec) -> dspy.Adapter:
     """The DSPy adapter with this layout; none of them falls back to another one by itself."""
     if name == "json":
-        return SchemaAdapter(bounded=spec.bounded)
+        return SchemaAdapter(schema_constrained=spec.schema_constrained)
     if name == "xml":
         return XMLLayout()
     return ChatLayout()

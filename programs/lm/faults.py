@@ -4,19 +4,8 @@ import os
 import re
 from typing import Literal
 
-from dspy.utils.exceptions import (
-    AdapterParseError,
-    ContextWindowExceededError,
-    LMAuthError,
-    LMBillingError,
-    LMConfigurationError,
-    LMInvalidRequestError,
-    LMRateLimitError,
-    LMServerError,
-    LMTimeoutError,
-    LMTransportError,
-    LMUnsupportedModelError,
-)
+from dspy import lm15
+from dspy.utils.exceptions import AdapterParseError
 
 from data.base.errors import InputError
 
@@ -24,14 +13,21 @@ from data.base.errors import InputError
 CallLoss = Literal[
     "rate_limited", "timeout", "server_error", "connection", "too_long", "request_refused", "truncated", "bad_response"
 ]
-_RETRIED: tuple[tuple[type[Exception], CallLoss], ...] = (
-    (LMRateLimitError, "rate_limited"),
-    (LMTimeoutError, "timeout"),
-    (LMServerError, "server_error"),
-    (LMTransportError, "connection"),
+_TRANSIENT: tuple[tuple[type[Exception], CallLoss], ...] = (
+    (lm15.RateLimitError, "rate_limited"),
+    (lm15.TimeoutError, "timeout"),
+    (lm15.ServerError, "server_error"),
+    (lm15.TransportError, "connection"),
+)
+# Errors that no other call of the run could escape, with what a user can do about them.
+_FOR_THE_USER: tuple[tuple[type[Exception], str], ...] = (
+    (lm15.AuthError, "the key was refused; check the key in the environment ({})"),
+    (lm15.UnsupportedModelError, "the model or address is not known there ({})"),
+    (lm15.BillingError, "the account has no quota left ({})"),
+    (lm15.ConfigurationError, "{}"),
 )
 # Losses whose cause may pass by itself.
-PASSING_LOSSES: tuple[str, ...] = tuple(loss for _, loss in _RETRIED)
+PASSING_LOSSES: tuple[str, ...] = tuple(loss for _, loss in _TRANSIENT)
 # Keys in use, whatever the variable is called that they came from.
 _KEYS: set[str] = set()
 _SHORTEST_KEY = 6
@@ -51,7 +47,7 @@ class RunStoppedError(InputError):
     """The run cannot go on (nothing answers); what is finished is kept and the same command resumes it."""
 
 
-def protect(key: str) -> str:
+def register_secret(key: str) -> str:
     """Remember a key, so that `redact` takes it out of every text from now on; returns it."""
     if len(key) >= _SHORTEST_KEY:
         _KEYS.add(key)
@@ -59,7 +55,7 @@ def protect(key: str) -> str:
 
 
 def redact(text: str, limit: int = 300) -> str:
-    """`text` on one line, cut to `limit` characters, without protected keys, the values of secret environment
+    """`text` on one line, cut to `limit` characters, without registered keys, the values of secret environment
     variables, or what looks like a key."""
     named = {value for name, value in os.environ.items() if len(value) >= _SHORTEST_KEY and _SECRET_NAME.search(name)}
     # The longest first: one key may begin like another.
@@ -69,27 +65,22 @@ def redact(text: str, limit: int = 300) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def retried_loss(error: Exception) -> CallLoss | None:
+def transient_kind(error: Exception) -> CallLoss | None:
     """The loss that an error ends as if retrying it does not help, or None when it must not be retried."""
-    return next((loss for kind, loss in _RETRIED if isinstance(error, kind)), None)
+    return next((loss for kind, loss in _TRANSIENT if isinstance(error, kind)), None)
 
 
-def final_fault(error: Exception, *, role: str, model: str) -> Exception:
+def user_error(error: Exception, *, role: str, model: str) -> Exception:
     """What an error that is not retried becomes: InputError stops the run, CallError is counted."""
     detail = redact(str(error))
-    if isinstance(error, LMAuthError):
-        return InputError(f"{role} {model}: the key was refused; check the key in the environment ({detail})")
-    if isinstance(error, LMUnsupportedModelError):
-        return InputError(f"{role} {model}: the model or address is not known there ({detail})")
-    if isinstance(error, LMBillingError):
-        return InputError(f"{role} {model}: the account has no quota left ({detail})")
-    if isinstance(error, ContextWindowExceededError):
+    for kind, words in _FOR_THE_USER:
+        if isinstance(error, kind):
+            return InputError(f"{role} {model}: {words.format(detail)}")
+    if isinstance(error, lm15.ContextLengthError):
         return CallError("too_long", detail)
-    if isinstance(error, LMInvalidRequestError):
+    if isinstance(error, lm15.InvalidRequestError):
         return CallError("request_refused", detail)
-    if isinstance(error, LMConfigurationError):
-        return InputError(f"{role} {model}: {detail}")
-    return CallError(retried_loss(error) or "bad_response", detail)
+    return CallError(transient_kind(error) or "bad_response", detail)
 
 
 # What an answer ends in that cannot be used; a thousand opening brackets are too deep for the parsers.

@@ -1,11 +1,12 @@
-"""What one attempt at a call used: read from the raw answer, priced, written to the journal."""
+"""What one attempt at a call used: read from the answer, priced, settled with the budget, written to the journal."""
 
 import logging
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from programs.lm.budget import Reservation
+from programs.lm.budget import Budget, Reservation
 from programs.lm.models import ModelSpec, known_price
-from programs.lm.usage import Call, estimated_usage
+from programs.lm.usage import Call, estimated_tokens
 
 log = logging.getLogger(__name__)
 # A request that was given up on may have been billed all the same; an error response is not.
@@ -24,81 +25,107 @@ class Journal(Protocol):
         """Keep one attempt and, when it was answered, its answer."""
 
 
-class Meter:
-    """Counts one model's calls in one role."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer as it came. `text` is None when there is none; tokens are the server's counts, 0 where it gives none;
+    `listed_cost` is what litellm says that it costs."""
 
-    def __init__(self, role: str, spec: ModelSpec, journal: Journal | None):
+    text: str | None
+    cut_off: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    listed_cost: float | None = None
+
+
+def read_answer(raw: Any) -> Answer:
+    """What litellm's response says; of several choices the first."""
+    usage = getattr(raw, "usage", None)
+    (choice, *_) = getattr(raw, "choices", None) or [None]
+    return Answer(
+        text=None if choice is None else choice.message.content or "",
+        cut_off=getattr(choice, "finish_reason", None) == "length",
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", 0)),
+        completion_tokens=_count(getattr(usage, "completion_tokens", 0)),
+        cached_tokens=_count(getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", 0)),
+        listed_cost=getattr(raw, "_hidden_params", {}).get("response_cost"),
+    )
+
+
+class Meter:
+    """Counts one model's calls in one role against the budget, and keeps them in the journal."""
+
+    def __init__(self, role: str, spec: ModelSpec, journal: Journal | None, budget: Budget):
         self.role, self.spec, self.price = role, spec, known_price(spec)
-        self._journal = journal
+        self._journal, self._budget = journal, budget
         self._told_of_estimates = False
 
-    def find(self, key: str) -> str | None:
-        """The stored answer to a request, if any."""
-        return None if self._journal is None else self._journal.find(key)
+    def replay(self, key: str) -> str | None:
+        """The stored answer to a request, if any; using it is journalled and costs nothing."""
+        found = None if self._journal is None else self._journal.find(key)
+        if found is not None:
+            self.journal(Call(role=self.role, model=self.spec.name, outcome="replayed"), key)
+        return found
 
-    def record(
+    def knows(self, key: str) -> bool:
+        """Whether this request has a stored answer."""
+        return self._journal is not None and self._journal.find(key) is not None
+
+    def charge(
         self,
         key: str,
         outcome: str,
-        seconds: float = 0.0,
+        held: Reservation,
+        seconds: float,
         *,
-        raw: dict[str, Any] | None = None,
-        held: Reservation | None = None,
-        answer: str | None = None,
+        prompt_chars: int = 0,
+        answer: Answer | None = None,
+        kept: str | None = None,
     ) -> None:
-        """Write one attempt to the journal; `raw` is what dspy keeps of an answer, None when there was none, and
-        `held` what was reserved for it."""
-        if self._journal is None:
-            return
-        prompt, completion = (0, 0) if raw is None else self._tokens(raw)
-        cost = 0.0 if outcome == "replayed" else self._cost(outcome, raw)
-        given_up = held if raw is None and cost is None else None
-        usage = (raw or {}).get("usage") or {}
+        """Settle what was reserved for one attempt and write the attempt to the journal, with what is `kept` of it.
+
+        An answer that never came may have been written, and billed, all the same: it counts as what was reserved.
+        """
+        prompt, completion = (0, 0) if answer is None else self._tokens(answer, prompt_chars)
+        cost = self._cost(outcome, answer, prompt, completion)
+        given_up = answer is None and cost is None
+        self._budget.settle(held, tokens=held.tokens if given_up else prompt + completion, usd=cost)
         call = Call(
             role=self.role,
             model=self.spec.name,
             outcome=outcome,
             prompt_tokens=prompt,
             completion_tokens=completion,
-            cached_tokens=_count(_field(usage.get("prompt_tokens_details"), "cached_tokens")),
+            cached_tokens=0 if answer is None else answer.cached_tokens,
             cost_usd=cost,
             seconds=seconds,
-            reserved_tokens=given_up.tokens if given_up else 0,
-            reserved_usd=given_up.usd if given_up and self.price else None,
+            reserved_tokens=held.tokens if given_up else 0,
+            reserved_usd=held.usd if given_up and self.price else None,
         )
-        self._journal.record(call, key=key, answer=answer)
+        self.journal(call, key, kept)
 
-    def used(self, outcome: str, raw: dict[str, Any] | None, held: Reservation) -> tuple[int, float | None]:
-        """Tokens and USD of one attempt, the latter None when they are not known.
+    def journal(self, call: Call, key: str, kept: str | None = None) -> None:
+        """Write one attempt to the journal."""
+        if self._journal is not None:
+            self._journal.record(call, key=key, answer=kept)
 
-        An answer that never came may have been written, and billed, all the same: it counts as what was reserved.
-        """
-        cost = self._cost(outcome, raw)
-        if raw is None:
-            return (held.tokens if cost is None else 0), cost
-        return sum(self._tokens(raw)), cost
-
-    def _cost(self, outcome: str, raw: dict[str, Any] | None) -> float | None:
+    def _cost(self, outcome: str, answer: Answer | None, prompt: int, completion: int) -> float | None:
         """USD of one attempt, None when it is not known."""
-        if self.spec.free:
+        if self.spec.is_local:
             return 0.0
-        if raw is None:
+        if answer is None:
             return None if outcome in _MAYBE_BILLED else 0.0
         if self.price is None:
             return None
-        prompt, completion = self._tokens(raw)
         # litellm knows discounts for cached prompts; what it cannot price it calls zero or None, and it prices no
         # estimates.
-        listed = raw.get("cost") if (prompt, completion) == _counted(raw) else None
+        counted = (prompt, completion) == (answer.prompt_tokens, answer.completion_tokens)
+        listed = answer.listed_cost if counted else None
         return listed or prompt * self.price.prompt + completion * self.price.completion
 
-    def _tokens(self, raw: dict[str, Any]) -> tuple[int, int]:
+    def _tokens(self, answer: Answer, prompt_chars: int) -> tuple[int, int]:
         """Prompt and completion tokens of an answer; estimated from the texts where the server counts none."""
-        prompt, completion = _counted(raw)
-        if prompt and completion:
-            return prompt, completion
-        messages = raw.get("messages") or [{"content": raw.get("prompt")}]
-        estimate = estimated_usage({"messages": messages}, "".join(map(text_of, raw.get("outputs") or ())))
+        prompt, completion = answer.prompt_tokens, answer.completion_tokens
         if not prompt and not self._told_of_estimates:
             self._told_of_estimates = True
             log.warning(
@@ -106,30 +133,7 @@ class Meter:
                 self.role,
                 self.spec.name,
             )
-        return prompt or estimate["prompt_tokens"], completion or estimate["completion_tokens"]
-
-
-def text_of(output: Any) -> str:
-    """The text of one of the outputs of a call; empty when it has none."""
-    text = output.get("text") if isinstance(output, dict) else output
-    return text if isinstance(text, str) else ""
-
-
-def finish_reason(raw: dict[str, Any]) -> str | None:
-    """Why the answer ended, as the provider says."""
-    choices = _field(raw.get("response"), "choices") or [None]
-    reason = _field(choices[0], "finish_reason")
-    return reason if isinstance(reason, str) else None
-
-
-def _field(holder: Any, name: str) -> Any:
-    return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
-
-
-def _counted(raw: dict[str, Any]) -> tuple[int, int]:
-    """Prompt and completion tokens as the server counts them; 0 where it does not."""
-    usage = raw.get("usage") or {}
-    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        return prompt or estimated_tokens(prompt_chars), completion or estimated_tokens(len(answer.text or ""))
 
 
 def _count(value: Any) -> int:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dspy.utils.exceptions import LMConfigurationError
 
 from data.base.errors import InputError
 from data.base.text import content_id
-from programs.lm.faults import protect, redact
+from programs.lm.faults import redact, register_secret
 from programs.lm.servers import recorded
 from programs.lm.servers.local import PREFIX, LocalServer
 
@@ -51,9 +51,9 @@ class ModelSpec:
     """One model as a role uses it.
 
     `name` is what users and records call it; `model` is litellm's string. `key_env` names the environment variable that
-    the key came from, where that was chosen. `free` models run on this machine and cost
-    nothing; of any other model the price is what litellm's list says, or unknown. `bounded` models are decoded under
-    the JSON schema, lengths included, so that they cannot run on. `extra` goes to litellm with every call, as it is
+    the key came from, where that was chosen. Models that are `is_local` run on this machine and cost nothing; of any
+    other model the price is what litellm's list says, or unknown. `schema_constrained` models are decoded under the
+    JSON schema, lengths included, so that they cannot run on. `extra` goes to litellm with every call, as it is
     (reasoning_effort, extra_body, num_ctx, api_version): JSON values, and part of what makes an answer this model's.
     """
 
@@ -65,8 +65,8 @@ class ModelSpec:
     temperature: float | None = None
     max_tokens: int | None = None
     timeout_s: float = 120.0
-    free: bool = False
-    bounded: bool = False
+    is_local: bool = False
+    schema_constrained: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -77,37 +77,6 @@ class ModelSpec:
     def __repr__(self) -> str:
         # A key must not reach a log or a traceback.
         return f"ModelSpec({self.name!r})"
-
-
-def hosted_model(
-    name: str,
-    *,
-    flag: str,
-    api_base: str | None = None,
-    api_key_env: str | None = None,
-    temperature: float | None = None,
-    max_tokens: int | None = None,
-    timeout_s: float = 120.0,
-    extra: Mapping[str, Any] | None = None,
-) -> ModelSpec:
-    """Check a litellm model string, its key and its settings. Raises InputError that names `flag`.
-
-    Reasoning models get no temperature and no token limit, which they refuse.
-    """
-    _list(name, provider_of(name, flag))
-    if litellm.supports_reasoning(name):
-        temperature, max_tokens = None, None
-    return ModelSpec(
-        name=name,
-        model=name,
-        api_base=api_base,
-        api_key=_key(name, flag=flag, api_base=api_base, api_key_env=api_key_env),
-        key_env=api_key_env,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        timeout_s=timeout_s,
-        extra=dict(extra or {}),
-    )
 
 
 def check_extra(extra: Mapping[str, Any], *, flag: str) -> None:
@@ -134,46 +103,21 @@ def _is_secret(name: str, value: Any) -> bool:
     return isinstance(value, str) and "[secret]" in redact(value, limit=len(value))
 
 
-def loopback_model(
-    name: str,
-    *,
-    model: str,
-    api_base: str,
-    token: str,
-    temperature: float | None = None,
-    max_tokens: int | None = None,
-    timeout_s: float = 120.0,
-    bounded: bool = False,
-) -> ModelSpec:
-    """A model served by this process or a child of it: OpenAI-compatible, takes a JSON schema, costs nothing."""
-    litellm.register_model({model: {"litellm_provider": "openai", "mode": "chat", "supports_response_schema": True}})
-    return ModelSpec(
-        name=name,
-        model=model,
-        api_base=api_base,
-        api_key=token,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        timeout_s=timeout_s,
-        free=True,
-        bounded=bounded,
-    )
-
-
-def _list(name: str, provider: str) -> None:
+def _register_with_litellm(spec: ModelSpec) -> None:
     """Put a model on litellm's list, without a price, where the list says too little of it.
 
     A server of one's own that speaks OpenAI's protocol has models that nobody lists; for each call to one litellm goes
     through all its rules for unknown names, several times.
     """
+    provider = str(litellm.get_llm_provider(spec.model)[1])
     entry: dict[str, Any] = {"litellm_provider": provider, "mode": "chat"}
-    if provider in _SCHEMA_PROVIDERS:
+    if spec.is_local or provider in _SCHEMA_PROVIDERS:
         entry["supports_response_schema"] = True
-        listed = litellm.supports_response_schema(name, custom_llm_provider=provider)
+        listed = litellm.supports_response_schema(spec.model, custom_llm_provider=provider)
     else:
-        listed = provider != "openai" or _is_listed(name)
+        listed = provider != "openai" or _is_listed(spec.model)
     if not listed:
-        litellm.register_model({name: entry})
+        litellm.register_model({spec.model: entry})
 
 
 def _is_listed(name: str) -> bool:
@@ -184,48 +128,31 @@ def _is_listed(name: str) -> bool:
     return True
 
 
-def client_settings(spec: ModelSpec) -> dict[str, Any]:
-    """The keyword arguments of `dspy.LM` for this model. Retries are ours: both libraries' own are off."""
-    settings: dict[str, Any] = {
+def call_settings(spec: ModelSpec) -> dict[str, Any]:
+    """The keyword arguments of every call to this model. Retries are ours: litellm's and the client's own are off."""
+    _register_with_litellm(spec)
+    settings = {
         "model": spec.model,
+        "api_base": spec.api_base,
+        "api_key": spec.api_key,
         "temperature": spec.temperature,
         "max_tokens": spec.max_tokens,
         "timeout": spec.timeout_s,
-        "cache": False,
-        "engine": "litellm",
         "num_retries": 0,
         "max_retries": 0,
     }
-    settings |= {"api_base": spec.api_base} if spec.api_base else {}
-    settings |= {"api_key": spec.api_key} if spec.api_key else {}
-    settings |= spec.extra
-    try:
-        dspy.LM(**settings)
-    except LMConfigurationError:
-        # A reasoning model that litellm's list does not know yet.
-        settings |= {"temperature": None, "max_tokens": None}
-    return settings
+    return {name: value for name, value in settings.items() if value is not None} | dict(spec.extra)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abilities:
-    """What a model takes, in DSPy's names."""
-
-    supports_function_calling: bool
-    supports_reasoning: bool
-    supports_response_schema: bool
-    supported_params: frozenset[str]
-
-
-def abilities(spec: ModelSpec) -> Abilities:
-    """What litellm's list says that this model takes."""
-    lm = dspy.LM(**client_settings(spec))
-    return Abilities(
-        supports_function_calling=lm.supports_function_calling,
-        supports_reasoning=lm.supports_reasoning,
-        supports_response_schema=lm.supports_response_schema,
-        supported_params=frozenset(lm.supported_params),
-    )
+def abilities(spec: ModelSpec) -> dict[str, Any]:
+    """What litellm's list says that this model takes, in DSPy's names."""
+    provider = str(litellm.get_llm_provider(spec.model)[1])
+    return {
+        "supports_function_calling": litellm.supports_function_calling(spec.model),
+        "supports_reasoning": litellm.supports_reasoning(spec.model),
+        "supports_response_schema": litellm.supports_response_schema(spec.model, custom_llm_provider=provider),
+        "supported_params": litellm.get_supported_openai_params(spec.model, custom_llm_provider=provider) or [],
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +165,7 @@ class Price:
 
 def known_price(spec: ModelSpec) -> Price | None:
     """The model's price, or None when nobody has said what it costs (litellm itself would call that zero)."""
-    if spec.free:
+    if spec.is_local:
         return Price(prompt=0.0, completion=0.0)
     provider, _, bare = spec.model.partition("/")
     named, listed = litellm.model_cost.get(spec.model) or {}, litellm.model_cost.get(bare) or {}
@@ -252,7 +179,7 @@ def known_price(spec: ModelSpec) -> Price | None:
     return None
 
 
-def prepared_at_once(spec: ModelSpec) -> bool:
+def needs_no_auth_call(spec: ModelSpec) -> bool:
     """Whether a call to this model is prepared without waiting for anything."""
     return spec.model.partition("/")[0] not in _FETCH_CREDENTIALS
 
@@ -274,7 +201,7 @@ def _key(name: str, *, flag: str, api_base: str | None, api_key_env: str | None)
         key = os.environ.get(api_key_env)
         if not key:
             raise InputError(f"the environment variable {api_key_env} that should hold the key is not set", field=flag)
-        return protect(key)
+        return register_secret(key)
     missing = [key for key in litellm.validate_environment(name)["missing_keys"] if not key.endswith("_BASE")]
     if not missing:
         return None
@@ -308,58 +235,65 @@ class Models:
         self._running: dict[str, LocalServer] = {}
 
     def resolve(self, name: str, *, flag: str, temperature: float | None, api_base: str | None = None) -> ModelSpec:
-        """The checked model called `name`. Raises InputError that names `flag`."""
+        """The checked model called `name`: recorded answers, a model file, or one that litellm knows, with its key.
+
+        Raises InputError that names `flag`. Reasoning models get no temperature and no token limit, which they refuse.
+        """
+        shared: dict[str, Any] = {
+            "temperature": temperature,
+            "max_tokens": self._max_tokens,
+            "timeout_s": self._timeout_s,
+        }
         if name.startswith("recorded:"):
             if name != recorded.NAME:
                 raise InputError(f"there are no recorded answers called {name!r}: expected {recorded.NAME}", field=flag)
             if self._recorded is None:
                 self._recorded = self._stack.enter_context(recorded.RecordedServer())
-            return loopback_model(
-                name,
-                model=recorded.MODEL,
-                api_base=self._recorded.api_base,
-                token=self._recorded.token,
-                temperature=temperature,
-                max_tokens=self._max_tokens,
-                timeout_s=self._timeout_s,
-            )
+            return ModelSpec(name=name, model=recorded.MODEL, **_served_by(self._recorded), **shared)
         if name.startswith(PREFIX):
-            return self._local(name, flag=flag, temperature=temperature)
-        return hosted_model(
-            name,
-            flag=flag,
-            api_base=api_base,
-            api_key_env=self._key_env(name, flag, api_base),
-            temperature=temperature,
-            max_tokens=self._max_tokens,
-            timeout_s=self._timeout_s,
-            extra=self._extra,
+            if name not in self._running:
+                server = LocalServer(Path(name.removeprefix(PREFIX)), flag=flag)
+                self._running[name] = self._stack.enter_context(server)
+            server = self._running[name]
+            return ModelSpec(
+                # Records of generated text name the model, not the place where it lies on this machine.
+                name=f"{PREFIX}{server.path.name}@{file_id(server.path)}",
+                model=f"openai/local-{server.path.stem}",
+                schema_constrained=True,
+                **_served_by(server),
+                **shared,
+            )
+        key_env = self._key_env(name, flag, api_base)
+        key = _key(name, flag=flag, api_base=api_base, api_key_env=key_env)
+        spec = ModelSpec(
+            name=name, model=name, api_base=api_base, api_key=key, key_env=key_env, extra=self._extra, **shared
         )
+        _register_with_litellm(spec)
+        if litellm.supports_reasoning(name) or _refuses_sampling(name):
+            spec = replace(spec, temperature=None, max_tokens=None)
+        return spec
 
     def _key_env(self, name: str, flag: str, api_base: str | None) -> str | None:
         """The chosen variable for a model at the server that its key is for, None for any other."""
+        provider = provider_of(name, flag)
         if self._api_key_env is None:
             return None
-        server = provider_of(name, flag) if api_base is None else api_base.rstrip("/")
+        server = provider if api_base is None else api_base.rstrip("/")
         self._keyed_server = self._keyed_server or server
         return self._api_key_env if server == self._keyed_server else None
 
-    def _local(self, name: str, *, flag: str, temperature: float | None) -> ModelSpec:
-        if name not in self._running:
-            server = LocalServer(Path(name.removeprefix(PREFIX)), flag=flag)
-            self._running[name] = self._stack.enter_context(server)
-        server = self._running[name]
-        return loopback_model(
-            # Records of generated text name the model, not the place where it lies on this machine.
-            f"{PREFIX}{server.path.name}@{file_id(server.path)}",
-            model=f"openai/local-{server.path.stem}",
-            api_base=server.api_base,
-            token=server.token,
-            temperature=temperature,
-            max_tokens=self._max_tokens,
-            timeout_s=self._timeout_s,
-            bounded=True,
-        )
+
+def _served_by(server: recorded.RecordedServer | LocalServer) -> dict[str, Any]:
+    return {"api_base": server.api_base, "api_key": server.token, "is_local": True}
+
+
+def _refuses_sampling(name: str) -> bool:
+    """Whether DSPy knows this for a reasoning model, though litellm's list may not yet."""
+    try:
+        dspy.LM(name, temperature=0.5, max_tokens=1)
+    except LMConfigurationError:
+        return True
+    return False
 
 
 def is_hosted(name: str) -> bool:

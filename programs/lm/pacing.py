@@ -28,7 +28,7 @@ def retry_delay(attempt: int, retry_after: float | None, rng: random.Random) -> 
     return rng.uniform(ceiling / 2, ceiling)
 
 
-class CallLimit:
+class AdaptiveConcurrency:
     """How many calls may be in flight: cut by a third on a refusal, raised by one after a full round of answers.
 
     They start spread over the time that one answer takes: calls that start together come back together, and then each
@@ -127,17 +127,17 @@ class CallLimit:
                 room -= 1
 
 
-class Limits:
-    """One CallLimit for each place that calls go to: two roles on one server share it."""
+class ConcurrencyByPlace:
+    """One AdaptiveConcurrency for each place that calls go to: two roles on one server share it."""
 
     def __init__(self, largest: int):
         self._largest = largest
-        self._limits: dict[tuple[str, str | None], CallLimit] = {}
+        self._limits: dict[tuple[str, str | None], AdaptiveConcurrency] = {}
 
-    def of(self, spec: ModelSpec) -> CallLimit:
+    def of(self, spec: ModelSpec) -> AdaptiveConcurrency:
         """The limit of the place where this model is served."""
-        return self._limits.setdefault((spec.model, spec.api_base), CallLimit(self._largest))
+        return self._limits.setdefault((spec.model, spec.api_base), AdaptiveConcurrency(self._largest))
 
-    def all(self) -> list[CallLimit]:
+    def all(self) -> list[AdaptiveConcurrency]:
         """Every limit so far."""
         return list(self._limits.values())

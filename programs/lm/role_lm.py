@@ -1,73 +1,52 @@
-"""A language model in one role of a run: retried, paced, metered, never asked twice for what the store still has."""
+"""A language model in one role of a run: retried, paced, metered, never asked twice for what the store still has.
+
+DSPy hands a request to an engine and takes its response: `complete(request) -> response` is the one way to a model, and
+all that a call costs is decided there. `RoleLM` is the thin door that DSPy 3.4 needs in front of it.
+"""
 
 import asyncio
-import functools
 import json
 import random
 import time
-import warnings
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, closing, nullcontext
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import DSPyError, LMRateLimitError
+import litellm
+from dspy import lm15
+from dspy.clients.engines.litellm_errors import litellm_errors
+from dspy.utils.exceptions import LMUnexpectedError
+
+# litellm's own logging of each call costs a tenth of it, keeps prompts in memory and may write keys. Its public switch,
+# "no-log" on a call, only silences who would be told: the record is still made and queued. This one prevents it.
 from litellm._internal_context import is_internal_call
 
 from data.base.errors import InputError
 from data.base.text import clean_text, content_id
+from programs.lm.bridge import wait_for
 from programs.lm.budget import Budget, Reservation
-from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, final_fault, retried_loss
-from programs.lm.meter import Journal, Meter, finish_reason, text_of
-from programs.lm.models import Abilities, ModelSpec, abilities, client_settings
-from programs.lm.pacing import CallLimit, retry_delay
+from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, transient_kind, user_error
+from programs.lm.meter import Answer, Journal, Meter, read_answer
+from programs.lm.models import ModelSpec, abilities, call_settings
+from programs.lm.pacing import AdaptiveConcurrency, retry_delay
 
-# DSPy's adapters hand messages to the model they were given; that it passes them on to a fallback is no use of the old
-# interface by us.
-warnings.filterwarnings("ignore", message="Passing OpenAI-style message dictionaries", category=DeprecationWarning)
 # No answer of these programs is near this long; parsing such a thing would block every other call.
 _LONGEST_ANSWER_CHARS = 200_000
 # A call that does not fit into the budget beside those in flight looks again after this long, then after twice as long.
 _LOOK_AGAIN_S, _LONGEST_LOOK_S = 0.02, 0.5
 # So many calls that fail for good, one after another, mean that nothing answers.
 _HOPELESS_CALLS = 10
+_SAMPLING = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty")
 # The model that gave the latest answer in this context: with fallbacks, not always the one that was asked.
 answered_by: ContextVar[str] = ContextVar("answered_by", default="")
-# Where dspy hands over the raw answer of the call that runs in this context (see `update_history`).
-_raw_answers: ContextVar[list[dict[str, Any]] | None] = ContextVar("raw_answers", default=None)
+# Tells apart requests that are to be answered anew although they are the same; DSPy keeps it out of the request.
+_rollout: ContextVar[int | None] = ContextVar("rollout", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Send:
-    kwargs: dict[str, Any]
-    held: Reservation
-
-
-@dataclass(frozen=True, slots=True)
-class _Wait:
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    outputs: list[Any]
-    raw: dict[str, Any]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    error: Exception
-    seconds: float
-
-
-_Steps = Generator[_Send | _Wait, _Answer | _Failure | None, list[Any]]
-
-
-class RoleLM(dspy.LM):  # type: ignore[misc]
-    """`dspy.LM` on litellm for one role (generator, verifier, reflector).
+class RoleEngine:
+    """One model in one role, asynchronously.
 
     Rate limits, 5xx, timeouts and lost connections are retried `retries` times. Raises CallError when a call fails for
     good (a counted loss) and InputError when no other call could succeed either (key, model, quota). A call that fails
@@ -78,224 +57,116 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         self,
         role: str,
         spec: ModelSpec,
-        retries: int = 5,
-        limit: CallLimit | None = None,
-        journal: Journal | None = None,
-        seed: int = 0,
-        budget: Budget | None = None,
-        fallbacks: Sequence["RoleLM"] = (),
+        retries: int,
+        limit: AdaptiveConcurrency | None,
+        journal: Journal | None,
+        seed: int,
+        budget: Budget,
+        fallbacks: Sequence["RoleEngine"],
     ):
-        super().__init__(**client_settings(spec))
         self.role, self.spec = role, spec
-        self._meter = Meter(role, spec, journal)
-        self._retries, self._limit = retries, limit
-        self._budget = budget or Budget()
+        self._settings = call_settings(spec)
+        self._meter = Meter(role, spec, journal, budget)
+        self._retries, self._limit, self._budget = retries, limit, budget
         self._fallbacks = tuple(fallbacks)
         self._rng = random.Random(seed)
         self._failed_in_a_row, self._answered_once = 0, False
 
-    @property
-    def engine(self) -> Abilities:
-        """Where DSPy looks before each call for what the model takes: found once, or it is a fourteenth of a call."""
-        return self._abilities
-
-    @functools.cached_property
-    def _abilities(self) -> Abilities:
-        return abilities(self.spec)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "RoleLM":
-        # Optimisers copy programs; the copies share the one meter and the one limit.
-        return self
-
-    def update_history(self, entry: dict[str, Any]) -> None:
-        """Take the raw answer for the meter instead of keeping a history that grows with the run."""
-        answers = _raw_answers.get()
-        if answers is not None:
-            answers.append(entry)
-
-    def _check_truncation(self, results: Any) -> None:
-        """Truncated answers are handled and counted here, not logged by dspy."""
-
-    def __call__(self, prompt: str | None = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
-        for lm, last in self._chain(prompt, messages, kwargs):
+    async def complete(self, request: lm15.Request) -> lm15.Response:
+        """The answer of this model, or of the first fallback that gives one."""
+        messages, parameters = _messages(request), _parameters(request.config)
+        engines = [self, *self._fallbacks]
+        if self._fallbacks:
+            # One that has answered this very request before goes first: its answer is paid for.
+            engines = [each for each in engines if each._meter.knows(each._key(messages, parameters))][:1] or engines
+        for engine in engines:
             try:
-                return lm._call(prompt, messages, kwargs)
+                text = await engine._text(messages, parameters)
             except CallError:
-                if last:
+                if engine is engines[-1]:
                     raise
-        raise AssertionError("a chain has a last model")
+            else:
+                answered_by.set(engine.spec.name)
+                message = lm15.Message.assistant([lm15.TextPart(text)])
+                return lm15.Response(
+                    id=None, model=engine.spec.model, message=message, finish_reason="stop", usage=lm15.Usage()
+                )
+        raise AssertionError("the last one returns or raises")
 
-    async def acall(self, prompt: str | None = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
-        for lm, last in self._chain(prompt, messages, kwargs):
-            try:
-                return await lm._acall(prompt, messages, kwargs)
-            except CallError:
-                if last:
-                    raise
-        raise AssertionError("a chain has a last model")
-
-    def _chain(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> Iterator[tuple["RoleLM", bool]]:
-        """This model and its fallbacks in order, each with whether it is the last one to try.
-
-        One that has answered this very request before goes first: its answer is paid for.
-        """
-        models = [self, *self._fallbacks]
-        for lm in models if self._fallbacks else ():
-            if lm._meter.find(lm._key(prompt, messages, kwargs)) is not None:
-                models = [lm]
-                break
-        for lm in models:
-            yield lm, lm is models[-1]
-
-    def _call(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
-        # Closed whatever happens, or another call could wait forever for what this one holds of the budget.
-        with closing(self._steps(prompt, messages, kwargs)) as steps:
-            try:
-                action = next(steps)
-                while True:
-                    if isinstance(action, _Wait):
-                        time.sleep(action.seconds)
-                        action = steps.send(None)
-                    else:
-                        action = steps.send(self._send(prompt, messages, action.kwargs))
-            except StopIteration as stop:
-                return list(stop.value)
-
-    async def _acall(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
-        with closing(self._steps(prompt, messages, kwargs)) as steps:
-            try:
-                action = next(steps)
-                while True:
-                    if isinstance(action, _Wait):
-                        await asyncio.sleep(action.seconds)
-                        action = steps.send(None)
-                    else:
-                        async with self._slot():
-                            result = await self._asend(prompt, messages, action)
-                        action = steps.send(result)
-            except StopIteration as stop:
-                return list(stop.value)
-
-    def _slot(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self._limit is None else self._limit.slot()
-
-    def _steps(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> _Steps:
-        """What to do for one call, independent of whether it is awaited or blocks."""
-        key = self._key(prompt, messages, kwargs)
-        stored = self._meter.find(key)
-        if stored is not None:
-            self._meter.record(key, "replayed")
-            answered_by.set(self.spec.name)
-            return list(json.loads(stored))
-        kwargs, attempt, widened = dict(kwargs), 0, False
+    async def _text(self, messages: list[dict[str, str]], given: Mapping[str, Any]) -> str:
+        """One call, until it is answered or fails for good."""
+        key = self._key(messages, given)
+        if (stored := self._meter.replay(key)) is not None:
+            return str(json.loads(stored)[0])
+        parameters, attempt, widened = {**self._settings, **given}, 0, False
+        chars = sum(len(message["content"]) for message in messages)
         while True:
-            held = yield from self._reserved(prompt, messages, kwargs)
-            result = yield from self._paid(kwargs, held)
-            if isinstance(result, _Answer):
-                if finish_reason(result.raw) != "length":
-                    return self._accept(key, result)
+            outcome, answer, error, fault = "unsent", None, None, None
+            held = await self._reserve(chars, parameters.get("max_tokens"))
+            started = time.monotonic()
+            kept: str | None = None
+            try:
+                async with self._slot():
+                    # What stands when this is cancelled on the way: it may have been billed in full.
+                    outcome, started = "cancelled", time.monotonic()
+                    answer = await self._send(messages, parameters)
+                    outcome, kept = _judge(answer)
+            except Exception as raised:  # noqa: BLE001 - whatever went wrong with a call is one of its outcomes
+                error, fault = raised, user_error(raised, role=self.role, model=self.spec.name)
+                outcome = fault.loss if isinstance(fault, CallError) else "refused"
+            finally:
+                seconds = time.monotonic() - started
+                self._meter.charge(key, outcome, held, seconds, prompt_chars=chars, answer=answer, kept=kept)
+            if kept is not None and answer is not None:
+                self._failed_in_a_row, self._answered_once = 0, True
+                if self._limit:
+                    self._limit.answered(seconds)
+                return str(json.loads(kept)[0])
+            if outcome == "truncated":
                 # The same request would be cut off at the same place and paid again: ask once for a longer one.
-                self._meter.record(key, "truncated", result.seconds, raw=result.raw)
-                limit = kwargs.get("max_tokens") or self.kwargs.get("max_tokens")
+                limit = parameters.get("max_tokens")
                 if widened or not limit:
                     raise CallError("truncated", f"the answer was cut off at {limit} tokens")
-                kwargs["max_tokens"], widened = limit * 2, True
+                parameters["max_tokens"], widened = limit * 2, True
                 continue
-            loss = retried_loss(result.error)
-            fault = final_fault(result.error, role=self.role, model=self.spec.name)
-            outcome = fault.loss if isinstance(fault, CallError) else "refused"
-            self._meter.record(key, outcome, result.seconds, held=held)
-            if isinstance(result.error, LMRateLimitError) and self._limit:
-                self._limit.refused(result.seconds)
-            if loss is None or attempt >= self._retries:
-                if isinstance(fault, InputError):
-                    self._budget.fail(fault)
+            if error is None or fault is None:
+                size = len((answer and answer.text) or "")
+                raise CallError("malformed", f"the answer has {size} characters" if size else "the answer has no text")
+            if self._limit and isinstance(error, lm15.RateLimitError):
+                self._limit.refused(seconds)
+            if transient_kind(error) is None or attempt >= self._retries:
                 self._give_up(fault)
                 raise fault from None
-            yield _Wait(retry_delay(attempt, getattr(result.error, "retry_after", None), self._rng))
+            await asyncio.sleep(retry_delay(attempt, getattr(error, "retry_after", None), self._rng))
             attempt += 1
 
-    def _reserved(
-        self, prompt: str | None, messages: Any, kwargs: dict[str, Any]
-    ) -> Generator[_Send | _Wait, _Answer | _Failure | None, Reservation]:
+    async def _reserve(self, chars: int, max_tokens: int | None) -> Reservation:
         """Hold a part of the budget for one attempt, as soon as it fits beside the calls in flight."""
-        chars = len(prompt or "") + sum(len(str(message.get("content"))) for message in messages or ())
-        max_tokens = kwargs.get("max_tokens") or self.kwargs.get("max_tokens")
         wait = _LOOK_AGAIN_S
         while True:
             held = self._budget.reserve(prompt_chars=chars, max_tokens=max_tokens, price=self._meter.price)
             if held is not None:
                 return held
-            yield _Wait(wait)
+            await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_LOOK_S)
 
-    def _paid(
-        self, kwargs: dict[str, Any], held: Reservation
-    ) -> Generator[_Send | _Wait, _Answer | _Failure | None, _Answer | _Failure]:
-        """Send one attempt and settle what was reserved for it, whatever comes of it."""
-        # A call that is cancelled on the way may have been billed in full.
-        used: tuple[int, float | None] = (held.tokens, None)
-        try:
-            result = yield _Send(kwargs, held)
-            assert result is not None
-            if isinstance(result, _Answer):
-                used = self._meter.used("ok", result.raw, held)
-            else:
-                used = self._meter.used(retried_loss(result.error) or "", None, held)
-        finally:
-            self._budget.settle(held, tokens=used[0], usd=used[1])
-        return result
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        async with nullcontext() if self._limit is None else self._limit.slot():
+            yield
 
-    def _send(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> _Answer | _Failure:
-        raw: list[dict[str, Any]] = []
-        started = time.monotonic()
-        token, quiet = _raw_answers.set(raw), is_internal_call.set(True)
+    async def _send(self, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> Answer:
+        quiet = is_internal_call.set(True)
         try:
-            outputs = super().__call__(prompt, messages=messages, **kwargs)
-        except DSPyError as error:
-            return _Failure(error, time.monotonic() - started)
+            with litellm_errors(model=self.spec.model):
+                return read_answer(await litellm.acompletion(messages=messages, **parameters))
         finally:
-            _raw_answers.reset(token)
             is_internal_call.reset(quiet)
-        return _Answer(outputs, raw[0], time.monotonic() - started)
-
-    async def _asend(self, prompt: str | None, messages: Any, action: _Send) -> _Answer | _Failure:
-        raw: list[dict[str, Any]] = []
-        started = time.monotonic()
-        # litellm's own logging of each call costs a tenth of it, keeps prompts in memory and may write keys.
-        token, quiet = _raw_answers.set(raw), is_internal_call.set(True)
-        try:
-            outputs = await super().acall(prompt, messages=messages, **action.kwargs)
-        except DSPyError as error:
-            return _Failure(error, time.monotonic() - started)
-        except asyncio.CancelledError:
-            self._meter.record("", "cancelled", time.monotonic() - started, held=action.held)
-            raise
-        finally:
-            _raw_answers.reset(token)
-            is_internal_call.reset(quiet)
-        return _Answer(outputs, raw[0], time.monotonic() - started)
-
-    def _accept(self, key: str, answer: _Answer) -> list[Any]:
-        texts = [text_of(output) for output in answer.outputs]
-        if not texts:
-            self._meter.record(key, "malformed", answer.seconds, raw=answer.raw)
-            raise CallError("malformed", "the answer has no text")
-        size = sum(map(len, texts))
-        if size > _LONGEST_ANSWER_CHARS:
-            self._meter.record(key, "oversized", answer.seconds, raw=answer.raw)
-            raise CallError("malformed", f"the answer has {size} characters")
-        # Half a character (a lone surrogate) can be stored in no file.
-        texts = [clean_text(text) for text in texts]
-        self._meter.record(key, "ok", answer.seconds, raw=answer.raw, answer=json.dumps(texts, ensure_ascii=False))
-        self._failed_in_a_row, self._answered_once = 0, True
-        answered_by.set(self.spec.name)
-        if self._limit:
-            self._limit.answered(answer.seconds)
-        return texts
 
     def _give_up(self, fault: Exception) -> None:
-        """Stop the run when one call after another fails for good: there is nothing to gain from the other rows."""
+        """Stop the run when no call can succeed, or when one call after another fails for good."""
+        if isinstance(fault, InputError):
+            self._budget.fail(fault)
         if self._fallbacks:
             return
         self._failed_in_a_row += 1
@@ -308,7 +179,107 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
             self._budget.fail(stopped)
             raise stopped from None
 
-    def _key(self, prompt: str | None, messages: Any, kwargs: dict[str, Any]) -> str:
-        settings = {**self.kwargs, **kwargs}
-        varying = {name: settings[name] for name in ("rollout_id", "temperature") if settings.get(name) is not None}
-        return content_id(self.spec.key, json.dumps([prompt, messages, varying], ensure_ascii=False, default=str))
+    def _key(self, messages: list[dict[str, str]], given: Mapping[str, Any]) -> str:
+        temperature = given.get("temperature", self.spec.temperature)
+        varying = {"rollout_id": _rollout.get(), "temperature": temperature}
+        varying = {name: value for name, value in varying.items() if value is not None}
+        return content_id(self.spec.key, json.dumps([None, messages, varying], ensure_ascii=False))
+
+
+class _Blocking:
+    """A RoleEngine for callers that block, and where DSPy looks for what the model takes."""
+
+    def __init__(self, engine: RoleEngine):
+        self._engine = engine
+        # Found once: DSPy asks before each call.
+        vars(self).update(abilities(engine.spec))
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """The engine's response."""
+        return wait_for(self._engine.complete(request))
+
+
+class RoleLM(dspy.LM):  # type: ignore[misc]
+    """A RoleEngine as the language model that DSPy's modules and optimisers are given."""
+
+    def __init__(
+        self,
+        role: str,
+        spec: ModelSpec,
+        retries: int = 5,
+        limit: AdaptiveConcurrency | None = None,
+        journal: Journal | None = None,
+        seed: int = 0,
+        budget: Budget | None = None,
+        fallbacks: Sequence["RoleLM"] = (),
+    ):
+        self.role, self.spec = role, spec
+        spares = [lm._async_engine_spec for lm in fallbacks]
+        engine = RoleEngine(role, spec, retries, limit, journal, seed, budget or Budget(), spares)
+        super().__init__(spec.model, cache=False, num_retries=0, engine=_Blocking(engine), async_engine=engine)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._calling(kwargs):
+            return super().__call__(*args, **kwargs)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        with self._calling(kwargs):
+            return await super().acall(*args, **kwargs)
+
+    @contextmanager
+    def _calling(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
+        """Take the rollout past DSPy to the engine, and the engine's own errors back out of what DSPy makes of them."""
+        token = _rollout.set({**self.kwargs, **kwargs}.get("rollout_id"))
+        try:
+            yield
+        except LMUnexpectedError as error:
+            if isinstance(error.__cause__, (CallError, InputError)):
+                raise error.__cause__ from None
+            raise
+        finally:
+            _rollout.reset(token)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RoleLM":
+        # Optimisers copy programs; the copies share the one meter and the one limit.
+        return self
+
+    def dump_state(self) -> dict[str, Any]:
+        """The name alone: models are injected by the run that loads a program."""
+        return {"model": self.spec.name}
+
+    def update_history(self, entry: dict[str, Any]) -> None:
+        """Nothing: a history would grow with the run."""
+
+
+def _messages(request: lm15.Request) -> list[dict[str, str]]:
+    """The request's messages as litellm takes them. Raises ValueError when one is no text."""
+    found = [] if request.system is None else [("system", request.system)]
+    found += [(message.role, message.text) for message in request.messages]
+    if not all(isinstance(text, str) for _, text in found):
+        raise ValueError("these models are sent text alone")
+    return [{"role": role, "content": text} for role, text in found]
+
+
+def _parameters(config: lm15.Config) -> dict[str, Any]:
+    """What this one call asks for beside the model's own settings, in litellm's names."""
+    given = {name: value for name in ("max_tokens", *_SAMPLING) if (value := getattr(config, name)) is not None}
+    if config.stop:
+        given["stop"] = list(config.stop)
+    if (wanted := config.response_format) is not None:
+        given["response_format"] = dict(wanted)
+        if wanted.get("type") == "json_schema":
+            schema = {name: value for name, value in wanted.items() if name != "type"}
+            given["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return given | dict(config.extensions or {})
+
+
+def _judge(answer: Answer) -> tuple[str, str | None]:
+    """The outcome of an answered attempt, and the text as it is kept when it is of use."""
+    if answer.cut_off:
+        return "truncated", None
+    if answer.text is None:
+        return "malformed", None
+    if len(answer.text) > _LONGEST_ANSWER_CHARS:
+        return "oversized", None
+    # Half a character (a lone surrogate) can be stored in no file.
+    return "ok", json.dumps([clean_text(answer.text)], ensure_ascii=False)

@@ -2,21 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from data.records import Negative, Requirement, Row, Verdict
-
-# The fate of one candidate negative, in the order of the funnel.
-Fate = Literal[
-    "accepted",
-    "not_written",  # no usable draft: the reason is among the faults
-    "copies_a_passage",  # the same text as the positive, a mined negative or a sibling
-    "not_verified",  # no usable verdict
-    "answers_query",
-    "target_kept",  # irrelevant by the verdict, but the target requirement still holds
-]
-FATES: tuple[str, ...] = get_args(Fate)
+from programs.modules.verifier import Fate, fate_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +38,19 @@ class Candidate:
         target = self.requirement.id
         others = [kept for number, kept in enumerate(self.verdict.satisfied, start=1) if number != target]
         return sum(others), len(others)
+
+    def judged(self, verdict: Verdict | None) -> "Candidate":
+        """The candidate with this verdict on its draft; as it is when there was no usable one."""
+        if verdict is None:
+            return self
+        assert self.requirement is not None  # every violation is planned for one
+        return replace(
+            self,
+            verdict=verdict,
+            fate=fate_of(verdict, self.requirement.id),
+            verdicts=self.verdicts + 1,
+            verdicts_relevant=self.verdicts_relevant + verdict.answers_query,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 import dspy
 
 from data.base.text import clean_text, same_text_key
-from data.records import Requirement, Verdict
+from data.records import Disruption, Requirement, Verdict
+from programs.lm.bridge import wait_for
 from programs.lm.faults import CallError
 from programs.modules.candidates import Candidate, Synthesis
-from programs.modules.predictors import Predictor, Role, RowInputs, RowProgram, Step, Steps, author, written
+from programs.modules.predictors import AskingModule, Predictor, Step, author
+from programs.modules.row_program import Role, RowInputs, RowProgram, draft_candidate
 from programs.modules.signatures import (
     MAX_REMARK_CHARS,
     MAX_REQUIREMENTS,
@@ -23,16 +25,27 @@ from programs.modules.signatures import (
     ViolateRequirements,
     Way,
 )
-from programs.modules.verifier import _verify_step, judged, read_verdict
+from programs.modules.verifier import REPAIRABLE, numbered, read_verdict, verify_step
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A passage as a model wrote it."""
+class Verifier(AskingModule):
+    """The verifier as a program of its own, to be compiled against passages whose answer is known.
 
-    text: str
-    explanation: str
-    author: str
+    Sub-predictor `verify` alone; the prediction holds a `verdict`, None when there was no usable one.
+    """
+
+    def __init__(self, malformed_retries: int = 2):
+        super().__init__(malformed_retries)
+        self.verify = dspy.Predict(VerifyIrrelevance)
+
+    def use(self, lm: dspy.LM, adapter: dspy.Adapter) -> "Verifier":
+        """Set the model and its adapter; returns self."""
+        self.verify.lm, self.adapters = lm, {"verify": adapter}
+        return self
+
+    async def aforward(self, **inputs: Any) -> dspy.Prediction:
+        """Judge one passage; `inputs` are the signature's."""
+        return dspy.Prediction(verdict=read_verdict(await self.call(verify_step(**inputs), Counter())))
 
 
 class Synthesizer(RowProgram):
@@ -65,15 +78,16 @@ class Synthesizer(RowProgram):
     def requirements_of(self, inputs: RowInputs) -> tuple[Requirement, ...]:
         """The requirements alone; none when the extraction fails."""
         faults: Counter[str] = Counter()
-        asked = {"relevance": inputs.relevance, "query": inputs.query, "passage": inputs.passage}
-        found = self.ask(Step("extract", asked), faults)
-        if isinstance(found, CallError):
-            return ()
-        return number_requirements(found.requirements, inputs.passage, faults)
+        found = wait_for(self._extract(inputs, faults))
+        return () if isinstance(found, CallError) else number_requirements(found.requirements, inputs.passage, faults)
 
-    def _steps(self, row: RowInputs, faults: Counter[str]) -> Steps:
-        first = Step("extract", {"relevance": row.relevance, "query": row.query, "passage": row.passage})
-        (found,) = yield [first]
+    async def _extract(self, row: RowInputs, faults: Counter[str]) -> "dspy.Prediction | CallError":
+        asked = {"relevance": row.relevance, "query": row.query, "passage": row.passage}
+        return await self.call(Step("extract", asked), faults)
+
+    async def run(self, row: RowInputs, faults: Counter[str]) -> Synthesis:
+        """Extract, plan, then write and verify until every candidate is accepted or no repair is left."""
+        found = await self._extract(row, faults)
         if isinstance(found, CallError):
             return Synthesis(failure=f"extract_{found.loss}", failure_detail=found.detail)
         requirements = number_requirements(found.requirements, row.passage, faults)
@@ -81,46 +95,78 @@ class Synthesizer(RowProgram):
         if not plan:
             return Synthesis(requirements=requirements, failure="no_violation_planned")
 
-        statements = [f"{requirement.id}. {requirement.statement}" for requirement in requirements]
         known = {same_text_key(text) for text in (row.passage, *row.known_texts)}
-        candidates: dict[int, Candidate] = {}
-        canary = _verify_step(row, statements, row.passage)
-        canary_verdict: Verdict | None = None
-        pending = dict(enumerate(plan))
+        candidates = [
+            Candidate(
+                requirement=requirements[place], disruption=way.disruption, direction=way.direction, fate="not_written"
+            )
+            for place, way in plan
+        ]
+        canary: Verdict | None = None
+        pending = list(range(len(plan)))
         for attempt in range(self.repairs + 1):
-            planned = [
-                _planned(statements, requirements[position], way, candidates.get(number))
-                for number, (position, way) in pending.items()
-            ]
-            drafts = read_drafts((yield _violate_steps(row, statements, planned, self.batched)), len(planned))
-            fresh: dict[int, Candidate] = {}
-            for (number, (position, way)), draft in zip(pending.items(), drafts, strict=True):
-                candidate = _drafted(requirements[position], way, draft, known, faults)
-                fresh[number] = candidate if attempt == 0 else _repair(candidate, candidates[number])
-            to_verify = [number for number, candidate in fresh.items() if candidate.fate == "not_verified"]
-            asks = [_verify_step(row, statements, fresh[number].text) for number in to_verify]
-            with_canary = row.canary and attempt == 0
-            verdicts = (yield asks + [canary] * with_canary) if asks or with_canary else []
-            if with_canary:
-                canary_verdict = read_verdict(verdicts[-1])
-            for number, answer in zip(to_verify, verdicts, strict=False):
-                fresh[number] = judged(fresh[number], read_verdict(answer))
-            for number, candidate in fresh.items():
+            planned = [candidates[number] for number in pending]
+            fresh = await self._write(row, requirements, planned, known, faults)
+            to_verify = [place for place, draft in enumerate(fresh) if draft.fate == "not_verified"]
+            with_canary = [row.passage] if row.canary and attempt == 0 else []
+            passages = [*(fresh[place].text for place in to_verify), *with_canary]
+            verdicts = await self._verify(row, requirements, passages, faults)
+            canary = verdicts.pop() if with_canary else canary
+            for place, verdict in zip(to_verify, verdicts, strict=True):
+                fresh[place] = fresh[place].judged(verdict)
+            for number, candidate in zip(pending, fresh, strict=True):
                 # A repair that came to nothing leaves the verdict on the first draft as the candidate's fate.
-                if number not in candidates or candidate.verdict is not None:
+                if attempt == 0 or candidate.verdict is not None:
                     candidates[number] = candidate
                 else:
                     faults["repair_failed"] += 1
-            pending = {n: pending[n] for n, c in fresh.items() if c.fate in ("answers_query", "target_kept")}
+            pending = [number for number, draft in zip(pending, fresh, strict=True) if draft.fate in REPAIRABLE]
             if not pending:
                 break
         return Synthesis(
             requirements=requirements,
             information_need=clean_text(found.information_need)[:MAX_REMARK_CHARS],
-            candidates=tuple(candidates[number] for number in sorted(candidates)),
-            canary=canary_verdict,
+            candidates=tuple(candidates),
+            canary=canary,
             canary_asked=row.canary,
         )
+
+    async def _write(
+        self,
+        row: RowInputs,
+        requirements: Sequence[Requirement],
+        planned: Sequence[Candidate],
+        known: set[str],
+        faults: Counter[str],
+    ) -> list[Candidate]:
+        """The planned candidates with new drafts; one that was refused before is told why and keeps its counts."""
+        statements = list(numbered(requirements))
+        shared = {"style": list(row.style), "query": row.query, "passage": row.passage, "requirements": statements}
+        violations = [_violation(candidate, statements) for candidate in planned]
+        if self.batched:
+            steps = [
+                Step("violate", shared | {"violations": violations}, expected_length=("negatives", len(violations)))
+            ]
+        else:
+            steps = [Step("violate", shared | violation.model_dump()) for violation in violations]
+        drafts: list[tuple[str, str, str] | None] = []
+        for answer in await self.call_all(steps, faults):
+            if isinstance(answer, CallError):
+                drafts += [None] * (len(planned) if self.batched else 1)
+                continue
+            written = answer.negatives if self.batched else [answer]
+            drafts += [(one.negative, one.explanation, author(answer)) for one in written]
+        return [_drafted(candidate, draft, known, faults) for candidate, draft in zip(planned, drafts, strict=True)]
+
+    async def _verify(
+        self, row: RowInputs, requirements: Sequence[Requirement], passages: Sequence[str], faults: Counter[str]
+    ) -> list[Verdict | None]:
+        """The verifier's verdict on each passage, None where it gave none of use."""
+        steps = [
+            verify_step(relevance=row.relevance, query=row.query, requirements=numbered(requirements), passage=passage)
+            for passage in passages
+        ]
+        return [read_verdict(answer) for answer in await self.call_all(steps, faults)]
 
 
 def number_requirements(
@@ -159,60 +205,31 @@ def plan_violations(drafts: Sequence[RequirementDraft], most: int) -> list[tuple
     return plan[:most]
 
 
-def _drafted(
-    requirement: Requirement,
-    way: Way,
-    draft: "Draft | CallError",
-    known: set[str],
-    faults: Counter[str],
-) -> Candidate:
-    planned = Candidate(requirement=requirement, disruption=way.disruption, direction=way.direction, fate="not_written")
-    if isinstance(draft, CallError):
-        return planned
-    return written(
-        planned, draft.text, explanation=draft.explanation, generator=draft.author, step="violate", known=known,
-        faults=faults,
-    )  # fmt: skip
-
-
-def _repair(candidate: Candidate, refused: Candidate) -> Candidate:
-    """The next draft of a refused candidate. The verdicts before it still tell how many drafts were relevant."""
-    return replace(candidate, repaired=True, verdicts=refused.verdicts, verdicts_relevant=refused.verdicts_relevant)
-
-
-def _planned(
-    statements: Sequence[str], requirement: Requirement, way: Way, refused: Candidate | None
-) -> PlannedViolation:
-    remark = ""
-    if refused is not None and refused.verdict is not None:
-        remark = f"Draft:\n{refused.text}\n\nRefused because: {refused.verdict.reason}"
+def _violation(candidate: Candidate, statements: Sequence[str]) -> PlannedViolation:
+    assert candidate.requirement is not None  # every violation is planned for one
+    refused = ""
+    if candidate.verdict is not None:
+        refused = f"Draft:\n{candidate.text}\n\nRefused because: {candidate.verdict.reason}"
     return PlannedViolation(
-        target=statements[requirement.id - 1], disruption=way.disruption, direction=way.direction, refused=remark
+        target=statements[candidate.requirement.id - 1],
+        disruption=cast(Disruption, candidate.disruption),
+        direction=candidate.direction,
+        refused=refused,
     )
 
 
-def _violate_steps(
-    row: RowInputs, statements: Sequence[str], planned: Sequence[PlannedViolation], batched: bool
-) -> list[Step]:
-    shared = {
-        "style": list(row.style),
-        "query": row.query,
-        "passage": row.passage,
-        "requirements": list(statements),
-    }
-    if batched:
-        return [Step("violate", shared | {"violations": list(planned)}, counted=("negatives", len(planned)))]
-    return [Step("violate", shared | violation.model_dump()) for violation in planned]
-
-
-def read_drafts(answers: Sequence["dspy.Prediction | CallError"], count: int) -> list["Draft | CallError"]:
-    """One draft (or the fault that it was lost by) for each of `count` planned violations."""
-    drafts: list[Draft | CallError] = []
-    for answer in answers:
-        if isinstance(answer, CallError):
-            drafts += [answer] * (count if len(answers) < count else 1)
-        elif "negatives" in answer:
-            drafts += [Draft(one.negative, one.explanation, author(answer)) for one in answer.negatives]
-        else:
-            drafts.append(Draft(answer.negative, answer.explanation, author(answer)))
-    return drafts
+def _drafted(
+    planned: Candidate, draft: tuple[str, str, str] | None, known: set[str], faults: Counter[str]
+) -> Candidate:
+    """The candidate with its next draft (text, explanation, author), None when there is none. The verdicts on drafts
+    before it still tell how many were relevant."""
+    if planned.verdict is not None:
+        planned = replace(
+            planned, fate="not_written", text="", explanation="", verdict=None, generator="", repaired=True
+        )
+    if draft is None:
+        return planned
+    text, explanation, generator = draft
+    return draft_candidate(
+        planned, text, explanation=explanation, generator=generator, step="violate", known=known, faults=faults
+    )

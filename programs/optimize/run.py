@@ -26,8 +26,7 @@ from programs.feedback.score import Bands, corpus_style
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.role_lm import RoleLM
 from programs.modules.saved import save_program
-from programs.modules.synthesizer import Synthesizer
-from programs.modules.verifier import Verifier
+from programs.modules.synthesizer import Synthesizer, Verifier
 from programs.optimize.config import OptimizeConfig
 from programs.optimize.optimizers import in_background, stop_on_interrupt
 from programs.optimize.part import StageResult, compile_part, freeze_verifier

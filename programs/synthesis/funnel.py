@@ -8,17 +8,10 @@ from typing import Any
 
 from data.base.errors import InputError
 from data.base.files import read_json_object
-from programs.modules.candidates import FATES, Synthesis
+from programs.modules.candidates import Synthesis
+from programs.modules.verifier import FATES
 from programs.synthesis.calibration import Calibration
 
-LOSS_WORDS = {
-    "not_written": "no usable draft was written",
-    "copies_a_passage": "repeats the positive, a mined passage or a sibling",
-    "not_verified": "no usable verdict",
-    "answers_query": "the verifier says that it answers the query",
-    "target_kept": "the requirement to be broken still holds",
-    "not_used": "left out of training (duplicates, or more than a row may have)",
-}
 CALIBRATION_FIELDS = (
     "canaries", "missed", "miss_rate", "miss_rate_interval_95", "usable", "false_negative_upper_bound", "in_words"
 )  # fmt: skip

@@ -13,10 +13,10 @@ from programs.lm.adapters import LAYOUTS, make_adapter
 from programs.lm.budget import Budget
 from programs.lm.faults import PASSING_LOSSES, UNREADABLE, CallError, RunStoppedError
 from programs.lm.models import Models, ModelSpec
-from programs.lm.pacing import Limits
+from programs.lm.pacing import ConcurrencyByPlace
 from programs.lm.role_lm import RoleLM
 from programs.modules.naive import NAIVE, NaiveWriter
-from programs.modules.predictors import RowProgram
+from programs.modules.row_program import RowProgram
 from programs.modules.saved import load_program
 from programs.modules.signatures import VerifyIrrelevance
 from programs.modules.synthesizer import Synthesizer
@@ -95,13 +95,15 @@ def open_roles(
     *,
     store: RunStore,
     budget: Budget,
-    limits: Limits | None = None,
+    limits: ConcurrencyByPlace | None = None,
     layouts: Mapping[str, AdapterName] | None = None,
 ) -> tuple[dict[str, RoleLM], Mapping[str, AdapterName]]:
     """Open the models of each role and put generator and verifier, each with its layout, into `program`.
 
-    Layouts are probed for where they are not given. Returns the models by role, and the layouts.
+    Calls are limited to `config.concurrency` at each place where no `limits` are given, and layouts are probed for.
+    Returns the models by role, and the layouts.
     """
+    limits = limits or ConcurrencyByPlace(config.concurrency)
     lms = {role: _open_role(role, models, config, store, budget, limits) for role, models in specs.items()}
     if layouts is None:
         layouts = {role: choose_adapter(config.adapter, lms[role], store) for role in ("generator", "verifier")}
@@ -116,11 +118,9 @@ def open_roles(
 
 
 def _open_role(
-    role: str, specs: Sequence[ModelSpec], config: Any, store: RunStore, budget: Budget, limits: Limits | None
+    role: str, specs: Sequence[ModelSpec], config: Any, store: RunStore, budget: Budget, limits: ConcurrencyByPlace
 ) -> RoleLM:
-    first, *others = [
-        (spec, None if limits is None else limits.of(spec), config.seed + number) for number, spec in enumerate(specs)
-    ]
+    first, *others = [(spec, limits.of(spec), config.seed + number) for number, spec in enumerate(specs)]
     fallbacks = [RoleLM(role, spec, config.retries, limit, store, seed, budget) for spec, limit, seed in others]
     spec, limit, seed = first
     return RoleLM(role, spec, config.retries, limit, store, seed, budget, fallbacks)
@@ -134,7 +134,7 @@ def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterN
     """
     if wanted != "auto":
         return wanted
-    if lm.spec.free and lm.spec.name.startswith("recorded:"):
+    if lm.spec.is_local and lm.spec.name.startswith("recorded:"):
         # Recorded answers come in any layout, and there are none to a probe.
         return "chat"
     known = store.get_note(f"adapter:{lm.spec.name}")

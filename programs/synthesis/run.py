@@ -17,8 +17,8 @@ from data.base.files import write_json
 from data.records import Row
 from data.row_files import count_rows, read_rows
 from programs.lm.budget import Budget, BudgetSpentError
-from programs.lm.models import prepared_at_once
-from programs.lm.pacing import Limits
+from programs.lm.models import needs_no_auth_call
+from programs.lm.pacing import ConcurrencyByPlace
 from programs.options import AdapterName
 from programs.profiles.profile import (
     STYLE_CHARS,
@@ -56,7 +56,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         if not profile.style:
             profile = replace(profile, style=folder_style(config, store, mined))
         budget.add_spent(store.usage(whole_folder=True).values())
-        limits = Limits(config.concurrency)
+        limits = ConcurrencyByPlace(config.concurrency)
         _, layouts = open_roles(program, specs, config, store=store, budget=budget, limits=limits)
         store.program = key = work_key(program, profile, specs, layouts, config)
         write_json(config.out / "config.json", config_dict(config))
@@ -81,7 +81,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
 
 
 def _work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: int) -> Outcome:
-    threads = not all(prepared_at_once(spec) for models in specs.values() for spec in models)
+    threads = not all(needs_no_auth_call(spec) for models in specs.values() for spec in models)
     with rare_collections():
         outcome = asyncio.run(inline(workers.run(rows, total), threads=threads))
     if workers.stopped:

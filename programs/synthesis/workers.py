@@ -13,8 +13,8 @@ from typing import Any, ParamSpec, TypeVar
 from data.base.progress import progress_bar
 from data.base.text import content_id
 from data.records import Row, row_content_id
-from programs.lm.pacing import CallLimit
-from programs.modules.predictors import RowInputs, RowProgram
+from programs.lm.pacing import AdaptiveConcurrency
+from programs.modules.row_program import RowInputs, RowProgram
 from programs.profiles.profile import CorpusProfile
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.funnel import Funnel
@@ -52,7 +52,7 @@ class RowWorkers:
         profile: CorpusProfile,
         config: SynthesizeConfig,
         store: RunStore,
-        limits: Sequence[CallLimit],
+        limits: Sequence[AdaptiveConcurrency],
     ):
         self._program, self._profile, self._config = program, profile, config
         self._store, self._limits = store, limits

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from programs.lm.faults import CallError, protect, redact
+from programs.lm.faults import CallError, redact, register_secret
 from tests.fakes.fake_process import ROOT, Behaviour, fake_process
 
 # Like no provider's keys, in a variable that does not sound like one: nothing but the exact value can find it.
@@ -49,9 +49,9 @@ def _command(package: str, *words: str, code: int) -> bytes:
     return ended.stdout
 
 
-def test_protected_keys_are_taken_out_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    protect("alpha-beta-gamma")
-    protect("alpha-beta-gamma-delta")
+def test_register_secreted_keys_are_taken_out_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_secret("alpha-beta-gamma")
+    register_secret("alpha-beta-gamma-delta")
     monkeypatch.setenv("SOME_API_KEY", "from the environment")
     text = "key=alpha-beta-gamma-delta, alpha-beta-gamma; from the environment; Bearer abcdef , sk-abcdefgh12345"
     assert redact(text) == "key=[secret], [secret]; [secret]; [secret] , [secret]"

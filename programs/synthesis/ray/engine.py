@@ -196,7 +196,7 @@ def _connect(ray: Any, config: SynthesizeConfig) -> None:
 
 def _refuse_loopback_elsewhere(ray: Any, spec: WorkerSpec) -> None:
     nodes = sum(node["Alive"] for node in ray.nodes())
-    here = [model.name for models in spec.specs.values() for model in models if model.free]
+    here = [model.name for models in spec.specs.values() for model in models if model.is_local]
     if nodes > 1 and here:
         raise InputError(f"{here[0]} answers on this machine only, but the cluster has {nodes}", field="lm")
 

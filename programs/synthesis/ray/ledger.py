@@ -15,7 +15,7 @@ from typing import Any, Literal
 from data.base.errors import InputError
 from programs.lm.budget import Budget, Reservation
 from programs.lm.models import ModelSpec, Price
-from programs.lm.pacing import CallLimit
+from programs.lm.pacing import AdaptiveConcurrency
 from programs.lm.usage import Call
 from programs.modules.candidates import synthesis_from_dict
 from programs.synthesis.config import SynthesizeConfig
@@ -44,7 +44,7 @@ class Ledger:
         self._store = RunStore(config.out / "store.sqlite", program=program)
         self._budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         self._budget.add_spent(self._store.usage(whole_folder=True).values())
-        self._limits: dict[Place, CallLimit] = {}
+        self._limits: dict[Place, AdaptiveConcurrency] = {}
         self._workers: dict[str, _Worker] = {}
         self._under_way: dict[str, str] = {}
         self._funnel = Funnel()
@@ -162,8 +162,8 @@ class Ledger:
     def _worker(self, name: str) -> _Worker:
         return self._workers.setdefault(name, _Worker(0, time.monotonic()))
 
-    def _limit(self, place: Place) -> CallLimit:
-        return self._limits.setdefault(place, CallLimit(self._config.concurrency))
+    def _limit(self, place: Place) -> AdaptiveConcurrency:
+        return self._limits.setdefault(place, AdaptiveConcurrency(self._config.concurrency))
 
 
 class Remote:

@@ -5,8 +5,8 @@ from typing import Any
 import dspy
 import pytest
 
-from programs.lm.adapters import ChatLayout, SchemaAdapter, XMLLayout, known_length
-from programs.lm.models import loopback_model
+from programs.lm.adapters import ChatLayout, SchemaAdapter, XMLLayout, expected_length
+from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
 from programs.modules.synthesizer import Synthesizer
 
@@ -18,7 +18,7 @@ SIGNATURES = [*Synthesizer().signatures.values(), Synthesizer(batched=True).sign
     [
         (ChatLayout(), dspy.ChatAdapter()),
         (XMLLayout(), dspy.XMLAdapter()),
-        (SchemaAdapter(bounded=True), dspy.JSONAdapter()),
+        (SchemaAdapter(schema_constrained=True), dspy.JSONAdapter()),
     ],
     ids=["chat", "xml", "json"],
 )
@@ -30,10 +30,12 @@ def test_prompts_are_dspys_also_when_they_are_remembered(ours: dspy.Adapter, the
             assert ours.format(other, [], {}) == theirs.format(other, [], {})
 
 
-def schema_of(signature: type[dspy.Signature], *, bounded: bool) -> dict[str, Any]:
-    spec = loopback_model("m", model="openai/schema-test", api_base="http://127.0.0.1:1/v1", token="t")
+def schema_of(signature: type[dspy.Signature], *, schema_constrained: bool) -> dict[str, Any]:
+    spec = ModelSpec(name="m", model="openai/schema-test", is_local=True)
     kwargs: dict[str, Any] = {}
-    SchemaAdapter(bounded=bounded)._prepare_response_format(RoleLM("generator", spec), kwargs, signature)
+    SchemaAdapter(schema_constrained=schema_constrained)._prepare_response_format(
+        RoleLM("generator", spec), kwargs, signature
+    )
     found: dict[str, Any] = kwargs["response_format"]["json_schema"]["schema"]
     return found
 
@@ -48,7 +50,7 @@ def parts(schema: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("signature", SIGNATURES, ids=lambda signature: signature.__name__)
 def test_schemas_are_bounded_for_constrained_decoding_alone(signature: type[dspy.Signature]) -> None:
-    bounded, free = schema_of(signature, bounded=True), schema_of(signature, bounded=False)
+    bounded, free = schema_of(signature, schema_constrained=True), schema_of(signature, schema_constrained=False)
     strings = [part for part in parts(bounded) if part.get("type") == "string" and "enum" not in part]
     assert strings
     assert all(part["maxLength"] <= 1000 for part in strings)
@@ -60,10 +62,10 @@ def test_schemas_are_bounded_for_constrained_decoding_alone(signature: type[dspy
     )
 
 
-def test_a_known_length_goes_into_the_schema() -> None:
-    token = known_length.set(("satisfied", 3))
+def test_a_expected_length_goes_into_the_schema() -> None:
+    token = expected_length.set(("satisfied", 3))
     try:
-        flags = schema_of(Synthesizer().signatures["verify"], bounded=True)["properties"]["satisfied"]
+        flags = schema_of(Synthesizer().signatures["verify"], schema_constrained=True)["properties"]["satisfied"]
     finally:
-        known_length.reset(token)
+        expected_length.reset(token)
     assert (flags["minItems"], flags["maxItems"]) == (3, 3)

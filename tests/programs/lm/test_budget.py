@@ -98,7 +98,7 @@ def test_a_fatal_error_is_what_every_later_call_gets() -> None:
 
 
 def test_dollars_need_a_known_price() -> None:
-    unknown, free = ModelSpec(name="m", model="openai/m"), ModelSpec(name="m", model="openai/m", free=True)
+    unknown, free = ModelSpec(name="m", model="openai/m"), ModelSpec(name="m", model="openai/m", is_local=True)
     with pytest.raises(InputError, match="price of m is unknown"):
         Budget(usd=1.0).check_priced(unknown, "lm")
     Budget(usd=1.0).check_priced(free, "lm")

@@ -10,19 +10,25 @@ from aiohttp import web
 
 from data.base.errors import InputError
 from programs.lm.budget import Budget, Reservation
-from programs.lm.meter import Meter
-from programs.lm.models import Models, ModelSpec, Price, client_settings, hosted_model, known_price
+from programs.lm.meter import Answer, Meter
+from programs.lm.models import Models, ModelSpec, Price, known_price
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers.loopback import LoopbackServer, completion_response
 
 SERVER = "http://127.0.0.1:9/v1"
 
 
+def resolved(name: str, api_base: str = SERVER, extra: dict[str, Any] | None = None) -> ModelSpec:
+    with ExitStack() as stack:
+        models = Models(stack, max_tokens=10, timeout_s=5, api_key_env=None, extra=extra)
+        return models.resolve(name, flag="lm", temperature=0.0, api_base=api_base)
+
+
 def test_a_model_of_ones_own_is_listed_without_a_price() -> None:
     # Unlisted, litellm goes through its rules for unknown names at every call.
     with pytest.raises(litellm.exceptions.ModelNotMappedError):
         litellm.get_model_info("openai/of-my-own")
-    spec = hosted_model("openai/of-my-own", flag="lm", api_base=SERVER)
+    spec = resolved("openai/of-my-own")
     assert litellm.get_model_info("openai/of-my-own")["mode"] == "chat"
     assert known_price(spec) is None
     with pytest.raises(InputError, match="price of openai/of-my-own is unknown"):
@@ -35,19 +41,19 @@ def test_what_the_list_says_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         "openai/listed",
         {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6},
     )
-    assert known_price(hosted_model("openai/listed", flag="lm", api_base=SERVER)) == Price(prompt=1e-6, completion=2e-6)
+    assert known_price(resolved("openai/listed")) == Price(prompt=1e-6, completion=2e-6)
 
 
 def test_a_server_that_takes_a_schema_for_any_model() -> None:
     assert not litellm.supports_response_schema("hosted_vllm/of-my-own")
-    spec = hosted_model("hosted_vllm/of-my-own", flag="lm", api_base=SERVER)
+    spec = resolved("hosted_vllm/of-my-own")
     assert litellm.supports_response_schema("hosted_vllm/of-my-own")
     assert RoleLM("generator", spec).supports_response_schema
 
 
 def test_what_a_model_takes_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = hosted_model("openai/gpt-4o", flag="lm", api_base=SERVER)
-    plain, lm = dspy.LM(**client_settings(spec)), RoleLM("generator", spec)
+    spec = resolved("openai/gpt-4o")
+    plain, lm = dspy.LM(spec.model, engine="litellm"), RoleLM("generator", spec)
     names = ("supports_function_calling", "supports_reasoning", "supports_response_schema", "supported_params")
     assert [getattr(lm, name) for name in names] == [getattr(plain, name) for name in names]
     assert lm.supports_response_schema
@@ -60,7 +66,7 @@ def test_another_providers_price_is_no_price(name: str, monkeypatch: pytest.Monk
     # The list has both bare names, with a price: of DeepSeek's and of OpenAI's own models.
     assert litellm.model_cost[name.partition("/")[2]]["input_cost_per_token"]
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    spec = hosted_model(name, flag="lm", api_base=SERVER)
+    spec = resolved(name)
     assert known_price(spec) is None
     with pytest.raises(InputError, match=f"price of {name} is unknown"):
         Budget(usd=1.0).check_priced(spec, "lm")
@@ -76,13 +82,16 @@ def test_a_providers_own_model_is_listed_by_its_bare_name(name: str) -> None:
 
 @pytest.mark.parametrize("cost", [0.0, None])
 def test_a_cost_of_nothing_is_not_believed_of_a_priced_model(cost: float | None) -> None:
-    meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o"), None)
-    raw = {"usage": {"prompt_tokens": 1000, "completion_tokens": 100}, "cost": cost}
+    budget = Budget()
+    meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o"), None, budget)
     assert meter.price is not None
     expected = 1000 * meter.price.prompt + 100 * meter.price.completion
-    assert meter.used("ok", raw, Reservation(5000, 1.0)) == (1100, pytest.approx(expected))
+    counted: dict[str, Any] = {"text": "t", "prompt_tokens": 1000, "completion_tokens": 100}
+    meter.charge("", "ok", Reservation(5000, 1.0), 0.0, answer=Answer(**counted, listed_cost=cost))
+    assert (budget.spent_tokens, budget.spent_usd) == (1100, pytest.approx(expected))
     # A discount that litellm knows of, such as one for cached prompts, stands.
-    assert meter.used("ok", raw | {"cost": 0.0003}, Reservation(5000, 1.0)) == (1100, 0.0003)
+    meter.charge("", "ok", Reservation(5000, 1.0), 0.0, answer=Answer(**counted, listed_cost=0.0003))
+    assert budget.spent_usd == pytest.approx(expected + 0.0003)
 
 
 class _Echo(LoopbackServer):
@@ -99,14 +108,9 @@ class _Echo(LoopbackServer):
 
 def test_extra_parameters_reach_the_server_and_make_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     extra = {"seed": 7, "extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
-    with _Echo() as server, ExitStack() as stack:
+    with _Echo() as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        specs = [
-            Models(stack, max_tokens=10, timeout_s=5, api_key_env=None, extra=given).resolve(
-                "openai/of-my-own", flag="lm", temperature=0.0, api_base=server.api_base
-            )
-            for given in (extra, {})
-        ]
+        specs = [resolved("openai/of-my-own", server.api_base, given) for given in (extra, {})]
         RoleLM("generator", specs[0])("hello")
     assert server.bodies[0]["seed"] == 7
     assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
@@ -124,5 +128,5 @@ def test_extra_parameters_reach_the_server_and_make_another_model(monkeypatch: p
     ],
 )
 def test_extra_parameters_that_are_refused(extra: dict[str, Any], reason: str) -> None:
-    with ExitStack() as stack, pytest.raises(InputError, match=reason):
-        Models(stack, max_tokens=10, timeout_s=5, api_key_env=None, extra=extra)
+    with pytest.raises(InputError, match=reason):
+        resolved("openai/of-my-own", extra=extra)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from programs.lm import pacing
-from programs.lm.pacing import CallLimit, retry_delay
+from programs.lm.pacing import AdaptiveConcurrency, retry_delay
 
 
 @given(st.integers(0, 50), st.integers())
@@ -26,7 +26,7 @@ def test_the_server_decides_when_it_says_so(asked: float, seed: int) -> None:
 
 def test_never_more_calls_than_allowed() -> None:
     async def scenario() -> int:
-        limit, most = CallLimit(3), 0
+        limit, most = AdaptiveConcurrency(3), 0
 
         async def one() -> None:
             nonlocal most
@@ -44,7 +44,7 @@ def test_never_more_calls_than_allowed() -> None:
 def test_refusals_cut_once_a_burst_and_answers_raise_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(pacing.time, "monotonic", lambda: now)
-    limit = CallLimit(30)
+    limit = AdaptiveConcurrency(30)
     limit.refused(0.1)
     limit.refused(0.1)
     assert limit.allowed == pytest.approx(20)
@@ -65,7 +65,7 @@ def test_refusals_cut_once_a_burst_and_answers_raise_again(monkeypatch: pytest.M
 
 def test_a_cancelled_waiter_does_not_lose_its_turn_for_others() -> None:
     async def scenario() -> bool:
-        limit = CallLimit(1)
+        limit = AdaptiveConcurrency(1)
         release = asyncio.Event()
 
         async def hold() -> None:
@@ -90,7 +90,7 @@ def test_a_cancelled_waiter_does_not_lose_its_turn_for_others() -> None:
 
 def test_after_close_no_call_starts_and_settled_waits_for_the_last() -> None:
     async def scenario() -> list[str]:
-        limit, events = CallLimit(2), []
+        limit, events = AdaptiveConcurrency(2), []
         release = asyncio.Event()
 
         async def hold() -> None:
@@ -119,7 +119,7 @@ def test_after_close_no_call_starts_and_settled_waits_for_the_last() -> None:
 
 def test_calls_start_spread_over_the_time_of_an_answer_and_none_starts_after_close() -> None:
     async def scenario() -> tuple[list[float], int]:
-        limit, starts = CallLimit(4), []
+        limit, starts = AdaptiveConcurrency(4), []
         limit.answered(0.4)
         loop = asyncio.get_running_loop()
 
@@ -149,7 +149,7 @@ def test_calls_start_spread_over_the_time_of_an_answer_and_none_starts_after_clo
 
 
 def test_one_quick_answer_is_forgotten() -> None:
-    limit = CallLimit(4)
+    limit = AdaptiveConcurrency(4)
     limit.answered(0.01)
     for _ in range(1000):
         limit.answered(0.4)

@@ -1,4 +1,4 @@
-"""The row's logic: numbering, planning, judging; and the two drivers agree."""
+"""The row's logic: numbering, planning, judging."""
 
 import asyncio
 from collections import Counter
@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.records import Requirement, Verdict
-from programs.lm.models import loopback_model
+from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
-from programs.modules.candidates import Candidate, Synthesis, synthesis_from_dict, synthesis_to_dict
-from programs.modules.predictors import RowInputs
+from programs.modules.candidates import Candidate
+from programs.modules.row_program import RowInputs
 from programs.modules.signatures import RequirementDraft, Way
 from programs.modules.synthesizer import Synthesizer, number_requirements, plan_violations
-from programs.modules.verifier import judged
 from tests.fakes.fake_model import FakeModel
 
 
@@ -61,9 +60,9 @@ def test_the_acceptance_rule(satisfied: tuple[bool, ...], answers: bool, fate: s
     target = Requirement(id=2, kind="attribute", statement="s")
     candidate = Candidate(requirement=target, disruption="entity_shift", direction="d", fate="not_verified", text="t")
     verdict = Verdict(satisfied=satisfied, answers_query=answers, reason="r")
-    found = judged(candidate, verdict)
+    found = candidate.judged(verdict)
     assert (found.fate, found.verdicts, found.verdicts_relevant) == (fate, 1, int(answers))
-    assert judged(candidate, None) == candidate
+    assert candidate.judged(None) == candidate
 
 
 def test_signatures_put_the_profile_first_and_what_varies_last() -> None:
@@ -75,10 +74,12 @@ def test_signatures_put_the_profile_first_and_what_varies_last() -> None:
     assert fields["verify"] == ["relevance", "query", "requirements", "passage"]
 
 
-def test_both_drivers_tell_the_same() -> None:
+def test_blocking_and_awaited_calls_tell_the_same() -> None:
     row = RowInputs(query="what is x", passage="X is the answer.", relevance="r", canary=True)
     with FakeModel() as server:
-        spec = loopback_model("fake", model="openai/fake-free", api_base=server.api_base, token=server.token)
+        spec = ModelSpec(
+            is_local=True, name="fake", model="openai/fake-free", api_base=server.api_base, api_key=server.token
+        )
         program = Synthesizer(negatives_per_row=3).use(
             generator=RoleLM("generator", spec), verifier=RoleLM("verifier", spec)
         )
@@ -93,23 +94,11 @@ def test_both_drivers_tell_the_same() -> None:
 def test_copies_are_not_negatives() -> None:
     row = RowInputs(query="q", passage="p", relevance="r")
     with FakeModel() as server:
-        spec = loopback_model("fake", model="openai/fake-free", api_base=server.api_base, token=server.token)
+        spec = ModelSpec(
+            is_local=True, name="fake", model="openai/fake-free", api_base=server.api_base, api_key=server.token
+        )
         program = Synthesizer().use(generator=RoleLM("generator", spec), verifier=RoleLM("verifier", spec))
         first = program(inputs=row).synthesis
         texts = tuple(candidate.text.upper() for candidate in first.candidates[:2])
         again = program(inputs=RowInputs(query="q", passage="p", relevance="r", known_texts=texts)).synthesis
     assert [candidate.fate for candidate in again.candidates] == ["copies_a_passage"] * 2 + ["accepted"] * 2
-
-
-@pytest.mark.parametrize(("repaired", "counts"), [(False, (1, 0)), (True, (2, 1))])
-def test_a_store_without_counted_verdicts_is_read_with_care(repaired: bool, counts: tuple[int, int]) -> None:
-    candidate = Candidate(
-        requirement=None, disruption="", direction="", fate="accepted", text="t", repaired=repaired,
-        verdict=Verdict(satisfied=(), answers_query=False, reason="r"),
-    )  # fmt: skip
-    stored = synthesis_to_dict(Synthesis(candidates=(candidate,)))
-    for name in ("verdicts", "verdicts_relevant"):
-        del stored["candidates"][0][name]
-    (found,) = synthesis_from_dict(stored).candidates
-    # Of a draft that was refused before, the verdict is gone: it counts as relevant.
-    assert (found.verdicts, found.verdicts_relevant) == counts

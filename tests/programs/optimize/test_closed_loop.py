@@ -11,9 +11,9 @@ from data.row_files import read_rows, write_rows
 from programs.feedback.metric import Judge, Words, synthesis_judge
 from programs.feedback.score import Bands
 from programs.lm.budget import Budget
-from programs.lm.models import loopback_model
+from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
-from programs.modules.predictors import RowInputs
+from programs.modules.row_program import RowInputs
 from programs.modules.saved import load_program
 from programs.modules.synthesizer import Synthesizer
 from programs.optimize.config import OptimizeConfig
@@ -37,7 +37,9 @@ def compiled_with(wrap: Callable[[Judge], Judge]) -> tuple[StageResult, dspy.Mod
         rows=Path("unused"), optimizer="gepa", reflection_lm="fake", rollouts=60, concurrency=1, negatives_per_row=2
     )
     with ObedientModel() as server:
-        spec = loopback_model("fake", model="openai/obedient", api_base=server.api_base, token=server.token)
+        spec = ModelSpec(
+            is_local=True, name="fake", model="openai/obedient", api_base=server.api_base, api_key=server.token
+        )
         lm = RoleLM("generator", spec)
         program = Synthesizer(negatives_per_row=2, repairs=0).use(generator=lm, verifier=lm)
         examples = [

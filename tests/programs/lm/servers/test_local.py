@@ -15,11 +15,12 @@ from data.base.errors import InputError
 from data.base.stats import wilson_interval
 from data.readers.demo import demo_items
 from programs.lm.adapters import make_adapter
-from programs.lm.models import ModelSpec, loopback_model
+from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers import local as local_server
 from programs.lm.servers.local import LocalServer
-from programs.modules.verifier import Verifier, numbered
+from programs.modules.synthesizer import Verifier
+from programs.modules.verifier import numbered
 from programs.synthesis.store import RunStore
 
 ROOT = Path(__file__).parents[4]
@@ -64,15 +65,16 @@ def test_a_tiny_model_writes_json_but_its_verdicts_are_no_use(model: Path, tmp_p
     ):
         assert server.api_base.startswith("http://127.0.0.1:")
         assert _status(server.api_base, "another key") == 401
-        spec: ModelSpec = loopback_model(
-            "local:tiny",
+        spec: ModelSpec = ModelSpec(
+            is_local=True,
+            name="local:tiny",
             model="openai/local-tiny",
             api_base=server.api_base,
-            token=server.token,
+            api_key=server.token,
             temperature=0.0,
             max_tokens=300,
             timeout_s=300,
-            bounded=True,
+            schema_constrained=True,
         )
         verifier = Verifier().use(RoleLM("verifier", spec, journal=store), make_adapter("json", spec))
         found = []

@@ -9,7 +9,7 @@ import dspy
 import pytest
 
 from data.readers.demo import demo_items
-from programs.lm.models import loopback_model
+from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers.recorded import MODEL, NotRecordedError, RecordedAnswers, RecordedServer, read_inputs
 from programs.modules.signatures import ExtractRequirements, VerifyIrrelevance, ViolateRequirement
@@ -28,7 +28,14 @@ def server() -> Iterator[RecordedServer]:
 
 
 def predictor(server: RecordedServer, signature: type[dspy.Signature]) -> dspy.Predict:
-    spec = loopback_model("recorded:demo", model=MODEL, api_base=server.api_base, token=server.token, temperature=0.0)
+    spec = ModelSpec(
+        is_local=True,
+        name="recorded:demo",
+        model=MODEL,
+        api_base=server.api_base,
+        api_key=server.token,
+        temperature=0.0,
+    )
     found = dspy.Predict(signature)
     found.lm = RoleLM("generator", spec, retries=0)
     return found
