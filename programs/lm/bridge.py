@@ -1,6 +1,7 @@
 """The one event loop of callers who block: DSPy's optimisers, probes and scripts reach the asynchronous path by it."""
 
 import asyncio
+import concurrent.futures
 import functools
 import threading
 from collections.abc import Coroutine
@@ -17,6 +18,9 @@ def wait_for(work: Coroutine[Any, Any, _Found]) -> _Found:
     future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         return future.result()
+    except concurrent.futures.CancelledError:
+        # An Exception, which would be taken for a fault of the call.
+        raise asyncio.CancelledError from None
     except BaseException:
         # Whoever stops waiting (Ctrl-C) wants no answer any more.
         future.cancel()
