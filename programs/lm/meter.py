@@ -11,6 +11,8 @@ from programs.lm.usage import Call, estimated_tokens
 log = logging.getLogger(__name__)
 # A request that was given up on may have been billed all the same; an error response is not.
 _MAYBE_BILLED = ("timeout", "connection", "cancelled")
+# The outcome of a call that was cancelled before it was sent: nothing to journal, nothing to pay.
+UNSENT = "unsent"
 # No prompt and no answer is near this long; a server that counts so many does not count.
 _ABSURD_TOKENS = 10**9
 
@@ -90,6 +92,8 @@ class Meter:
         cost = self._cost(outcome, answer, prompt, completion)
         given_up = answer is None and cost is None
         self._budget.settle(held, tokens=held.tokens if given_up else prompt + completion, usd=cost)
+        if outcome == UNSENT:
+            return
         call = Call(
             role=self.role,
             model=self.spec.name,

@@ -28,7 +28,7 @@ from data.base.text import clean_text, content_id
 from programs.lm.bridge import wait_for
 from programs.lm.budget import Budget, Reservation
 from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, transient_kind, user_error
-from programs.lm.meter import Answer, Journal, Meter, read_answer
+from programs.lm.meter import UNSENT, Answer, Journal, Meter, read_answer
 from programs.lm.models import ModelSpec, abilities, call_settings
 from programs.lm.pacing import AdaptiveConcurrency, retry_delay
 
@@ -101,7 +101,7 @@ class RoleEngine:
         parameters, attempt, widened = {**self._settings, **given}, 0, False
         chars = sum(len(message["content"]) for message in messages)
         while True:
-            outcome, answer, error, fault = "unsent", None, None, None
+            outcome, answer, error, fault = UNSENT, None, None, None
             held = await self._reserve(chars, parameters.get("max_tokens"))
             started = time.monotonic()
             kept: str | None = None
