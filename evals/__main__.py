@@ -51,9 +51,9 @@ def _compare(config: CompareConfig) -> None:
 
 
 def _probe(config: ProbeConfig) -> None:
-    from evals.generators.injections import probe
+    from evals.generators.injections import judge_injections
 
-    sys.stdout.write(probe(config).summary())
+    sys.stdout.write(judge_injections(config).summary())
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {

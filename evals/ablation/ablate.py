@@ -5,7 +5,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from evals.retrieval.measures import evaluate
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.encoder.options import EncoderOptions
+from trainer.run.run_folder import TrainResult
 from trainer.train import train
 
 log = logging.getLogger(__name__)
@@ -160,11 +161,8 @@ def _scores_of(
     if rows is None:
         measure(LAST_STEP, Encoder.load(config))
     else:
-        write_rows(folder / "rows.jsonl", rows)
-        trained = train(
-            TrainConfig(rows=str(folder / "rows.jsonl"), out=str(folder / "train"), **settings),
-            at_last_step=lambda encoder: measure(LAST_STEP, encoder),
-        )
+        files = folder / "rows.jsonl", folder / "train"
+        trained = train_arm(arm, rows, seed, config, files, at_last_step=lambda encoder: measure(LAST_STEP, encoder))
     if config.dev is not None:
         if rows is None or trained.best_step == trained.steps:
             per_query[BEST_ON_DEV] = per_query[LAST_STEP]
@@ -175,6 +173,21 @@ def _scores_of(
         shutil.rmtree(folder / "train" / "model", ignore_errors=True)
         shutil.rmtree(folder / "train" / "checkpoints", ignore_errors=True)
     return per_query
+
+
+def train_arm(
+    arm: Arm,
+    rows: list[Row],
+    seed: int,
+    config: AblateConfig,
+    files: tuple[Path, Path],
+    *,
+    at_last_step: Callable[[Encoder], None] | None = None,
+) -> TrainResult:
+    """Write an arm's rows into the first of `files` and train on them into the second. Raises InputError."""
+    write_rows(files[0], rows)
+    settings = _train_settings(arm, rows, seed, config)
+    return train(TrainConfig(rows=str(files[0]), out=str(files[1]), **settings), at_last_step=at_last_step)
 
 
 def _train_settings(arm: Arm, rows: list[Row] | None, seed: int, config: AblateConfig) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from data.base.cli import config_dict, text_table
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.options import shared_options
-from data.base.stats import PairedComparison, bootstrap_interval, compare_paired
+from data.base.stats import PairedComparison, compare_paired
 from data.readers.demo import demo_family_set
-from data.row_files import read_rows, write_rows
-from evals.ablation.arms import arm_rows
+from data.row_files import read_rows
+from evals.ablation.ablate import train_arm
+from evals.ablation.arms import Arm, arm_rows
+from evals.ablation.config import AblateConfig
 from evals.demo.config import DemoConfig
 from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, SCORES_FILE
 from evals.report.config import ReportConfig
@@ -29,11 +31,9 @@ from programs.options import LMOptions
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.summary import synthesis_table
-from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
-from trainer.train import train
 
 log = logging.getLogger(__name__)
 
@@ -84,58 +84,57 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         )
         log.info("%s", synthesis_table(synthesis))
     rows = list(read_rows(out / "synthesis" / "rows.jsonl"))
-    arms = {
-        arm: arm_rows(negatives, rows, None, config.num_mined)
-        for arm, negatives in ((MINED, "mined"), (FULL, "generated"))
-    }
+    # A small ablation: one seed, and the defaults of `train` against mined negatives alone.
+    settings = AblateConfig(
+        model=config.model,
+        rows=out / "synthesis" / "rows.jsonl",
+        test=str(folders["test"]),
+        out=out,
+        dev=str(folders["dev"]),
+        num_mined=config.num_mined,
+        epochs=config.epochs,
+        lr=config.lr,
+    )
     models = {ZERO_SHOT: config.model}
-    for number, (arm, shown) in enumerate(arms.items(), start=3):
-        name = arm.replace(" + ", "_").replace(" ", "_")
-        with _step(seconds, f"train {arm}", f"{number}/5 train: {arm}"):
-            write_rows(out / "rows" / f"{name}.jsonl", shown)
-            train(
-                TrainConfig(
-                    rows=str(out / "rows" / f"{name}.jsonl"),
-                    dev=str(folders["dev"]),
-                    dev_split="dev",
-                    model=config.model,
-                    out=str(out / "train" / name),
-                    epochs=config.epochs,
-                    lr=config.lr,
-                    in_batch="in-batch",
-                    # A whole step fits, so that gradient caching needs no second forward pass.
-                    max_tokens_per_step=16_384,
-                    max_generated=MAX_GENERATED,
-                    dropout=0.0,
-                    seed=config.seed,
-                )
-            )
-        models[arm] = str(out / "train" / name / "model")
+    for number, arm in enumerate((Arm(MINED, "mined", {}), Arm(FULL, "generated", {})), start=3):
+        name = arm.name.replace(" + ", "_").replace(" ", "_")
+        with _step(seconds, f"train {arm.name}", f"{number}/5 train: {arm.name}"):
+            shown = arm_rows(arm.negatives or "", rows, None, config.num_mined)
+            files = out / "rows" / f"{name}.jsonl", out / "train" / name
+            models[arm.name] = train_arm(arm, shown, config.seed, settings, files).model
     with _step(seconds, "evaluate", "5/5 evaluate: 100 test queries of four organisations unseen in training"):
-        scores = {arm: _score(model) for arm, model in models.items()}
+        scores = {arm: evaluate(Encoder.load(model), demo_family_set("test")) for arm, model in models.items()}
+    means = {arm: {measure: found.interval(measure) for measure in found.per_query} for arm, found in scores.items()}
     comparisons = {
-        f"{FULL} against {first}": {m: compare_paired(scores[first][m], scores[FULL][m]) for m in SHOWN}
+        f"{FULL} against {first}": {
+            m: compare_paired(scores[first].per_query[m], scores[FULL].per_query[m]) for m in SHOWN
+        }
         for first in (ZERO_SHOT, MINED)
     }
     summary = {
         "config": config_dict(config),
-        "test": {
-            arm: {m: asdict(bootstrap_interval(list(values.values()))) for m, values in by_measure.items()}
-            for arm, by_measure in scores.items()
-        },
+        "test": {arm: {m: asdict(interval) for m, interval in by_measure.items()} for arm, by_measure in means.items()},
         "comparisons": {
             name: {m: asdict(pair) for m, pair in by_measure.items()} for name, by_measure in comparisons.items()
         },
-        "per_query": scores,
+        "per_query": {arm: found.per_query for arm, found in scores.items()},
         "models": models,
         "synthesis": synthesis,
         "seconds": seconds,
     }
     write_json(out / "summary.json", summary)
-    against_mined = comparisons[f"{FULL} against {MINED}"]
     page = report(ReportConfig(run=out, title="CausalNeg demo"))
+    table = text_table(
+        ["test split, mean [95% interval]", *SHOWN.values()],
+        [[arm, *(str(by_measure[measure]) for measure in SHOWN)] for arm, by_measure in means.items()],
+        # Piped, as a file or a document takes it, the rows stay whole.
+        width=shutil.get_terminal_size((200, 24)).columns,
+    )
+    found = [
+        f"{label}: {what_it_means(comparisons[f'{FULL} against {MINED}'][measure])}" for measure, label in SHOWN.items()
+    ]
     sys.stdout.write(
-        f"{_closing_text(scores, against_mined)}\nEverything is in {out}/; open {page} in a browser to look at it.\n"
+        "\n".join(["", table, "", *found, f"Everything is in {out}/; open {page} in a browser to look at it.", ""])
     )
     return summary
 
@@ -161,22 +160,6 @@ def _step(seconds: dict[str, float], name: str, title: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - start, 1)
-
-
-def _score(model: str) -> dict[str, dict[str, float]]:
-    """Scores by measure and query on the demo's test split."""
-    return evaluate(Encoder.load(model), demo_family_set("test")).per_query
-
-
-def _closing_text(scores: dict[str, dict[str, dict[str, float]]], against_mined: dict[str, PairedComparison]) -> str:
-    lines = [
-        [arm, *(str(bootstrap_interval(list(by_measure[m].values()))) for m in SHOWN)]
-        for arm, by_measure in scores.items()
-    ]
-    table = text_table(["test split, mean [95% interval]", *SHOWN.values()], lines)
-    return f"\n{table}\n\n" + "\n".join(
-        f"{label}: {what_it_means(against_mined[measure])}" for measure, label in SHOWN.items()
-    )
 
 
 def what_it_means(pair: PairedComparison) -> str:

@@ -9,7 +9,7 @@ import pytest
 from data.base.errors import InputError
 from data.row_files import read_rows, write_rows
 from evals.generators.config import ProbeConfig
-from evals.generators.injections import ProbeResult, injected_passages, probe
+from evals.generators.injections import InjectionResult, injected_passages, judge_injections
 from programs.modules.predictors import Step, as_data
 from programs.modules.signatures import PlannedViolation
 from programs.synthesis.config import SynthesizeConfig
@@ -54,10 +54,10 @@ def test_one_that_always_says_the_same_has_not_obeyed_but_is_not_counted(monkeyp
     assert len(result.wrong_anyway) == 8
 
 
-def run_probe(says_relevant: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch) -> ProbeResult:
+def run_probe(says_relevant: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch) -> InjectionResult:
     with FakeModel(says_relevant=says_relevant) as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        return probe(ProbeConfig(lm="openai/fake", api_base=server.api_base))
+        return judge_injections(ProbeConfig(lm="openai/fake", api_base=server.api_base))
 
 
 def test_the_canaries_catch_a_verifier_that_obeys(
