@@ -59,6 +59,11 @@ report *flags: setup
 ablate *flags: setup
     @{{ python }} -m evals ablate "$@"
 
+# kinds of negatives on real questions with a capable model's recorded answers, no key: just demo-real seeds=5
+demo-real *flags: setup
+    @{{ python }} -m evals ablate rows=bundled:xquad-sentences naive-rows=bundled:xquad-sentences \
+        test=bundled:xquad-sentences dev=bundled:xquad-sentences out=runs/demo-real lr=6e-5 "$@"
+
 # compile the prompts against the retriever's feedback: just optimize rows=rows.jsonl lm=MODEL reflection_lm=MODEL
 optimize *flags: setup
     @{{ python }} -m programs optimize "$@"

@@ -66,7 +66,7 @@ OWN = {
         ["EncoderOptions"],
         (
             "rows test out naive-rows dev dev-split test-split seeds num-mined entropy-weights "
-            "generated-weights "
+            "generated-weights grade-sharpness "
             "epochs batch-size lr temperature in-batch dropout max-tokens-per-step keep-models slices transfer"
         ),
     ),

@@ -21,10 +21,11 @@ from data.base.text import content_id
 from data.readers.source import read_source
 from data.records import Row
 from data.retrieval_set import RetrievalSet
-from data.row_files import read_rows, write_rows
-from evals.ablation.arms import MINED, ZERO_SHOT, Arm, arm_rows, arms_of, num_short
+from data.row_files import write_rows
+from evals.ablation.arms import MINED, ZERO_SHOT, Arm, arm_rows, arms_of, num_short, what_is_missing
 from evals.ablation.config import AblateConfig
 from evals.ablation.plot import write_ablation_plot
+from evals.ablation.rows import ablation_rows
 from evals.retrieval.measures import evaluate
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
@@ -52,8 +53,7 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
     Raises InputError.
     """
     start = time.monotonic()
-    rows = list(read_rows(config.rows))
-    naive = None if config.naive_rows is None else list(read_rows(config.naive_rows))
+    rows, naive = ablation_rows(config)
     test = read_source(config.test, config.test_split)
     sets = {found.name: found for found in (read_source(d, config.test_split) for d in config.transfer_list)}
     if len({test.name, *sets}) <= len(config.transfer_list):
@@ -71,6 +71,10 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
             log.info("%s: %s", arm.name, missing[arm.name])
             continue
         shown = None if arm.negatives is None else arm_rows(arm.negatives, rows, naive, config.num_mined)
+        if shown is not None and (lack := what_is_missing(arm, shown)):
+            missing[arm.name] = lack
+            log.info("%s: %s", arm.name, lack)
+            continue
         if shown is not None and (count := num_short(shown, generated)):
             short[arm.name] = count
             log.warning("warning: %s", short_words(arm.name, count, len(rows)))

@@ -12,6 +12,9 @@ ZERO_SHOT, MINED, NAIVE, COUNTERFACTUAL = "zero-shot", "mined", "mined + naive",
 # Where every negative counts the same: what each arm changes is seen against this.
 INFONCE: Mapping[str, Any] = {"entropy_weight": 0.0, "generated_weight": 1.0}
 
+# Where a generated negative counts for what its verdict says.
+GRADED: Mapping[str, Any] = {"entropy_weight": 0.0, "generated_weight": 1.0, "relevance": "graded"}
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -38,6 +41,11 @@ def arms_of(config: AblateConfig) -> list[Arm]:
         *(
             Arm(f"{COUNTERFACTUAL}, weight {weight:g}", "generated", {**INFONCE, "generated_weight": weight})
             for weight in config.weight_list
+        ),
+        *(
+            Arm(f"{name}, graded {sharpness:g}", negatives, {**GRADED, "grade_sharpness": sharpness})
+            for name, negatives in ((COUNTERFACTUAL, "generated"), (NAIVE, "naive"))
+            for sharpness in config.sharpness_list
         ),
     ]
 
@@ -80,6 +88,14 @@ def arm_rows(negatives: str, rows: Sequence[Row], naive_rows: Iterable[Row] | No
     if unknown is not None:
         raise InputError(f"lacks the query {unknown!r} of the other rows", field="naive-rows")
     return [NEGATIVES[negatives](row, naive[row.query_id], num_mined) for row in rows]
+
+
+def what_is_missing(arm: Arm, rows: Iterable[Row]) -> str:
+    """What the arm's rows lack for its settings, in words; empty if nothing."""
+    generated = (negative for row in rows for negative in row.of_source("generated"))
+    if arm.settings.get("relevance") == "graded" and any(negative.relevance is None for negative in generated):
+        return "generated negatives without a verdict: just verify"
+    return ""
 
 
 def num_short(rows: Iterable[Row], generated: Iterable[Row]) -> int:

@@ -15,7 +15,8 @@ class AblateConfig(EncoderOptions):
 
     rows: Path
     """Rows with mined and generated negatives (rows.jsonl of `just synthesize`). Mine at least `num_mined` plus as many
-    as a row has generated ones, so that the mined-only arm has equal texts."""
+    as a row has generated ones, so that the mined-only arm has equal texts. bundled:demo or bundled:xquad-sentences:
+    mined with `model`, and negatives as a capable language model once wrote them."""
 
     test: str
     """Judged queries that the table is about."""
@@ -24,7 +25,8 @@ class AblateConfig(EncoderOptions):
     """Folder of the ablation; the same command goes on where it ended."""
 
     naive_rows: Path | None = None
-    """The same rows with naively written negatives (None: that arm is left out, and the table says so)."""
+    """The same rows with naively written negatives, or a bundled corpus again (None: the arms with them are left out,
+    and the table says so)."""
 
     dev: str | None = None
     """Judged queries on which each run's best epoch is chosen: whatever `eval` reads as data. The last step's weights,
@@ -58,6 +60,10 @@ class AblateConfig(EncoderOptions):
     """What a generated negative counts for in InfoNCE (--generated-weight of `train`), one arm each, separated by
     commas ("" for no such arm)."""
 
+    grade_sharpness: str = "4"
+    """Sharpness of graded relevance (--grade-sharpness of `train`), one arm each with the generated negatives and one
+    with the naive ones, separated by commas ("" for none). Rows without verdicts leave these arms out."""
+
     epochs: Count = 3
     """Passes over the rows."""
 
@@ -87,6 +93,8 @@ class AblateConfig(EncoderOptions):
             raise InputError(f"--entropy-weights: expected numbers above 0, got {self.entropy_weights!r}")
         if any(not weight > 0 for weight in self.weight_list):
             raise InputError(f"--generated-weights: expected numbers above 0, got {self.generated_weights!r}")
+        if any(not sharpness > 0 for sharpness in self.sharpness_list):
+            raise InputError(f"--grade-sharpness: expected numbers above 0, got {self.grade_sharpness!r}")
 
     @property
     def entropy_weight_list(self) -> tuple[float, ...]:
@@ -97,6 +105,11 @@ class AblateConfig(EncoderOptions):
     def weight_list(self) -> tuple[float, ...]:
         """The weights of generated negatives as numbers. Raises InputError."""
         return _numbers(self.generated_weights, "--generated-weights")
+
+    @property
+    def sharpness_list(self) -> tuple[float, ...]:
+        """The sharpnesses of graded relevance as numbers. Raises InputError."""
+        return _numbers(self.grade_sharpness, "--grade-sharpness")
 
     @property
     def slice_list(self) -> tuple[Path, ...]:

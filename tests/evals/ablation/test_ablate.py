@@ -14,13 +14,16 @@ from data.base.errors import InputError
 from data.base.stats import bootstrap_interval, seeds_and_queries_interval
 from data.readers.beir import write_beir
 from data.readers.demo import demo_family_set, demo_items, demo_train_set
+from data.readers.recorded import bundled_rows
 from data.records import Negative, Passage, Row
 from data.row_files import read_rows, write_rows
 from evals.__main__ import COMMANDS
 from evals.ablation.ablate import SHOWN, _inputs_key, ablation_table, read_ablation
-from evals.ablation.arms import MINED, NEGATIVES, arm_rows, arms_of, num_short
+from evals.ablation.arms import MINED, NEGATIVES, arm_rows, arms_of, num_short, what_is_missing
 from evals.ablation.config import AblateConfig
 from evals.ablation.plot import ablation_plot
+from evals.ablation.rows import with_mined
+from trainer.config import TrainConfig
 from trainer.encoder.encoder import Encoder
 
 
@@ -43,7 +46,7 @@ def config(**fields: object) -> AblateConfig:
 def test_every_trained_arm_has_the_same_number_of_texts_row_by_row() -> None:
     rows = [row("1", mined=8, generated=3), row("2", mined=8, generated=0), row("3", mined=8, generated=2)]
     naive = [row("3", mined=8, generated=5, word="n"), row("1", mined=8, generated=1, word="n"), rows[1]]
-    arms = arms_of(config(entropy_weights="0.05,1", generated_weights="0.1"))
+    arms = arms_of(config(entropy_weights="0.05,1", generated_weights="0.1", grade_sharpness="2,8"))
     assert [(arm.name, *map(arm.settings.get, ("entropy_weight", "generated_weight"))) for arm in arms[1:]] == [
         ("mined", 0, 1),
         ("mined + naive", 0, 1),
@@ -51,7 +54,13 @@ def test_every_trained_arm_has_the_same_number_of_texts_row_by_row() -> None:
         ("mined + counterfactual + entropy 0.05", 0.05, 1),
         ("mined + counterfactual + entropy 1", 1, 1),
         ("mined + counterfactual, weight 0.1", 0, 0.1),
+        ("mined + counterfactual, graded 2", 0, 1),
+        ("mined + counterfactual, graded 8", 0, 1),
+        ("mined + naive, graded 2", 0, 1),
+        ("mined + naive, graded 8", 0, 1),
     ]
+    assert [arm.settings.get("grade_sharpness") for arm in arms[-5:]] == [None, 2, 8, 2, 8]
+    assert TrainConfig(rows="r", out="o", **arms[-1].settings).loss.graded
     assert (arms[0].name, arms[0].negatives) == ("zero-shot", None)
     shown = {kind: arm_rows(kind, rows, naive, 4) for kind in NEGATIVES}
     assert {kind: [len(r.negatives) for r in found] for kind, found in shown.items()} == {
@@ -94,6 +103,32 @@ def test_scores_are_stale_when_the_model_or_the_dev_data_change(tiny_bert: Path,
     encoder.save(tmp_path / "model")
     keys.append(_inputs_key(settings, [dev]))
     assert keys[0] == keys[1] and len(set(keys)) == 3
+
+
+def test_graded_arms_need_verdicts() -> None:
+    *_, plain, graded = (arm for arm in arms_of(config()) if arm.negatives == "generated")
+    unjudged = [row("1", mined=1, generated=1)]
+    assert what_is_missing(plain, unjudged) == ""
+    assert "just verify" in what_is_missing(graded, unjudged)
+    judged = [replace(unjudged[0], negatives=tuple(replace(n, grade=0.5) for n in unjudged[0].negatives))]
+    assert what_is_missing(graded, judged) == ""
+
+
+def test_bundled_rows_are_mined_here_and_keep_their_verdicts(tmp_path: Path) -> None:
+    recorded = bundled_rows("bundled:xquad-sentences", "counterfactual")[:2]
+    (first, second) = ([n.text for n in row.of_source("mined")] for row in recorded)
+    mined = [
+        replace(row, negatives=tuple(Negative(text=t, source="mined", score=0.5) for t in (*reversed(texts), "new")))
+        for row, texts in zip(recorded, (first, second), strict=True)
+    ]
+    for found, row in zip(with_mined(recorded, mined), recorded, strict=True):
+        assert [n.text for n in found.of_source("mined")] == [
+            *(n.text for n in reversed(row.of_source("mined"))),
+            "new",
+        ]
+        assert [n.relevance is None for n in found.of_source("mined")] == [False] * 4 + [True]
+        assert found.of_source("mined")[0].score == 0.5
+        assert found.of_source("generated") == row.of_source("generated") and found.requirements
 
 
 def test_what_the_arms_cannot_be_built_from() -> None:
@@ -172,6 +207,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     assert "have fewer texts" not in shown
     result = read_ablation(tmp_path / "out")
     arms = ["zero-shot", "mined", "mined + counterfactual", "mined + counterfactual + entropy 0.05"]
+    arms.append("mined + counterfactual, graded 4")
     assert list(result["arms"]) == arms
     # Both choices of weights, on the test, on another corpus and on the hard queries of the test.
     others = {
@@ -211,6 +247,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
         ("entropy-weights=a,b", "--entropy-weights: expected numbers"),
         ("entropy-weights=0", "--entropy-weights: expected numbers above 0"),
         ("generated-weights=0", "--generated-weights: expected numbers above 0"),
+        ("grade-sharpness=0", "--grade-sharpness: expected numbers above 0"),
         ("num-mined=-1", "--num-mined: expected at least 0"),
         ("seeds=2", "no_such.jsonl: cannot read"),
     ],
