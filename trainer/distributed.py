@@ -44,7 +44,7 @@ class World:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
 
-    def sum_values(self, values: Sequence[float], device: torch.device) -> list[float]:
+    def all_reduce_sum(self, values: Sequence[float], device: torch.device) -> list[float]:
         """Sums over the processes, in double precision."""
         if self.size == 1:
             return list(values)
@@ -81,13 +81,13 @@ class World:
         gathered = self.gather(torch.from_numpy(mine).to(encoder.device), len(texts)).cpu().numpy()
         return np.ascontiguousarray(gathered, dtype=np.float32)
 
-    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of process 0, so that all start alike."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.data, src=0)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
 

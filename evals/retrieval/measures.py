@@ -12,7 +12,7 @@ from ir_measures import AP, RR, R, Success, nDCG
 from data.base.stats import Interval, bootstrap_interval
 from data.retrieval_set import RetrievalSet
 from trainer.encoder import Encoder
-from trainer.run.dev import rank
+from trainer.run.dev import rank_corpus
 
 MEASURES = {
     "ndcg@10": nDCG @ 10,
@@ -94,7 +94,7 @@ def score(run: Run, retrieval_set: RetrievalSet) -> RetrievalScores:
 
 def evaluate(encoder: Encoder, retrieval_set: RetrievalSet, *, progress: bool = False) -> RetrievalScores:
     """Encode, rank the 1000 best passages of each query and score them."""
-    return score(rank(encoder, retrieval_set, k=1000, progress=progress), retrieval_set)
+    return score(rank_corpus(encoder, retrieval_set, k=1000, progress=progress), retrieval_set)
 
 
 def tells_siblings_apart(run: Run, retrieval_set: RetrievalSet) -> dict[str, float]:

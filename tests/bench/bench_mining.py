@@ -25,7 +25,7 @@ from trainer.mining.mine import mine_rows
 from trainer.mining.rules import Floats
 
 log = logging.getLogger(__name__)
-VARIANTS = ("peer", "ours", "ours faiss")
+VARIANTS = ("peer", "ours")
 NUM_NEGATIVES, RANK_TO, RELATIVE_MARGIN = 15, 100, 0.05
 
 
@@ -95,7 +95,7 @@ def bench_mining(config: BenchMiningConfig) -> dict[str, Any]:
 
 
 def _equal_selections(config: BenchMiningConfig) -> float:
-    ours, theirs = _ours(config, "torch")(), _peer(config)()
+    ours, theirs = _ours(config)(), _peer(config)()
     same = sum(ours[query] == theirs.get(query, []) for query in ours if len(ours[query]) == NUM_NEGATIVES)
     return same / max(1, sum(len(texts) == NUM_NEGATIVES for texts in ours.values()))
 
@@ -116,7 +116,7 @@ def _texts(config: BenchMiningConfig) -> tuple[list[str], list[str]]:
     return [f"query {i}" for i in range(config.queries)], [f"passage {i} {filler}" for i in range(config.passages)]
 
 
-def _ours(config: BenchMiningConfig, backend: str) -> Callable[[], dict[str, list[str]]]:
+def _ours(config: BenchMiningConfig) -> Callable[[], dict[str, list[str]]]:
     queries_QD, passages_PD = _embeddings(config)
     queries, passages = _texts(config)
     source = RetrievalSet(
@@ -128,7 +128,6 @@ def _ours(config: BenchMiningConfig, backend: str) -> Callable[[], dict[str, lis
     rows = list(source.rows())
     settings = MineConfig(
         data="-", out="-.jsonl", num_negatives=NUM_NEGATIVES, rank_to=RANK_TO, relative_margin=RELATIVE_MARGIN,
-        backend="faiss" if backend == "faiss" else "torch",
     )  # fmt: skip
 
     def work() -> dict[str, list[str]]:
@@ -185,7 +184,7 @@ def _child(job: dict[str, Any]) -> None:
     variant = job.pop("variant")
     config = BenchMiningConfig(**job)
     # FAISS and torch take their number of threads from OMP_NUM_THREADS, which the parent sets.
-    work = _peer(config) if variant == "peer" else _ours(config, "faiss" if variant == "ours faiss" else "torch")
+    work = _peer(config) if variant == "peer" else _ours(config)
     report_to_parent(measure(work, config.threads))
 
 

@@ -14,7 +14,7 @@ from tests.trainer.tiny_data import dev_set, judged_rows
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE, World, join_world
 from trainer.encoder.encoder import Encoder
-from trainer.run.dev import rank
+from trainer.run.dev import rank_corpus
 from trainer.step.batches import Examples
 from trainer.step.gradients import accumulate_gradients
 from trainer.train import train
@@ -40,7 +40,7 @@ def in_process(rank_: int, config: TrainConfig, port: int, folder: str, job: str
     with join_world("cpu") as (world, _):
         if job == "rank":
             encoder = Encoder.load(config.model, device="cpu")
-            torch.save(rank(encoder, dev_set(), world=world), f"{folder}/{rank_}")
+            torch.save(rank_corpus(encoder, dev_set(), world=world), f"{folder}/{rank_}")
         else:
             torch.save(one_step(config, world), f"{folder}/{rank_}")
 
@@ -106,7 +106,7 @@ def test_two_processes_train_the_same_model_as_one(config: TrainConfig, tmp_path
 
 
 def test_evaluation_is_shared_out(config: TrainConfig, tmp_path: Path) -> None:
-    alone = rank(Encoder.load(config.model, device="cpu"), dev_set())
+    alone = rank_corpus(Encoder.load(config.model, device="cpu"), dev_set())
     for run in two_processes(config, tmp_path, "rank"):
         assert run.keys() == alone.keys()
         for query_id, scores in alone.items():

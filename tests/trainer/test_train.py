@@ -62,11 +62,11 @@ def test_training_lowers_the_loss_and_writes_the_run_folder(config: TrainConfig)
 
 
 def test_saved_model_is_the_best_one_by_dev(config: TrainConfig) -> None:
-    from trainer.run.dev import ndcg_at_10, rank
+    from trainer.run.dev import ndcg_at_10, rank_corpus
 
     result = train(dataclasses.replace(config, eval_every=1))
     best = Encoder.load(result.model, device="cpu")
-    assert ndcg_at_10(rank(best, dev_set(), k=10), dev_set().qrels) == pytest.approx(result.dev_after)
+    assert ndcg_at_10(rank_corpus(best, dev_set(), k=10), dev_set().qrels) == pytest.approx(result.dev_after)
 
 
 def test_a_query_without_a_relevant_passage_is_not_scored() -> None:

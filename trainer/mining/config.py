@@ -46,8 +46,8 @@ class MineConfig(EncoderOptions):
     seed: int = 0
     """Seed of random sampling; a query's sample does not depend on the other queries."""
 
-    backend: Literal["auto", "torch", "faiss", "ivf", "hnsw"] = "auto"
-    """Exact search by torch or faiss, approximate by ivf or hnsw; auto is torch up to a million passages, then ivf."""
+    backend: Literal["auto", "exact", "ivf"] = "auto"
+    """Search for the nearest passages: exact, or approximate (ivf); auto is exact up to a million passages."""
 
     cache: str | None = None
     """Folder that keeps embeddings for later runs with the same model, prompts and texts (None: not kept)."""

@@ -48,11 +48,11 @@ def cached_embeddings(
         return world.encode(encoder, texts, role, progress=True)
     path = Path(folder) / f"{embeddings_key(encoder, texts, role)}.npy"
     # The main process looks for all of them: they must agree.
-    if world.sum_values([float(world.is_main and path.is_file())], encoder.device)[0]:
+    if world.all_reduce_sum([float(world.is_main and path.is_file())], encoder.device)[0]:
         log.info("%d %s embeddings are re-used from %s", len(texts), role, path)
     else:
         _compute(path, encoder, texts, role, world)
-        world.wait()
+        world.barrier()
     try:
         mapped: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -65,7 +65,7 @@ def cached_embeddings(
 def _compute(path: Path, encoder: Encoder, texts: Sequence[str], role: Role, world: World) -> None:
     with _PartialFile(path, (len(texts), encoder.dimension)) if world.is_main else nullcontext() as file:
         # Only the main process sees the file; the others learn from it where to go on.
-        done = int(world.sum_values([file.rows if file else 0], encoder.device)[0])
+        done = int(world.all_reduce_sum([file.rows if file else 0], encoder.device)[0])
         if file and 0 < done < len(texts):
             log.info("%d of %d %s embeddings were computed before an interruption", done, len(texts), role)
         share = len(world.share(len(texts) - done))

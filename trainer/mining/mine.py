@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from data.base.errors import BadRows
 from data.base.files import write_json
@@ -23,7 +24,7 @@ from trainer.encoder.encoder import Indices
 from trainer.mining.config import MineConfig
 from trainer.mining.embedding_cache import cached_embeddings
 from trainer.mining.rules import CODE, KEPT, RULES, Floats, Limits, apply_rules
-from trainer.mining.search import ApproximateIndex, top_k
+from trainer.mining.search import CPU, ApproximateIndex, top_k
 
 log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 4096
@@ -72,8 +73,8 @@ def mine(config: MineConfig) -> MineReport:
         encoder = Encoder.load(replace(config, device=device))
         passages_PD = cached_embeddings(encoder, list(data.passages.values()), "document", config.cache, world)
         queries_QD = cached_embeddings(encoder, [row.query for row in rows], "query", config.cache, world)
-        mined, counts = mine_rows(rows, data, queries_QD, passages_PD, config)
-        truncated = int(world.sum_values([encoder.num_truncated], encoder.device)[0])
+        mined, counts = mine_rows(rows, data, queries_QD, passages_PD, config, encoder.device)
+        truncated = int(world.all_reduce_sum([encoder.num_truncated], encoder.device)[0])
         report = _report(mined, counts, data, config, truncated)
         if world.is_main:
             write_rows(config.out, mined)
@@ -82,28 +83,33 @@ def mine(config: MineConfig) -> MineReport:
 
 
 def mine_rows(
-    rows: Sequence[Row], data: RetrievalSet, queries_QD: Floats, passages_PD: Floats, config: MineConfig
+    rows: Sequence[Row],
+    data: RetrievalSet,
+    queries_QD: Floats,
+    passages_PD: Floats,
+    config: MineConfig,
+    device: torch.device = CPU,
 ) -> tuple[list[Row], Counter[str]]:
     """Each row with its mined negatives in place of any that it had, and how many ranked passages were kept or dropped.
 
-    `passages_PD` is in the order of `data.passages`, `queries_QD` in the order of `rows`.
+    `passages_PD` is in the order of `data.passages`, `queries_QD` in the order of `rows`; `device` searches.
     """
     corpus = Corpus(data)
-    search = _search(passages_PD, queries_QD, config)
+    search = _search(passages_PD, queries_QD, config, device)
     mined: list[Row] = []
     counts: Counter[str] = Counter()
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[start : start + _ROWS_AT_ONCE]
         queries = queries_QD[start : start + _ROWS_AT_ONCE]
-        positives_QS, taken_QS = corpus.positives(part), corpus.taken_texts(part)
+        positives_QS, excluded_QS = corpus.positives(part), corpus.excluded_text_ids(part)
         # Positives and their copies take up places among the best: ask for that many more.
-        scores_QK, index_QK = search(queries, config.rank_to + corpus.most_copies(part))
+        scores_QK, index_QK = search(queries, config.rank_to + corpus.max_duplicates(part))
         is_positive_QK = _contains(positives_QS, index_QK)
         text_QK = corpus.text_of[index_QK]
         codes_QK = apply_rules(
             scores_QK,
             is_positive_QK,
-            _contains(taken_QS, text_QK) | _repeats(text_QK, is_positive_QK),
+            _contains(excluded_QS, text_QK) | _repeats(text_QK, is_positive_QK),
             _lowest_scores(queries, passages_PD, positives_QS),
             Limits(**shared_options(config, Limits)),
         )
@@ -124,15 +130,12 @@ def mine_rows(
 _Search = Callable[[Floats, int], tuple[Floats, Indices]]
 
 
-def _search(passages_PD: Floats, queries_QD: Floats, config: MineConfig) -> _Search:
-    backend = config.backend
-    if backend == "auto":
-        backend = "torch" if len(passages_PD) <= _EXACT_UP_TO else "ivf"
-    if backend == "torch" or backend == "faiss":
-        return lambda queries, k: top_k(queries, passages_PD, k, backend=backend)
-    index = ApproximateIndex(passages_PD, backend)
+def _search(passages_PD: Floats, queries_QD: Floats, config: MineConfig, device: torch.device) -> _Search:
+    if config.backend == "exact" or (config.backend == "auto" and len(passages_PD) <= _EXACT_UP_TO):
+        return lambda queries, k: top_k(queries, passages_PD, k, device)
+    index = ApproximateIndex(passages_PD)
     recall = index.recall(queries_QD, config.rank_to)
-    log.info("approximate search (%s) finds %.1f %% of the exact top %d", backend, 100 * recall, config.rank_to)
+    log.info("approximate search finds %.1f %% of the exact top %d", 100 * recall, config.rank_to)
     return index.search
 
 
@@ -222,15 +225,15 @@ class Corpus:
         """Positions of each row's positives, [Q, S]."""
         return _padded([{self._position[passage.id] for passage in row.positives} for row in rows])
 
-    def taken_texts(self, rows: Sequence[Row]) -> Indices:
+    def excluded_text_ids(self, rows: Sequence[Row]) -> Indices:
         """Numbers of the texts of each row's positives and of its query, if the corpus has that text, [Q, S]."""
-        return _padded([self._taken(row) for row in rows])
+        return _padded([self._excluded(row) for row in rows])
 
-    def most_copies(self, rows: Sequence[Row]) -> int:
+    def max_duplicates(self, rows: Sequence[Row]) -> int:
         """The most passages that a row's positives and their copies take up among its best."""
-        return max((int(self._copies[sorted(self._taken(row))].sum()) for row in rows), default=0)
+        return max((int(self._copies[sorted(self._excluded(row))].sum()) for row in rows), default=0)
 
-    def _taken(self, row: Row) -> set[int]:
+    def _excluded(self, row: Row) -> set[int]:
         texts = {int(self.text_of[self._position[passage.id]]) for passage in row.positives}
         number = self._text_number.get(same_text_key(row.query))
         return texts if number is None else texts | {number}

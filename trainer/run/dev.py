@@ -5,6 +5,7 @@ from itertools import islice
 
 import ir_measures
 import numpy as np
+import torch
 
 from data.retrieval_set import RetrievalSet
 from trainer.distributed import ALONE, World
@@ -16,7 +17,7 @@ Run = dict[str, dict[str, float]]
 Qrels = dict[str, dict[str, int]]
 
 
-def rank(
+def rank_corpus(
     encoder: Encoder, retrieval_set: RetrievalSet, k: int = 100, *, progress: bool = False, world: World = ALONE
 ) -> Run:
     """The `k` best passages of every query with their scores: run[query_id][passage_id] = inner product.
@@ -24,7 +25,8 @@ def rank(
     A passage that is the query itself (RetrievalSet.is_a_passage) is left out.
     Several processes share the encoding; each gets the whole run.
     """
-    return _rank(retrieval_set, *_embeddings(encoder, retrieval_set, progress, world), k)
+    embedded = _embeddings(encoder, retrieval_set, progress, world)
+    return _rank(retrieval_set, *embedded, k, encoder.device)
 
 
 def dev_scores(
@@ -37,11 +39,12 @@ def dev_scores(
     if retrieval_set is None:
         return {}
     queries_QD, passages_PD = _embeddings(encoder, retrieval_set, False, world)
-    scores = {"dev_ndcg_at_10": ndcg_at_10(_rank(retrieval_set, queries_QD, passages_PD, 10), retrieval_set.qrels)}
-    for width in widths:
-        run = _rank(retrieval_set, _narrow(queries_QD, width), _narrow(passages_PD, width), 10)
-        scores[f"dev_ndcg_at_10_at_{width}"] = ndcg_at_10(run, retrieval_set.qrels)
-    return scores
+
+    def score(queries_QD: Floats, passages_PD: Floats) -> float:
+        return ndcg_at_10(_rank(retrieval_set, queries_QD, passages_PD, 10, encoder.device), retrieval_set.qrels)
+
+    narrow = {f"_at_{width}": score(_narrow(queries_QD, width), _narrow(passages_PD, width)) for width in widths}
+    return {"dev_ndcg_at_10": score(queries_QD, passages_PD)} | {f"dev_ndcg_at_10{w}": s for w, s in narrow.items()}
 
 
 def _embeddings(encoder: Encoder, retrieval_set: RetrievalSet, progress: bool, world: World) -> tuple[Floats, Floats]:
@@ -54,11 +57,11 @@ def _narrow(embeddings_BD: Floats, width: int) -> Floats:
     return np.ascontiguousarray(first_BD / np.linalg.norm(first_BD, axis=1, keepdims=True).clip(min=1e-12))
 
 
-def _rank(retrieval_set: RetrievalSet, queries_QD: Floats, passages_PD: Floats, k: int) -> Run:
+def _rank(retrieval_set: RetrievalSet, queries_QD: Floats, passages_PD: Floats, k: int, device: torch.device) -> Run:
     passage_ids = list(retrieval_set.passages)
     # A query that is a passage, too, would find itself first.
     itself = {query_id for query_id in retrieval_set.queries if retrieval_set.is_a_passage(query_id)}
-    scores_QK, index_QK = top_k(queries_QD, passages_PD, k + bool(itself))
+    scores_QK, index_QK = top_k(queries_QD, passages_PD, k + bool(itself), device)
     run: Run = {}
     for query_id, index_K, scores_K in zip(retrieval_set.queries, index_QK.tolist(), scores_QK.tolist(), strict=True):
         found = {passage_ids[i]: float(score) for i, score in zip(index_K, scores_K, strict=True)}

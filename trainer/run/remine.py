@@ -69,7 +69,7 @@ class Remining:
         rows = list(self._known.values())
         queries_QD = world.encode(encoder, [row.query for row in rows], "query")
         passages_PD = cached_embeddings(encoder, self._texts, "document", self._embeddings, world)
-        found, counts = mine_rows(rows, self.data, queries_QD, passages_PD, self._rules)
+        found, counts = mine_rows(rows, self.data, queries_QD, passages_PD, self._rules, encoder.device)
         del passages_PD
         place = {passage_id: i for i, passage_id in enumerate(self.data.passages)}
         mined_RM = torch.full((self._num_rows, self._rules.num_negatives), -1)
@@ -77,9 +77,9 @@ class Remining:
             mined_RM[r, : len(row.negatives)] = torch.tensor([place[n.id or ""] for n in row.negatives])
         # Rounding may differ between machines: all train on what the main process has found.
         on_device = mined_RM.to(encoder.device)
-        world.copy_from_main([on_device])
+        world.broadcast([on_device])
         num_new = self.restore(on_device.cpu())
-        world.wait()
+        world.barrier()
         if world.is_main:
             shutil.rmtree(self._embeddings, ignore_errors=True)
         taken = int((on_device >= 0).sum())

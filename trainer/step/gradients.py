@@ -165,7 +165,7 @@ class _Step:
         # Added up off the device: not every device has double precision.
         summed = torch.stack(losses).cpu().double().sum(dim=0)
         info_nce, query_view, ratio, mass, expected, num_masked, num_texts, num_tokens, num_truncated = (
-            world.sum_values(
+            world.all_reduce_sum(
                 [
                     *summed.tolist(),
                     sum(part.entropy_ratio for part in self.sums),

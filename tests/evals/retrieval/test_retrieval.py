@@ -9,7 +9,7 @@ import pytest
 
 from data.retrieval_set import RetrievalSet
 from evals.retrieval.measures import LABELS, MEASURES, evaluate, score, score_run, tells_siblings_apart
-from trainer.run.dev import rank
+from trainer.run.dev import rank_corpus
 
 # q1 finds its positive second, q2 never, q3 has two positives of different grade, q4 has no positive.
 QRELS = {"q1": {"a": 1, "b": 0}, "q2": {"c": 1}, "q3": {"a": 2, "c": 1}, "q4": {"a": 0}}
@@ -90,7 +90,7 @@ SHARED = RetrievalSet(
 def test_a_query_does_not_find_itself() -> None:
     encoder: Any = Letters()
     assert [SHARED.is_a_passage(query_id) for query_id in SHARED.queries] == [True, True, False]
-    run = rank(encoder, SHARED, k=5)
+    run = rank_corpus(encoder, SHARED, k=5)
     assert {query_id: len(found) for query_id, found in run.items()} == {"1": 5, "2": 5, "3": 5}
     assert "1" not in run["1"] and "2" not in run["2"] and "3" in run["3"]
     scores = evaluate(encoder, SHARED).per_query

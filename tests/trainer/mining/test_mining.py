@@ -13,7 +13,6 @@ from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine, mine_rows
-from trainer.mining.search import ApproximateIndex
 
 
 def retrieval_set(texts: list[str], positives: list[int]) -> RetrievalSet:
@@ -135,19 +134,6 @@ def test_a_place_that_an_approximate_index_left_empty_is_no_passage(monkeypatch:
     monkeypatch.setattr("trainer.mining.mine._search", lambda *_: half_empty)
     ids, counts = mined(retrieval_set(TEXTS, [0]), [0.9, 0.1, 0.5, 0.1, 0.1, 0.1])
     assert ids == ["p2"] and counts["kept"] == 1 and counts["rank_window"] == 1
-
-
-@pytest.mark.parametrize("backend", ["ivf", "hnsw"])
-def test_approximate_backends_find_nearly_what_exact_search_finds(backend: str) -> None:
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(30, 16))
-    passages = (centres[rng.integers(30, size=3000)] + 0.3 * rng.normal(size=(3000, 16))).astype(np.float32)
-    queries = (passages[:200] + 0.1 * rng.normal(size=(200, 16))).astype(np.float32)
-    index = ApproximateIndex(passages, backend)  # type: ignore[arg-type]
-    assert index.recall(queries, 20) > 0.9
-    scores, found = index.search(queries, 5)
-    np.testing.assert_allclose(scores, np.take_along_axis(queries @ passages.T, found, 1), rtol=1e-4)
-    assert (np.diff(scores, axis=1) <= 0).all()
 
 
 @pytest.mark.parametrize(
