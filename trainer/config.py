@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from data.base.errors import require
-from data.base.options import Bound, Count, Natural, NotNegative, OpenShare, Positive, Share, between, options
+from data.base.options import Bound, Count, Natural, NotNegative, Positive, Share, between, options
 from trainer.encoder.options import EncoderOptions
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -27,7 +27,6 @@ class LossSettings:
     grade_sharpness: float
     mask_above: float | None
     generated_weight: float
-    max_generated_share: float | None
     entropy_weight: float
     entropy_temperature: float
 
@@ -97,9 +96,6 @@ class TrainConfig(EncoderOptions):
     generated_weight: Positive | None = None
     """What a generated negative counts for in InfoNCE's softmax, where a mined one counts for 1 (1: the paper's
     setting; None: 0.1, and 1 with relevance graded). Found on the demo's dev queries, see docs/recipe.md."""
-
-    max_generated_share: OpenShare | None = None
-    """Largest share of the softmax over a row's negatives that generated ones may take (None: no cap, as the paper)."""
 
     entropy_weight: NotNegative | None = None
     """Weight of the query-view entropy loss (0: off, the loss is InfoNCE alone; None: 0.05, and 0 with relevance
@@ -179,7 +175,6 @@ class TrainConfig(EncoderOptions):
             grade_sharpness=self.grade_sharpness,
             mask_above=self.mask_above,
             generated_weight=weight if self.generated_weight is None else self.generated_weight,
-            max_generated_share=self.max_generated_share,
             entropy_weight=entropy if self.entropy_weight is None else self.entropy_weight,
             entropy_temperature=self.entropy_temperature,
         )

@@ -99,8 +99,6 @@ class CounterfactualLoss(nn.Module):
             other's negatives: train with batch_sampler="no_duplicates".
         generated_weight: what a generated negative counts for in InfoNCE, where another one counts for 1 (1: the
             paper's setting; None: 0.1, and 1 with graded InfoNCE).
-        max_generated_share: the largest share, above 0 and below 1, of a row's own softmax that its generated negatives
-            may take (None: no cap, the paper's setting).
 
     Raises ValueError for a data set without positives, or whose labels do not fit its negatives.
     """
@@ -115,7 +113,6 @@ class CounterfactualLoss(nn.Module):
         entropy_temperature: float = 0.1,
         in_batch: bool = False,
         generated_weight: float | None = None,
-        max_generated_share: float | None = None,
     ):
         super().__init__()
         plain = grade_sharpness is None
@@ -125,8 +122,6 @@ class CounterfactualLoss(nn.Module):
             raise ValueError(f"grade_sharpness: expected a number above 0, got {grade_sharpness}")
         if not (math.isfinite(generated_weight) and generated_weight > 0):
             raise ValueError(f"generated_weight: expected a number above 0, got {generated_weight}")
-        if max_generated_share is not None and not 0 < max_generated_share < 1:
-            raise ValueError(f"max_generated_share: expected a share above 0 and below 1, got {max_generated_share}")
         if not (math.isfinite(entropy_weight) and entropy_weight >= 0):
             raise ValueError(f"entropy_weight: expected a number of at least 0, got {entropy_weight}")
         self.model = model
@@ -134,7 +129,6 @@ class CounterfactualLoss(nn.Module):
         self.grade_sharpness, self.entropy_weight = grade_sharpness, entropy_weight
         self.entropy_temperature = _checked_temperature(entropy_temperature)
         self.in_batch, self.generated_weight = in_batch, generated_weight
-        self.max_generated_share = max_generated_share
 
     def forward(
         self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
@@ -164,7 +158,6 @@ class CounterfactualLoss(nn.Module):
             entropy_temperature=self.entropy_temperature,
             in_batch_BP=row_P[None, :] != own_BN[:, :1] // num_candidates if self.in_batch else None,
             generated_weight=self.generated_weight,
-            max_generated_share=self.max_generated_share,
             grades_BN=grades_BN,
             grade_sharpness=self.grade_sharpness or 0.0,
         )
@@ -182,7 +175,6 @@ class CounterfactualLoss(nn.Module):
             "entropy_temperature",
             "in_batch",
             "generated_weight",
-            "max_generated_share",
         )
         return {name: getattr(self, name) for name in names}
 

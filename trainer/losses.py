@@ -105,22 +105,6 @@ def weigh_generated(scores_BN: Tensor, generated_BN: Tensor, temperature: float,
     return scores_BN + torch.where(generated_BN, math.log(weight) * temperature, 0.0)
 
 
-def cap_generated(
-    scores_BN: Tensor, mined_BN: Tensor, generated_BN: Tensor, temperature: float, max_share: float
-) -> Tensor:
-    """Scores with the generated ones lowered so far that they hold at most `max_share` of the softmax over negatives.
-
-    One offset a row, without gradient: the order and the differences among the generated ones stay. Rows below the
-    cap, or without a mined negative to leave the rest to, stay as they are. 0 < max_share < 1.
-    """
-    logits = scores_BN.detach() / temperature
-    mass_of = [torch.logsumexp(logits.masked_fill(~own, float("-inf")), dim=1) for own in (generated_BN, mined_BN)]
-    excess_B = (mass_of[0] - mass_of[1]) - math.log(max_share / (1 - max_share))
-    bounded_B = generated_BN.any(dim=1) & mined_BN.any(dim=1)
-    offset_B = torch.where(bounded_B, excess_B.clamp(min=0.0), 0.0) * temperature
-    return scores_BN - torch.where(generated_BN, offset_B[:, None], 0.0)
-
-
 def candidate_scores(queries_BD: Tensor, candidates_BND: Tensor) -> Tensor:
     """Inner products [B, N] of each query with its own candidates."""
     return torch.einsum("bd,bnd->bn", queries_BD, candidates_BND)
@@ -160,7 +144,6 @@ def loss_sums(
     entropy_temperature: float,
     in_batch_BP: Tensor | None = None,
     generated_weight: float = 1.0,
-    max_generated_share: float | None = None,
     grades_BN: Tensor | None = None,
     grade_sharpness: float = 1.0,
     mask_above: float | None = None,
@@ -171,21 +154,14 @@ def loss_sums(
     negatives in InfoNCE, never a row's own (None: no others, the paper's setting). The query view has the row's own
     negatives only.
     Departures from the paper in InfoNCE, off here: `generated_weight` is what a row's own generated negative counts
-    for, where another counts for 1; `max_generated_share` caps the generated ones' part of a row's own negatives;
-    `grades_BN` (1 in column 0, 0 where not judged) makes it graded InfoNCE with `grade_sharpness`; `mask_above` leaves
-    out mined and in-batch negatives of grade 0 that score above the positive by more than this.
+    for, where another counts for 1; `grades_BN` (1 in column 0, 0 where not judged) makes it graded InfoNCE with
+    `grade_sharpness`; `mask_above` leaves out mined and in-batch negatives of grade 0 that score above the positive by
+    more than this.
     """
     negatives_BN = valid_BN.clone()
     negatives_BN[:, 0] = False
     mined_BN = negatives_BN & ~generated_BN
     target_BN = None if grades_BN is None else graded_target(grades_BN, grade_sharpness).to(queries_BD.dtype)
-
-    def adjusted(scores_BN: Tensor) -> Tensor:
-        if generated_weight != 1:
-            scores_BN = weigh_generated(scores_BN, generated_BN, temperature, generated_weight)
-        if max_generated_share is not None:
-            scores_BN = cap_generated(scores_BN, mined_BN, generated_BN, temperature, max_generated_share)
-        return scores_BN
 
     num_masked = 0
     if in_batch_BP is None:
@@ -196,16 +172,16 @@ def loss_sums(
             maskable_BN = mined_BN if grades_BN is None else mined_BN & (grades_BN <= 0)
             masked_BN = maskable_BN & (scores_BN.detach() > scores_BN.detach()[:, :1] + mask_above)
             counted_BN, num_masked = valid_BN & ~masked_BN, int(masked_BN.sum())
+        weighed_BN = weigh_generated(scores_BN, generated_BN, temperature, generated_weight)
         if target_BN is None:
-            info_nce_B = info_nce(adjusted(scores_BN), counted_BN, temperature)
+            info_nce_B = info_nce(weighed_BN, counted_BN, temperature)
         else:
-            logits_BN = (adjusted(scores_BN) / temperature).masked_fill(~counted_BN, float("-inf"))
+            logits_BN = (weighed_BN / temperature).masked_fill(~counted_BN, float("-inf"))
             info_nce_B = _cross_entropy(logits_BN, logits_BN, target_BN)
     else:
         # All scores at once; a row's own candidates, which are distinct passages, are looked up among them.
         scores_BP = queries_BD @ passages_PD.T
         scores_BN = scores_BP.detach().gather(1, candidates_BN)
-        offset_BN = adjusted(scores_BN) - scores_BN
         row_V, column_V = valid_BN.nonzero(as_tuple=True)
         own_V = candidates_BN[row_V, column_V]
         counted_BP = in_batch_BP.index_put((row_V, own_V), torch.ones_like(own_V, dtype=torch.bool))
@@ -217,8 +193,9 @@ def loss_sums(
             masked_BP = counted_BP & above_BP.index_put((row_V[kept_V], own_V[kept_V]), kept_V.new_tensor(False))
             counted_BP, num_masked = counted_BP & ~masked_BP, int(masked_BP.sum())
         logits_BP = scores_BP / temperature
-        if generated_weight != 1 or max_generated_share is not None:
-            offset_V = offset_BN[row_V, column_V] / temperature
+        if generated_weight != 1:
+            weighed_BN = weigh_generated(scores_BN, generated_BN, temperature, generated_weight)
+            offset_V = (weighed_BN - scores_BN)[row_V, column_V] / temperature
             logits_BP.index_put_((row_V, own_V), offset_V, accumulate=True)
         logits_BP.masked_fill_(~counted_BP, float("-inf"))
         if target_BN is None:

@@ -67,7 +67,6 @@ def test_without_generated_negatives_the_term_is_zero_and_differentiable(embeddi
         (lambda q, c: InfoNCE()(q, c, ~VALID), "column 0"),
         (lambda q, c: QueryViewEntropy()(q, c, VALID), "column 0"),
         (lambda q, c: QueryViewEntropy()(q, c, GENERATED, ~GENERATED), "must be valid"),
-        (lambda q, c: CounterfactualLoss(torch.nn.Identity(), max_generated_share=1.0), "max_generated_share"),
         (lambda q, c: CounterfactualLoss(torch.nn.Identity(), generated_weight=0.0), "generated_weight"),
         (lambda q, c: CounterfactualLoss(torch.nn.Identity(), entropy_weight=-1), "entropy_weight"),
         (lambda q, c: CounterfactualLoss(torch.nn.Identity(), grade_sharpness=0.0), "grade_sharpness"),

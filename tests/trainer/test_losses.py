@@ -8,7 +8,6 @@ from torch import Tensor
 
 from trainer.losses import (
     candidate_scores,
-    cap_generated,
     graded_info_nce,
     graded_target,
     info_nce,
@@ -186,35 +185,6 @@ def test_the_two_kinds_of_scores_are_equal_numbers() -> None:
     )
 
 
-def test_the_cap_holds_the_generated_share_and_keeps_their_order() -> None:
-    scores = torch.tensor([[0.8, 0.3, 0.2, 0.75, 0.7], [0.8, 0.7, 0.6, 0.1, 0.2]], dtype=torch.float64)
-    valid, mined, generated = masks("pmmgg", "pmmgg")
-    capped = cap_generated(scores, mined, generated, TEMPERATURE, 0.3)
-    weights = (capped / TEMPERATURE).masked_fill(~(mined | generated), float("-inf")).softmax(dim=1)
-    # The first row was far above the cap and is brought down to it; the second was below it and is left alone.
-    assert (weights * generated).sum(dim=1)[0].item() == pytest.approx(0.3)
-    torch.testing.assert_close(capped[1], scores[1])
-    torch.testing.assert_close(capped[0, :3], scores[0, :3])
-    assert (capped[0, 3] - capped[0, 4]).item() == pytest.approx(0.05)
-    assert (info_nce(capped, valid, TEMPERATURE) <= info_nce(scores, valid, TEMPERATURE) + 1e-12).all()
-
-
-def test_the_cap_leaves_rows_of_one_source_alone() -> None:
-    scores = torch.randn(3, 4, dtype=torch.float64, generator=torch.manual_seed(3))
-    _, mined, generated = masks("pggg", "pmm-", "p---")
-    torch.testing.assert_close(cap_generated(scores, mined, generated, TEMPERATURE, 0.1), scores)
-
-
-def test_the_cap_is_a_constant_for_the_gradient() -> None:
-    scores = torch.tensor([[0.8, 0.3, 0.75]], dtype=torch.float64, requires_grad=True)
-    valid, mined, generated = masks("pmg")
-    info_nce(cap_generated(scores, mined, generated, TEMPERATURE, 0.2), valid, TEMPERATURE).sum().backward()
-    # The mined one has the share 0.8 of the negatives, so 4 times the capped one's gradient.
-    assert scores.grad is not None
-    assert (scores.grad[0, 1] / scores.grad[0, 2]).item() == pytest.approx(4.0)
-    assert scores.grad.sum().item() == pytest.approx(0.0, abs=1e-12)
-
-
 def test_a_weight_of_two_is_the_same_negative_twice() -> None:
     scores = torch.tensor([[0.8, 0.3, 0.75]], dtype=torch.float64)
     twice = torch.tensor([[0.8, 0.3, 0.75, 0.75]], dtype=torch.float64)
@@ -231,22 +201,10 @@ def test_a_small_weight_leaves_the_mined_ones_alone() -> None:
     torch.testing.assert_close(weighed, info_nce(scores, valid & ~generated, TEMPERATURE))
 
 
-def test_no_cap_is_the_paper_s_loss() -> None:
-    generator = torch.manual_seed(5)
-    queries, passages = (
-        torch.nn.functional.normalize(torch.randn(n, 6, generator=generator, dtype=torch.float64), dim=1)
-        for n in (2, 5)
-    )
-    candidates = torch.tensor([[0, 1, 2], [3, 4, 1]])
-    valid, _, generated = masks("pmg", "pmm")
+def test_a_weight_changes_info_nce_alone() -> None:
+    batch = random_batch(ROWS)
     settings = {"temperature": TEMPERATURE, "entropy_temperature": ENTROPY_TEMPERATURE}
-    plain = loss_sums(queries, passages, candidates, valid, generated, **settings)
-    capped = loss_sums(queries, passages, candidates, valid, generated, **settings, max_generated_share=0.01)
-    far = loss_sums(queries, passages, candidates, valid, generated, **settings, max_generated_share=1 - 1e-15)
-    torch.testing.assert_close(far.info_nce, plain.info_nce)
-    torch.testing.assert_close(capped.query_view, plain.query_view)
-    assert capped.info_nce <= plain.info_nce
-    weighed = loss_sums(queries, passages, candidates, valid, generated, **settings, generated_weight=0.1)
+    plain, weighed = loss_sums(*batch, **settings), loss_sums(*batch, **settings, generated_weight=0.1)
     torch.testing.assert_close(weighed.query_view, plain.query_view)
     assert weighed.info_nce < plain.info_nce
 

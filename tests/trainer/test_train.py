@@ -143,10 +143,10 @@ def test_gradient_caching_equals_one_graph_over_all_texts(config: TrainConfig, d
     torch.manual_seed(5)
     cached, loss = gradient(config, dropout)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.step.gradients.embedding_gradients", in_one_graph)
+        patch.setattr("trainer.step.gradients.cached_backward", in_one_graph)
         torch.manual_seed(5)
         plain, plain_loss = gradient(config, dropout)
-    assert grad_cache.embedding_gradients is not in_one_graph
+    assert grad_cache.cached_backward is not in_one_graph
     assert loss == pytest.approx(plain_loss, rel=1e-12)
     for name, expected in plain.items():
         torch.testing.assert_close(cached[name], expected, rtol=1e-9, atol=1e-12)
@@ -329,7 +329,6 @@ def test_learning_rate_rises_and_falls_linearly() -> None:
         ({"temperature": 0.0}, "--temperature"),
         ({"temperature": float("nan")}, "--temperature"),
         ({"entropy_temperature": -1.0}, "--entropy-temperature"),
-        ({"max_generated_share": 1.0}, "--max-generated-share"),
         ({"generated_weight": 0.0}, "--generated-weight"),
         ({"entropy_weight": -0.1}, "--entropy-weight"),
         ({"grade_sharpness": 0.0}, "--grade-sharpness"),

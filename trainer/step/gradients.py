@@ -55,11 +55,11 @@ def accumulate_gradients(
     for batch in batches:
         mine = [batch[i] for i in world.share(len(batch))]
         if config.in_batch == "cross-device":
-            step.together(batch, world)
+            step.with_shared_passages(batch, world)
         elif config.in_batch == "in-batch" and mine:
-            step.together(mine, ALONE)
+            step.with_shared_passages(mine, ALONE)
         else:
-            step.row_by_row(mine)
+            step.own_candidates_only(mine)
     world.sum_gradients(encoder.parameters())
     return step.report(world)
 
@@ -82,7 +82,7 @@ class _Step:
         self.num_texts = self.num_tokens = 0
         self.truncated_before = encoder.num_truncated
 
-    def row_by_row(self, examples: Sequence[Example]) -> None:
+    def own_candidates_only(self, examples: Sequence[Example]) -> None:
         """Rows that see only their own candidates: parts of whole rows, each forward and backward once."""
         tokens = _tokenize(self.encoder, examples)
         for part in self._parts(examples, tokens):
@@ -91,7 +91,7 @@ class _Step:
             self._count(ids)
             self._loss(self.encoder(ids), batch).backward()  # type: ignore[no-untyped-call]
 
-    def together(self, examples: Sequence[Example], world: World) -> None:
+    def with_shared_passages(self, examples: Sequence[Example], world: World) -> None:
         """Rows that see each other's passages: all texts, shared out among the processes, by gradient caching."""
         batch = make_batch(examples, in_batch=True)
         texts = _texts(batch)
@@ -105,7 +105,7 @@ class _Step:
             loss = self._loss(embeddings_BD, batch, counted=world.is_main)
             return torch.autograd.grad(loss, embeddings_BD)[0][share.start :: share.step]
 
-        embedding_gradients(self.encoder, ids, self.config.max_tokens_per_step, gradient_of_mine)
+        cached_backward(self.encoder, ids, self.config.max_tokens_per_step, gradient_of_mine)
 
     def _loss(self, embeddings_BD: Tensor, batch: Batch, counted: bool = True) -> Tensor:
         """The batch's part of the step's loss: the mean over the full width and the Matryoshka widths."""
@@ -126,7 +126,6 @@ class _Step:
             temperature=settings.temperature,
             entropy_temperature=settings.entropy_temperature,
             generated_weight=settings.generated_weight,
-            max_generated_share=settings.max_generated_share,
             grades_BN=batch.grades_BN.to(device) if settings.graded else None,
             grade_sharpness=settings.grade_sharpness,
             mask_above=settings.mask_above,
@@ -215,7 +214,7 @@ def _tokenize_texts(encoder: Encoder, texts: Sequence[_Text]) -> list[Tokens]:
     return [next(queries) if is_query else next(documents) for _, is_query in texts]
 
 
-def embedding_gradients(
+def cached_backward(
     encoder: Encoder, tokens: Sequence[Tokens], max_tokens: int, embeddings_gradient: Callable[[Tensor], Tensor]
 ) -> None:
     """Add to the parameters' gradients what a loss over all texts sends back.
