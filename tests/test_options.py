@@ -36,7 +36,7 @@ OWN = {
         ["EncoderOptions"],
         (
             "rows out dev dev-split epochs batch-size grad-accumulation lr warmup-ratio weight-decay clip temperature "
-            "in-batch preset relevance grade-sharpness grade-mined mask-above generated-weight max-generated-share "
+            "in-batch preset relevance grade-sharpness grade-mined mask-above generated-weight "
             "entropy-weight entropy-temperature dropout max-mined max-generated remine-every remine-like "
             "max-tokens-per-step eval-every checkpoint-every keep-checkpoints patience precision "
             "gradient-checkpointing "

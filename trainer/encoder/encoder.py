@@ -22,9 +22,9 @@ from data.base.progress import progress_bar
 from trainer.encoder.dropout import use_fast_dropout
 from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input
 from trainer.encoder.options import EncoderOptions
-from trainer.encoder.packed import Tokens, hidden_states, pack, pool, token_chunks, use_packed_attention
+from trainer.encoder.packed import Tokens, hidden_states, pack, pool_packed, token_chunks, use_packed_attention
+from trainer.encoder.pooling import POOLINGS, pool
 from trainer.encoder.st_folder import (
-    POOLINGS,
     EncoderSettings,
     override,
     read_settings,
@@ -114,22 +114,6 @@ class Encoder(nn.Module):
             raise InputError(f"cannot put {spec} on {device}: {first_line(error)}", field="device") from error
 
     @property
-    def pooling(self) -> str:
-        return self.settings.pooling
-
-    @property
-    def normalize(self) -> bool:
-        return self.settings.normalize
-
-    @property
-    def query_prompt(self) -> str:
-        return self.settings.query_prompt
-
-    @property
-    def document_prompt(self) -> str:
-        return self.settings.document_prompt
-
-    @property
     def max_length(self) -> int:
         """Longest input in tokens, special tokens included; what lies beyond is cut off and counted."""
         assert self.settings.max_length is not None
@@ -163,7 +147,7 @@ class Encoder(nn.Module):
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
         """Token ids of each text with its role's prompt in front, special tokens added, cut at `max_length`."""
-        prompt = self.query_prompt if role == "query" else self.document_prompt
+        prompt = self.settings.query_prompt if role == "query" else self.settings.document_prompt
         if not texts:
             return []
         texts = [prompt + text for text in texts]
@@ -190,11 +174,11 @@ class Encoder(nn.Module):
         pooled_BW = pooled_BW.to(self.dtype)
         where_B = torch.tensor(order).argsort()[place_B].to(self.device)
         embeddings_BD = pooled_BW[where_B, : self.dimension]
-        return nn.functional.normalize(embeddings_BD, dim=-1) if self.normalize else embeddings_BD
+        return nn.functional.normalize(embeddings_BD, dim=-1) if self.settings.normalize else embeddings_BD
 
     def _forward_packed(self, tokens: Sequence[Tokens]) -> tuple[Tensor, list[int]]:
         packing = pack(tokens, self.device)
-        return pool(hidden_states(self.transformer, packing), packing, self.pooling), packing.order
+        return pool_packed(hidden_states(self.transformer, packing), packing, self.settings.pooling), packing.order
 
     def _forward_chunks(self, tokens: Sequence[Tokens]) -> tuple[Tensor, list[int]]:
         chunks = token_chunks(tokens, self._tokens_at_once)
@@ -210,13 +194,7 @@ class Encoder(nn.Module):
         ).to(self.device)
         mask_BT = torch.arange(padded_BT.shape[1], device=self.device) < lengths_B[:, None]
         hidden_BTW = self.transformer(input_ids=padded_BT, attention_mask=mask_BT.long()).last_hidden_state
-        if self.pooling == "mean":
-            pooled_BW: Tensor = (hidden_BTW * mask_BT[..., None]).sum(dim=1) / lengths_B[:, None]
-        elif self.pooling == "cls":
-            pooled_BW = hidden_BTW[:, 0]
-        else:
-            pooled_BW = hidden_BTW[torch.arange(len(tokens), device=self.device), lengths_B - 1]
-        return pooled_BW
+        return pool(self.settings.pooling, hidden_BTW, mask_BT[..., None])
 
     def embed(self, texts: Sequence[str], role: Role) -> Tensor:
         """Embeddings [B, D] with gradient; order kept, no bound on memory but the caller's choice of texts."""

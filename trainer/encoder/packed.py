@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trainer.encoder.dropout import dropout
 from trainer.encoder.jagged import has_jagged_attention, jagged_attention
+from trainer.encoder.pooling import pool
 
 Tokens = Sequence[int]
 
@@ -88,12 +89,9 @@ def hidden_states(transformer: nn.Module, packing: Packing) -> Tensor:
     return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
 
-def pool(hidden_TW: Tensor, packing: Packing, pooling: str) -> Tensor:
+def pool_packed(hidden_TW: Tensor, packing: Packing, pooling: str) -> Tensor:
     """One vector a text in the order of the packing, [B, W]."""
-    blocks = _split(hidden_TW, packing.groups)
-    if pooling == "mean":
-        return torch.cat([block.mean(dim=1) for block in blocks])
-    return torch.cat([block[:, 0 if pooling == "cls" else -1] for block in blocks])
+    return torch.cat([pool(pooling, block_BTW) for block_BTW in _split(hidden_TW, packing.groups)])
 
 
 def _split(values_Tx: Tensor, groups: tuple[tuple[int, int], ...]) -> list[Tensor]:

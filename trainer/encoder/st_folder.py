@@ -3,13 +3,11 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
-
-Pooling = Literal["mean", "cls", "lasttoken"]
-POOLINGS: tuple[str, ...] = get_args(Pooling)
+from trainer.encoder.pooling import POOLINGS
 
 # Flags of the pooling file before sentence-transformers 6; from 6 on it is one `pooling_mode` string.
 _LEGACY_FLAGS = {
@@ -31,7 +29,7 @@ class EncoderSettings:
     `dimensions` is where embeddings end (None: nowhere), which sentence-transformers calls `truncate_dim`.
     """
 
-    pooling: Pooling = "mean"
+    pooling: str = "mean"
     normalize: bool = True
     query_prompt: str = ""
     document_prompt: str = ""
@@ -133,7 +131,7 @@ def _read_modules(path: Path) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], modules)
 
 
-def _read_pooling(path: Path) -> Pooling:
+def _read_pooling(path: Path) -> str:
     config = read_json_object(path)
     mode = config.get("pooling_mode")
     modes = [mode] if isinstance(mode, str) else list(mode or [])
@@ -145,7 +143,7 @@ def _read_pooling(path: Path) -> Pooling:
         raise InputError(
             "leaves the prompt out of the pooling (include_prompt false), which is not supported", file=path
         )
-    return cast(Pooling, modes[0])
+    return modes[0]
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

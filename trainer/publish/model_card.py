@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jinja2
+
 from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object
 from data.records import Row
@@ -20,7 +22,7 @@ from trainer.encoder.st_folder import read_settings
 if TYPE_CHECKING:
     from trainer.run.run_folder import TrainResult
 
-_PAPER = "[arXiv 2606.01304](https://arxiv.org/abs/2606.01304)"
+_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 _MEASURES = re.compile(r"<!-- measures -->.*<!-- end of measures -->", re.DOTALL)
 # Where a model that is no hub name came from.
 _ORIGINS = {BUNDLED_MODEL: "sentence-transformers/all-MiniLM-L6-v2"}
@@ -45,19 +47,36 @@ def write_model_card(folder: Path, config: TrainConfig, result: "TrainResult", r
         tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "hard-negatives", "causalneg"],
         base_model=base,
     )
-    text = "\n\n".join(
-        [
-            f"# A dense retriever trained from {base or Path(config.model).name}",
-            _opening(rows),
-            f"## Use\n\n{_use(folder)}",
-            f"## Data\n\n{_data(config, rows, result)}",
-            f"## Training\n\n{_training(config, result)}",
-            f"## Evaluation\n\n{_evaluation(config, result)}",
-            f"## Cost\n\n{_cost(config, result)}",
-        ]
+    negatives = [negative for row in rows for negative in row.negatives]
+    summary = Path(config.rows).parent / "summary.json"
+    usage = read_json_object(summary).get("usage") if summary.is_file() else None
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters |= {"cell": _cell, "shown": shown_path}
+    text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        front=front.to_yaml(),
+        base=base,
+        model_name=Path(config.model).name,
+        config=config,
+        loss=config.loss,
+        result=result,
+        encoder=read_settings(folder),
+        rows=rows,
+        sources=Counter(negative.source for negative in negatives),
+        verified=all(n.requirement and n.verdict for n in negatives if n.source == "generated"),
+        origins={
+            "written by": Counter(n.generator for n in negatives if n.generator),
+            "with the program": Counter(n.program for n in negatives if n.program),
+            "kind of violation": Counter(n.disruption for n in negatives if n.disruption),
+        },
+        command=command(config),
+        settings={f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_SHOWN},
+        versions=list(_versions()),
+        machine=platform.machine(),
+        device=_device(config),
+        usage=usage if isinstance(usage, Mapping) and "tokens" in usage else None,
     )
     with atomic_writer(folder / "README.md") as file:
-        file.write(f"---\n{front.to_yaml()}\n---\n\n{text}\n")
+        file.write(text)
 
 
 def add_evaluations(folder: Path, files: Iterable[Path], *, licence: str | None = None) -> None:
@@ -139,129 +158,6 @@ def command(config: TrainConfig) -> str:
         else:
             words.append(f"{flag}={shlex.quote(shown_path(value) if isinstance(value, str) else str(value))}")
     return " \\\n  ".join(words)
-
-
-def _opening(rows: Sequence[Row]) -> str:
-    sources = Counter(negative.source for row in rows for negative in row.negatives)
-    written = f" and {sources['generated']} that a language model wrote" if sources["generated"] else ""
-    if written and all(n.requirement and n.verdict for row in rows for n in row.of_source("generated")):
-        written += " by breaking one requirement of the query each, verified blind"
-    return (
-        f"Maps queries and passages to vectors whose inner product ranks the passages. Trained on {len(rows)} queries "
-        f"with {sources['mined']} mined hard negatives{written}, after *When Hard Negatives Hurt* ({_PAPER})."
-    )
-
-
-def _use(folder: Path) -> str:
-    settings = read_settings(folder)
-    assert settings is not None
-    prompts = [
-        f"- {role} prompt: {f'`{_cell(prompt)}`' if prompt else 'none'}"
-        for role, prompt in (("query", settings.query_prompt), ("document", settings.document_prompt))
-    ]
-    return "\n".join(
-        [
-            "```python",
-            "from sentence_transformers import SentenceTransformer",
-            "",
-            'model = SentenceTransformer("THIS_FOLDER_OR_HUB_NAME")',
-            'queries = model.encode_query(["how long is the warranty"])',
-            'passages = model.encode_document(["The warranty lasts three years.", "We ship on Mondays."])',
-            "print(model.similarity(queries, passages))",
-            "```",
-            "",
-            f"In transformers: `AutoModel`, then {settings.pooling} pooling over the tokens"
-            f"{f', the first {settings.dimensions} numbers' if settings.dimensions else ''}"
-            f"{', then division by the length' if settings.normalize else ''}.",
-            "",
-            *prompts,
-            f"- longest input: {settings.max_length} tokens",
-        ]
-    )
-
-
-def _data(config: TrainConfig, rows: Sequence[Row], result: "TrainResult") -> str:
-    negatives = [negative for row in rows for negative in row.negatives]
-    lines = [f"- rows: {len(rows)}, from `{_cell(shown_path(config.rows))}`"]
-    for source in ("mined", "generated"):
-        count = sum(negative.source == source for negative in negatives)
-        lines.append(f"- {source} negatives: {count}")
-    for name, found in (
-        ("written by", Counter(n.generator for n in negatives if n.generator)),
-        ("with the program", Counter(n.program for n in negatives if n.program)),
-        ("kind of violation", Counter(n.disruption for n in negatives if n.disruption)),
-    ):
-        if found:
-            lines.append(f"- {name}: " + ", ".join(f"{_cell(key)} ({count})" for key, count in found.most_common()))
-    if result.leaked_queries or result.leaked_passages:
-        lines.append(
-            f"- **leak**: {result.leaked_queries} dev queries and {result.leaked_passages} of their relevant passages "
-            "also occur in the training rows"
-        )
-    return "\n".join(lines)
-
-
-def _training(config: TrainConfig, result: "TrainResult") -> str:
-    setting = config.loss
-    loss = "graded InfoNCE" if setting.graded else "InfoNCE"
-    loss += f" (temperature {setting.temperature}, further negatives: {config.in_batch}"
-    if setting.graded:
-        loss += f", a judged passage is as relevant as its verdict says, sharpness {setting.grade_sharpness}"
-    if setting.mask_above is not None:
-        loss += f", without negatives that score above the positive by more than {setting.mask_above}"
-    if setting.generated_weight != 1:
-        loss += f", a generated negative counts for {setting.generated_weight}"
-    loss += ")"
-    if setting.entropy_weight:
-        loss += (
-            f" + {setting.entropy_weight} times query-view entropy maximisation (temperature "
-            f"{setting.entropy_temperature})"
-        )
-    settings = [
-        f"| {field.name} | {_cell(str(getattr(config, field.name)))} |"
-        for field in fields(config)
-        if field.name not in _NOT_SHOWN
-    ]
-    return "\n".join(
-        [
-            f"Loss: {loss}.",
-            f"{result.steps} steps, weights of step {result.best_step}; loss {result.first_loss:.4f} at the first "
-            f"step, {result.last_loss:.4f} at the last. The command (of absolute paths the last part):",
-            "",
-            "```sh",
-            command(config),
-            "```",
-            "",
-            "| setting | value |",
-            "|---|---|",
-            *settings,
-            "",
-            f"With {', '.join(_versions())}.",
-        ]
-    )
-
-
-def _evaluation(config: TrainConfig, result: "TrainResult") -> str:
-    dev = "No dev data was given."
-    if config.dev is not None and result.dev_before is not None and result.dev_after is not None:
-        dev = (
-            f"nDCG@10 on `{_cell(shown_path(config.dev))}` ({config.dev_split}), by which the weights were chosen: "
-            f"{result.dev_before:.4f} before training, {result.dev_after:.4f} after."
-        )
-    return (
-        f"{dev}\n\n<!-- measures -->\nNo other data has been measured yet (`just eval out=FILE`, then `just publish`)."
-        "\n<!-- end of measures -->"
-    )
-
-
-def _cost(config: TrainConfig, result: "TrainResult") -> str:
-    lines = [f"- training: {result.seconds:.0f} s on {platform.machine()}, device `{_device(config)}`"]
-    summary = Path(config.rows).parent / "summary.json"
-    usage = read_json_object(summary).get("usage") if summary.is_file() else None
-    if isinstance(usage, Mapping) and "tokens" in usage:
-        requests, cost = usage.get("requests"), usage.get("cost_in_words")
-        lines.append(f"- language model: {requests} requests, {usage['tokens']} tokens; {cost}")
-    return "\n".join(lines)
 
 
 def _device(config: TrainConfig) -> str:

@@ -13,8 +13,7 @@ from tokenizers import normalizers
 from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
 from trainer.encoder.encoder import Encoder
-
-POOLINGS = ["mean", "cls", "lasttoken"]
+from trainer.encoder.settings.pooling import POOLINGS
 
 
 def peer_vectors(folder: Path, texts: list[str], role: str) -> np.ndarray:
@@ -53,8 +52,8 @@ def test_folder_written_by_sentence_transformers_is_read(tiny_bert: Path, tmp_pa
     peer.max_seq_length = 12
     peer.save(str(tmp_path / "peer"))
     encoder = Encoder.load(str(tmp_path / "peer"), device="cpu")
-    assert (encoder.pooling, encoder.normalize, encoder.max_length) == ("cls", True, 12)
-    assert (encoder.query_prompt, encoder.document_prompt) == ("how ", "the ")
+    assert (encoder.settings.pooling, encoder.settings.normalize, encoder.max_length) == ("cls", True, 12)
+    assert (encoder.settings.query_prompt, encoder.settings.document_prompt) == ("how ", "the ")
     assert np.abs(encoder.encode(TEXTS, "query") - peer.encode_query(TEXTS)).max() < 1e-5
     assert np.abs(encoder.encode(TEXTS, "document") - peer.encode_document(TEXTS)).max() < 1e-5
 
@@ -65,7 +64,7 @@ def test_default_prompt_is_left_alone_as_encode_query_does(tiny_bert: Path, tmp_
     file = tmp_path / "m" / "config_sentence_transformers.json"
     file.write_text(json.dumps({"prompts": {"sts": "plan: "}, "default_prompt_name": "sts"}))
     loaded = Encoder.load(str(tmp_path / "m"), device="cpu")
-    assert (loaded.query_prompt, loaded.document_prompt) == ("", "")
+    assert (loaded.settings.query_prompt, loaded.settings.document_prompt) == ("", "")
     assert np.abs(loaded.encode(TEXTS, "query") - peer_vectors(tmp_path / "m", TEXTS, "query")).max() < 1e-5
 
 
@@ -74,7 +73,12 @@ def test_plain_folder_defaults_to_normalised_mean_and_says_so(
 ) -> None:
     with caplog.at_level(logging.INFO):
         encoder = Encoder.load(str(tiny_bert), device="cpu")
-    assert (encoder.pooling, encoder.normalize, encoder.max_length, encoder.dimension) == ("mean", True, 64, 32)
+    assert (encoder.settings.pooling, encoder.settings.normalize, encoder.max_length, encoder.dimension) == (
+        "mean",
+        True,
+        64,
+        32,
+    )
     assert "mean of its tokens" in caplog.text
 
 
@@ -177,7 +181,7 @@ def test_no_python_or_pickle_is_written_or_needed(tiny_bert: Path, tmp_path: Pat
     [
         (lambda m: (m / "model.safetensors").unlink(), "no .safetensors weights"),
         (lambda m: (m / "model.safetensors").write_bytes(b"broken"), "cannot load the model"),
-        (lambda m: (m / "1_Pooling/config.json").write_text('{"pooling_mode": "max"}'), "pools by max"),
+        (lambda m: (m / "1_Pooling/config.json").write_text('{"pooling_mode": "first"}'), "pools by first"),
         (lambda m: (m / "1_Pooling/config.json").write_text('{"pooling_mode": ["cls", "mean"]}'), r"cls \+ mean"),
         (lambda m: (m / "modules.json").write_text("[]"), "not a list of sentence-transformers modules"),
         (

@@ -1,5 +1,6 @@
 """Packed encoding gives what padding gives: vectors and gradients, for every architecture that it is used for."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 import transformers
 
+from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
 from trainer.encoder.encoder import Encoder
 from trainer.encoder.packed import PACKABLE
+from trainer.encoder.pooling import POOLINGS
 
 LONG = [*TEXTS, "how long can we restore deleted files from the bin " * 4, "tap", "card payment"]
 
@@ -52,7 +55,7 @@ def vectors_and_gradients(made: Encoder) -> tuple[torch.Tensor, dict[str, torch.
     return vectors.detach(), {n: p.grad for n, p in made.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize(
     ("precision", "vectors_within", "gradients_within"),
     [(torch.float64, 1e-13, 1e-11), (torch.float32, 1e-5, 1e-4)],
@@ -118,3 +121,11 @@ def test_equal_texts_are_encoded_once(tiny_bert: Path) -> None:
     vectors = made.embed(["refund", "card", "refund"], "document")
     assert seen == [6]
     assert torch.equal(vectors[0], vectors[2]) and not torch.equal(vectors[0], vectors[1])
+
+
+def test_an_unknown_pooling_is_refused_packed_and_padded(tiny_bert: Path) -> None:
+    made = Encoder.load(str(tiny_bert), device="cpu")
+    made.settings = dataclasses.replace(made.settings, pooling="first")
+    for made.packed in (True, False):
+        with pytest.raises(InputError, match=r"expected one of mean, cls, .* got 'first'"):
+            made.embed(["refund"], "query")
