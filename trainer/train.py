@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -89,7 +90,7 @@ class _Run:
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.keep_checkpoints)
         self.state = RunState()
 
-    def open_folder(self) -> dict[str, object] | None:
+    def open_folder(self) -> dict[str, Any] | None:
         """Begin the run folder or check that it holds this run; returns the summary of a run that is finished."""
         if self.world.is_main:
             self.folder.open(self.config.restart)

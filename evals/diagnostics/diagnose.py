@@ -153,7 +153,7 @@ def diagnose_encoder(rows: list[Row], name: str, config: DiagnoseConfig) -> tupl
         "by_grade": similarity_by_grade(embedded),
         "leak": try_diagnostic(lambda: encoder_leak(embedded, num_permutations=config.permutations, seed=config.seed)),
         "drift": try_diagnostic(
-            lambda: embedding_drift(embedded, temperature=config.temperature, normalized=encoder.normalize)
+            lambda: embedding_drift(embedded, temperature=config.temperature, normalized=encoder.settings.normalize)
         ),
         "parameter_drift": try_diagnostic(lambda: _parameter_drift(rows, encoder, config)),
     }

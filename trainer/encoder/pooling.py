@@ -3,6 +3,7 @@
 Axes: B texts, T tokens of the longest, W width. `mask_BT1` is True where a text has a token, None where each has T.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -15,8 +16,8 @@ from data.base.errors import InputError
 def _mean(hidden_BTW: Tensor, mask_BT1: Tensor | None, power: float = 1.0) -> Tensor:
     """The sum over the tokens, divided by their number to the `power`."""
     if mask_BT1 is None:
-        return hidden_BTW.sum(dim=1) / hidden_BTW.shape[1] ** power
-    return (hidden_BTW * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1) ** power
+        return hidden_BTW.sum(dim=1) / math.pow(hidden_BTW.shape[1], power)
+    return (hidden_BTW * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1).pow(power)
 
 
 def _weighted_mean(hidden_BTW: Tensor, mask_BT1: Tensor | None) -> Tensor:

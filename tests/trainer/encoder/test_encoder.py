@@ -13,7 +13,7 @@ from tokenizers import normalizers
 from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
 from trainer.encoder.encoder import Encoder
-from trainer.encoder.settings.pooling import POOLINGS
+from trainer.encoder.pooling import POOLINGS
 
 
 def peer_vectors(folder: Path, texts: list[str], role: str) -> np.ndarray:
