@@ -82,7 +82,10 @@ def histogram_chart(series: Mapping[str, Mapping[str, Any]], *, x_label: str, ma
     if low < 0 < high:
         line = Markup('<line class="mark" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
         content.append(line.format(frame.x(0), _TOP, frame.y(0)))
-        content.append(svg_text("label", frame.x(0) + 5, _TOP + 9, "start", marker))
+        right = frame.x(0) > 0.75 * _WIDTH
+        content.append(
+            svg_text("label", frame.x(0) + (-5 if right else 5), _TOP + 9, "end" if right else "start", marker)
+        )
     return frame.draw(content, x_label, ".0%", summary)
 
 

@@ -125,7 +125,7 @@ def changed_ranges(first: str, second: str) -> tuple[list[Range], list[Range], f
 
     Ranges are [start, end) in characters, in order, without overlap; neighbouring changed words make one range, and so
     do those of a rewrite with fewer than four kept words between them. Case does not count. Texts of more than 3000
-    words are not compared: no ranges, share 0.
+    words are not compared: no ranges, share 0. Without a kept piece there are no ranges either.
     """
     words = [list(tokens(text)) for text in (first, second)]
     if not words[0] or not words[1] or max(map(len, words)) > _MOST_WORDS:
@@ -136,10 +136,11 @@ def changed_ranges(first: str, second: str) -> tuple[list[Range], list[Range], f
     # Of a rewrite only what is kept in a longer piece is left unmarked: single words in common mean nothing.
     shortest = 1 if kept >= LIGHT_EDIT else _REWRITE_PIECE
     ranges: tuple[list[Range], list[Range]] = ([], [])
+    blocks = [block for block in matcher.get_matching_blocks() if block.size >= shortest or not block.size]
+    if len(blocks) == 1:  # the end alone: another text, in which everything would be marked
+        return [], [], kept
     place = [0, 0]
-    for *starts, length in matcher.get_matching_blocks():
-        if length and length < shortest:
-            continue
+    for *starts, length in blocks:
         for side, (start, end) in enumerate(zip(place, starts, strict=True)):
             if start < end:
                 ranges[side].append((words[side][start].start(), words[side][end - 1].end()))

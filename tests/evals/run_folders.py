@@ -32,16 +32,21 @@ def rows(num: int = 30) -> list[Row]:
     requirement = Requirement(id=1, kind="entity", statement="is about the <Team> plan")
     made = []
     for r in range(num):
+        face = "🙂 " if r == 5 else ""
         negatives = [
             mined(f"corpus passage {r} about storage"),
-            replace(generated(f"answer {r} but for Solo, {EVIL if r == 0 else 'plainly'}"), requirement=requirement),
+            replace(
+                generated(f"{face}answer {r} but for Solo, {EVIL if r == 0 else 'plainly'}"), requirement=requirement
+            ),
             replace(
                 generated(f"note that {r} is otherwise", disruption="intent_drift"),
                 requirement=requirement,
                 verdict=Verdict(satisfied=(False,), answers_query=False, reason=f"it says {r} only"),
             ),
         ]
-        made.append(replace(row(r, negatives, positive=f"answer {r} for Team, plainly"), requirements=(requirement,)))
+        made.append(
+            replace(row(r, negatives, positive=f"{face}answer {r} for Team, plainly"), requirements=(requirement,))
+        )
     made[0] = replace(made[0], query=EVIL_QUERY)
     return made
 

@@ -154,7 +154,7 @@ def test_what_is_missing_is_never_none_in_words(tmp_path: Path) -> None:
     write_objects(tmp_path / "metrics.jsonl", [{"step": 1, "loss": 0.5}])
     words = Page(render(read_run_folder(tmp_path), "t")).words
     assert "Not here: no synthesis is in this folder" in words
-    assert "None." not in words
+    assert "None" not in words
 
 
 def test_scores_of_an_older_version_are_left_out_and_the_rest_stays(tmp_path: Path) -> None:

@@ -138,10 +138,10 @@ def test_changed_words_are_marked_and_can_be_unmarked(opened: webdriver.Chrome) 
 
 
 def test_an_emoji_does_not_shift_the_marks(opened: webdriver.Chrome) -> None:
-    opened.find_element(By.ID, "search").send_keys("onerror")
+    opened.find_element(By.ID, "search").send_keys("answer 5 but")
     wait_for(lambda: matches(opened).startswith("1 of"))
     marked = [mark.text for mark in opened.find_elements(By.CSS_SELECTOR, "#list .right mark")]
-    assert marked == [f"answer 0 but for Solo, {EVIL}"]
+    assert marked == ["but", "Solo"]
 
 
 def test_the_keyboard_is_enough(opened: webdriver.Chrome) -> None:
