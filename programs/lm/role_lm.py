@@ -14,23 +14,18 @@ from contextvars import ContextVar
 from typing import Any
 
 import dspy
-import litellm
 from dspy import lm15
-from dspy.clients.engines.litellm_errors import litellm_errors
 from dspy.utils.exceptions import LMUnexpectedError
-
-# litellm's own logging of each call costs a tenth of it, keeps prompts in memory and may write keys. Its public switch,
-# "no-log" on a call, only silences who would be told: the record is still made and queued. This one prevents it.
-from litellm._internal_context import is_internal_call
 
 from data.base.errors import InputError
 from data.base.text import clean_text, content_id
 from programs.lm.bridge import wait_for
 from programs.lm.budget import Budget, Reservation
 from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, transient_kind, user_error
-from programs.lm.meter import UNSENT, Answer, Journal, Meter, read_answer
+from programs.lm.meter import UNSENT, Answer, Journal, Meter
 from programs.lm.models import ModelSpec, abilities, call_settings
 from programs.lm.pacing import AdaptiveConcurrency, retry_delay
+from programs.lm.sender import LiveSender, Sender
 
 # No answer of these programs is near this long; parsing such a thing would block every other call.
 _LONGEST_ANSWER_CHARS = 200_000
@@ -63,12 +58,14 @@ class RoleEngine:
         seed: int,
         budget: Budget,
         fallbacks: Sequence["RoleEngine"],
+        sender: Sender | None = None,
     ):
         self.role, self.spec = role, spec
         self._settings = call_settings(spec)
         self._meter = Meter(role, spec, journal, budget)
         self._retries, self._limit, self._budget = retries, limit, budget
         self._fallbacks = tuple(fallbacks)
+        self._sender = sender or LiveSender(spec)
         self._rng = random.Random(seed)
         self._failed_in_a_row, self._answered_once = 0, False
 
@@ -108,8 +105,8 @@ class RoleEngine:
             try:
                 async with self._slot():
                     # What stands when this is cancelled on the way: it may have been billed in full.
-                    outcome, started = "cancelled", time.monotonic()
-                    answer = await self._send(messages, parameters)
+                    outcome, started = self._sender.if_cancelled, time.monotonic()
+                    answer = await self._sender.send(messages, parameters)
                     outcome, kept = _judge(answer)
             except Exception as raised:  # noqa: BLE001 - whatever went wrong with a call is one of its outcomes
                 error, fault = raised, user_error(raised, role=self.role, model=self.spec.name)
@@ -118,6 +115,7 @@ class RoleEngine:
                 seconds = time.monotonic() - started
                 self._meter.charge(key, outcome, held, seconds, prompt_chars=chars, answer=answer, kept=kept)
             if kept is not None and answer is not None:
+                self._sender.stored(messages, parameters)
                 self._failed_in_a_row, self._answered_once = 0, True
                 if self._limit:
                     self._limit.answered(seconds)
@@ -154,14 +152,6 @@ class RoleEngine:
     async def _slot(self) -> AsyncIterator[None]:
         async with nullcontext() if self._limit is None else self._limit.slot():
             yield
-
-    async def _send(self, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> Answer:
-        quiet = is_internal_call.set(True)
-        try:
-            with litellm_errors(model=self.spec.model):
-                return read_answer(await litellm.acompletion(messages=messages, **parameters))
-        finally:
-            is_internal_call.reset(quiet)
 
     def _give_up(self, fault: Exception) -> None:
         """Stop the run when no call can succeed, or when one call after another fails for good."""
@@ -212,10 +202,11 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
         seed: int = 0,
         budget: Budget | None = None,
         fallbacks: Sequence["RoleLM"] = (),
+        sender: Sender | None = None,
     ):
         self.role, self.spec = role, spec
         spares = [lm._async_engine_spec for lm in fallbacks]
-        engine = RoleEngine(role, spec, retries, limit, journal, seed, budget or Budget(), spares)
+        engine = RoleEngine(role, spec, retries, limit, journal, seed, budget or Budget(), spares, sender)
         super().__init__(spec.model, cache=False, num_retries=0, engine=_Blocking(engine), async_engine=engine)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
