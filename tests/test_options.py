@@ -72,7 +72,10 @@ OWN = {
     ),
     "evals diagnose": (
         ["EncoderOptions"],
-        "run rows baseline out audit temperature max-rows parameter-rows permutations seed skip-bad-rows",
+        (
+            "run rows baseline out audit temperature grade-sharpness max-rows parameter-rows permutations seed "
+            "skip-bad-rows"
+        ),
     ),
     "evals report": ([], "run out title"),
     "evals compare": (["FeedbackOptions", "WritingOptions", "CallOptions"], "rows lms out"),

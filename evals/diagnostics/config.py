@@ -33,6 +33,9 @@ class DiagnoseConfig(EncoderOptions):
     temperature: Positive = 0.05
     """InfoNCE temperature of the weights and gradients, in units of similarity."""
 
+    grade_sharpness: Positive | None = None
+    """Gradients are those of graded relevance at this sharpness (None: as the run was trained, else plain)."""
+
     max_rows: Natural = 1000
     """Look at no more than this many rows, a seeded sample of those with generated negatives first (0: all)."""
 

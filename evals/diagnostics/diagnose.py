@@ -104,7 +104,16 @@ def with_run_defaults(config: DiagnoseConfig) -> tuple[DiagnoseConfig, Path, Pat
             raise InputError(f"--model: expected an encoder, as {config.run} has trained none")
         first, last = encoders[0], encoders[-1]
         config = replace(config, model=last, baseline=config.baseline or (first if first != last else None))
+    if config.grade_sharpness is None and config.model is not None:
+        config = replace(config, grade_sharpness=_trained_sharpness(Path(config.model)))
     return config, rows_file, out
+
+
+def _trained_sharpness(model: Path) -> float | None:
+    """Of graded relevance, where this is the model of a `train` run that had it."""
+    file = model.parent / "config.json"
+    settings = read_json_object(file) if model.name == "model" and file.is_file() else {}
+    return settings.get("grade_sharpness") if settings.get("relevance") == "graded" else None
 
 
 def _encoders_of(run: Path) -> list[str]:
@@ -153,7 +162,12 @@ def diagnose_encoder(rows: list[Row], name: str, config: DiagnoseConfig) -> tupl
         "by_grade": similarity_by_grade(embedded),
         "leak": try_diagnostic(lambda: encoder_leak(embedded, num_permutations=config.permutations, seed=config.seed)),
         "drift": try_diagnostic(
-            lambda: embedding_drift(embedded, temperature=config.temperature, normalized=encoder.settings.normalize)
+            lambda: embedding_drift(
+                embedded,
+                temperature=config.temperature,
+                normalized=encoder.settings.normalize,
+                grade_sharpness=config.grade_sharpness,
+            )
         ),
         "parameter_drift": try_diagnostic(lambda: _parameter_drift(rows, encoder, config)),
     }
@@ -184,7 +198,12 @@ def _parameter_drift(rows: list[Row], encoder: Encoder, config: DiagnoseConfig) 
         raise InputError("left out (--parameter-rows 0)")
     log.info("%s: gradients of the whole model on %d rows", encoder.name, config.parameter_rows)
     return parameter_drift(
-        rows, encoder, temperature=config.temperature, num_rows=config.parameter_rows, seed=config.seed
+        rows,
+        encoder,
+        temperature=config.temperature,
+        grade_sharpness=config.grade_sharpness,
+        num_rows=config.parameter_rows,
+        seed=config.seed,
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the generated negatives pull: the InfoNCE gradient with them against the one without them.
+"""Where the generated negatives pull: the gradient of InfoNCE, plain or graded, with them against without them.
 
 Axes: R rows with both kinds of negatives, D width. Closed forms in the embeddings, autograd for a model's parameters.
 """
@@ -14,7 +14,7 @@ from data.base.stats import Floats, Interval, bootstrap_interval
 from data.records import Row
 from evals.diagnostics.embedded_rows import GENERATED, MINED, EmbeddedRows, Ints
 from trainer.encoder import Encoder
-from trainer.losses import candidate_scores, info_nce
+from trainer.losses import candidate_scores, graded_info_nce, graded_target, info_nce
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,13 @@ class EmbeddingDrift:
     num_rows: int
 
 
-def embedding_drift(embedded: EmbeddedRows, *, temperature: float, normalized: bool) -> EmbeddingDrift:
+def embedding_drift(
+    embedded: EmbeddedRows, *, temperature: float, normalized: bool, grade_sharpness: float | None = None
+) -> EmbeddingDrift:
     """Drift of the gradients that reach the query's and the positive's embedding.
 
+    `grade_sharpness`: with the generated negatives it is graded InfoNCE, in which they are as relevant as their
+    verdicts say (None: plain).
     `normalized`: embeddings have length 1, so only the part of a gradient at right angles to them reaches the encoder.
     Rows without a generated negative, or without a mined one, have nothing to compare and are left out.
     Raises InputError when no row is left.
@@ -45,7 +49,11 @@ def embedding_drift(embedded: EmbeddedRows, *, temperature: float, normalized: b
         row = embedded.row_P[positive]
         query_D, positive_D = embedded.queries_RD[row], embedded.passages_PD[positive]
         without = _gradients(query_D, embedded.passages_PD[[positive, *mined]], temperature)
-        with_them = _gradients(query_D, embedded.passages_PD[[positive, *mined, *generated]], temperature)
+        target_N = None
+        if grade_sharpness is not None:
+            grades = [1.0, *[0.0] * len(mined), *(embedded.negative(int(p)).relevance or 0.0 for p in generated)]
+            target_N = graded_target(torch.tensor([grades], dtype=torch.float64), grade_sharpness)[0].numpy()
+        with_them = _gradients(query_D, embedded.passages_PD[[positive, *mined, *generated]], temperature, target_N)
         if normalized:
             without, with_them = (
                 (_tangent(for_query, query_D), _tangent(for_positive, positive_D))
@@ -76,14 +84,16 @@ def _rows_with_both(embedded: EmbeddedRows) -> list[tuple[int, Ints, Ints]]:
     return found
 
 
-def _gradients(query_D: Floats, candidates_ND: Floats, temperature: float) -> tuple[Floats, Floats]:
-    """Gradients of InfoNCE for the query and for the positive (candidate 0)."""
+def _gradients(
+    query_D: Floats, candidates_ND: Floats, temperature: float, target_N: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """Gradients for the query and for the positive (candidate 0), of InfoNCE or of the cross-entropy of a target."""
     logits_N = candidates_ND @ query_D / temperature
     weights_N = np.exp(logits_N - logits_N.max())
     weights_N /= weights_N.sum()
-    pulls_N = weights_N.copy()
-    # 1 - w of the positive, summed from the others so that it does not vanish by rounding.
-    pulls_N[0] = -weights_N[1:].sum()
+    pulls_N = weights_N if target_N is None else weights_N - target_N
+    # The positive's, summed from the others' so that it does not vanish by rounding.
+    pulls_N[0] = -pulls_N[1:].sum()
     return (pulls_N @ candidates_ND) / temperature, pulls_N[0] * query_D / temperature
 
 
@@ -121,11 +131,17 @@ class ParameterDrift:
 
 
 def parameter_drift(
-    rows: Sequence[Row], encoder: Encoder, *, temperature: float, num_rows: int = 8, seed: int = 0
+    rows: Sequence[Row],
+    encoder: Encoder,
+    *,
+    temperature: float,
+    grade_sharpness: float | None = None,
+    num_rows: int = 8,
+    seed: int = 0,
 ) -> ParameterDrift:
     """Drift of the whole model's gradient over a seeded sample of rows that have both kinds of negatives.
 
-    Without dropout; the encoder's gradients are left as None.
+    `grade_sharpness` as for `embedding_drift`. Without dropout; the encoder's gradients are left as None.
     Raises InputError when there are fewer than 2 such rows.
     """
     usable = [row for row in rows if row.of_source("mined") and row.of_source("generated")]
@@ -139,7 +155,7 @@ def parameter_drift(
         half = len(sample) // 2
         first = _parameter_gradient(sample[:half], encoder, temperature, generated=False)
         second = _parameter_gradient(sample[half:], encoder, temperature, generated=False)
-        with_them = _parameter_gradient(sample, encoder, temperature, generated=True)
+        with_them = _parameter_gradient(sample, encoder, temperature, generated=True, sharpness=grade_sharpness)
     finally:
         encoder.train(was_training)
         encoder.zero_grad(set_to_none=True)
@@ -151,13 +167,21 @@ def parameter_drift(
     )
 
 
-def _parameter_gradient(rows: Sequence[Row], encoder: Encoder, temperature: float, *, generated: bool) -> Floats:
+def _parameter_gradient(
+    rows: Sequence[Row], encoder: Encoder, temperature: float, *, generated: bool, sharpness: float | None = None
+) -> Floats:
     encoder.zero_grad(set_to_none=True)
     for row in rows:  # row by row: any number of negatives fits into memory
         negatives = row.negatives if generated else row.of_source("mined")
         texts = [row.positives[0].text, *(negative.text for negative in negatives)]
         scores_1N = candidate_scores(encoder.embed([row.query], "query"), encoder.embed(texts, "document")[None])
-        loss = info_nce(scores_1N, torch.ones_like(scores_1N, dtype=torch.bool), temperature).sum()
+        valid_1N = torch.ones_like(scores_1N, dtype=torch.bool)
+        if sharpness is None:
+            loss = info_nce(scores_1N, valid_1N, temperature).sum()
+        else:
+            of_generated = (n.relevance or 0.0 if n.source == "generated" else 0.0 for n in negatives)
+            grades_1N = scores_1N.new_tensor([[1.0, *of_generated]])
+            loss = graded_info_nce(scores_1N, valid_1N, grades_1N, temperature, sharpness).sum()
         loss.backward()  # type: ignore[no-untyped-call]
     parts = [p.grad.detach().cpu().double().flatten() for p in encoder.parameters() if p.grad is not None]
     return np.asarray(torch.cat(parts).numpy(), dtype=np.float64)

@@ -84,6 +84,11 @@ def test_a_folder_with_a_training_says_what_to_look_at(tmp_path: Path, tiny_bert
     write_json(tmp_path / "train" / "config.json", {"model": str(tiny_bert)})
     config = with_run_defaults(DiagnoseConfig(run=tmp_path))[0]
     assert (config.model, config.baseline) == (str(tmp_path / "train" / "model"), str(tiny_bert))
+    assert config.grade_sharpness is None
+    settings = {"model": str(tiny_bert), "relevance": "graded", "grade_sharpness": 8.0}
+    write_json(tmp_path / "train" / "config.json", settings)
+    assert with_run_defaults(DiagnoseConfig(run=tmp_path))[0].grade_sharpness == 8
+    assert with_run_defaults(DiagnoseConfig(run=tmp_path, grade_sharpness=2.0))[0].grade_sharpness == 2
 
 
 def test_an_audit_that_is_stopped_at_once_is_no_fault(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,18 +8,22 @@ from data.base.errors import InputError
 from evals.diagnostics.embedded_rows import GENERATED, MINED, POSITIVE, EmbeddedRows, embed_rows
 from evals.diagnostics.gradient_drift import angle_between, embedding_drift, parameter_drift
 from tests.evals.synthetic import TableEncoder, generated, mined, row
-from trainer.losses import candidate_scores, info_nce
+from trainer.losses import candidate_scores, graded_info_nce, info_nce
 
 
 def autograd(
-    query: np.ndarray, candidates: np.ndarray, temperature: float, normalized: bool
+    query: np.ndarray, candidates: np.ndarray, temperature: float, normalized: bool, grades: list[float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gradients for query and positive; with `normalized` through the division by their length."""
     q, p = (torch.tensor(v, requires_grad=True) for v in (query, candidates[0]))
     unit = (lambda v: v / v.norm()) if normalized else (lambda v: v)
     all_ND = torch.cat([unit(p)[None], torch.tensor(candidates[1:])])
     scores = candidate_scores(unit(q)[None], all_ND[None])
-    info_nce(scores, torch.ones_like(scores, dtype=torch.bool), temperature).sum().backward()
+    valid = torch.ones_like(scores, dtype=torch.bool)
+    if grades is None:
+        info_nce(scores, valid, temperature).sum().backward()
+    else:
+        graded_info_nce(scores, valid, torch.tensor([grades]), temperature, 3.0).sum().backward()
     return q.grad.numpy(), p.grad.numpy()
 
 
@@ -32,6 +38,34 @@ def test_the_closed_form_equals_autograd(normalized: bool) -> None:
     norms = [np.linalg.norm(w) / np.linalg.norm(o) for w, o in zip(with_them, without, strict=True)]
     assert found.query_norm_ratio == pytest.approx(norms[0], rel=1e-6)
     assert found.positive_norm_ratio == pytest.approx(norms[1], rel=1e-6)
+
+
+def test_the_graded_gradient_equals_autograd() -> None:
+    negatives = [
+        mined("a"),
+        replace(generated("c"), grade=0.5),
+        replace(mined("b"), grade=0.9),
+        generated("d", answers=None),
+    ]
+    embedded = embed_rows([row(0, negatives)], TableEncoder())
+    found = embedding_drift(embedded, temperature=0.2, normalized=True, grade_sharpness=3.0)
+    # The grade of a mined negative is not believed, and what has no grade gets none of the target.
+    query, passages = embedded.queries_RD[0], embedded.passages_PD[[0, 1, 3, 2, 4]]
+    without = autograd(query, passages[:3], 0.2, True)
+    with_them = autograd(query, passages, 0.2, True, [1.0, 0.0, 0.0, 0.5, 0.0])
+    assert found.angle.mean == pytest.approx(angle_between(without[0], with_them[0]), abs=1e-6)
+    norms = [np.linalg.norm(w) / np.linalg.norm(o) for w, o in zip(with_them, without, strict=True)]
+    assert (found.query_norm_ratio, found.positive_norm_ratio) == pytest.approx(tuple(norms), rel=1e-6)
+
+
+def test_the_graded_parameter_drift_nears_the_plain_one() -> None:
+    rows = [row(i, [mined(f"corpus {i}"), replace(generated(f"written {i}"), grade=0.9)]) for i in range(4)]
+    plain, near, graded = (
+        parameter_drift(rows, TinyEncoder(), temperature=0.5, num_rows=4, grade_sharpness=sharpness)  # type: ignore[arg-type]
+        for sharpness in (None, 1e4, 1.0)
+    )
+    assert near.angle == pytest.approx(plain.angle, abs=1e-3)
+    assert abs(graded.angle - plain.angle) > 1
 
 
 def test_a_generated_negative_far_away_changes_nothing() -> None:
