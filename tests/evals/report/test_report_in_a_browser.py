@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from data.row_files import write_rows
 from evals.report.config import ReportConfig
 from evals.report.page import report
 from tests.evals.run_folders import EVIL, EVIL_QUERY, write_run
+from tests.evals.synthetic import generated, row
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed (pip install -e .[dev])")
 from selenium import webdriver  # noqa: E402
@@ -115,6 +117,15 @@ def test_filters(opened: webdriver.Chrome) -> None:
     wait_for(lambda: 0 < int(matches(opened).split()[0]) < 90)
     opened.find_element(By.ID, "search").send_keys("no such words")
     wait_for(lambda: "Nothing matches" in opened.find_element(By.ID, "list").text)
+
+
+def test_without_scores_what_needs_them_is_off(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [row(0, [generated("a passage")])])
+    browser.get(report(ReportConfig(run=tmp_path)).as_uri())
+    off = [e.get_attribute("id") for e in browser.find_elements(By.CSS_SELECTOR, "#filters [data-scores]:disabled")]
+    assert off == ["place", "from", "to", "order"]
+    assert "no scores yet" in browser.find_element(By.ID, "unscored").text
+    assert matches(browser) == "1 of 1 negatives"
 
 
 def test_hardest_first_is_in_order(opened: webdriver.Chrome) -> None:
