@@ -130,7 +130,10 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    return run_command("data", COMMANDS, argv)
+    # Of these `convert` alone has a recipe.
+    words = sys.argv[1:] if argv is None else argv
+    recipe = "just {}" if words[:1] == ["convert"] else "python -m data {}"
+    return run_command("data", COMMANDS, argv, recipe=recipe)
 
 
 if __name__ == "__main__":

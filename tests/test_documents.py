@@ -6,9 +6,12 @@ settings) or ```sh run (it is run on the demo data). Python blocks are ```python
 
 import doctest
 import importlib
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,7 +85,7 @@ def room_commands(room: str) -> dict[str, tuple[type, Callable[[Any], object]]]:
     """The commands of a room, as its __main__ hands them to the command line."""
     caught: dict[str, tuple[type, Callable[[Any], object]]] = {}
 
-    def catch(room: str, commands: dict[str, Any], argv: Any = None) -> int:
+    def catch(room: str, commands: dict[str, Any], argv: Any = None, **_: Any) -> int:
         caught.update(commands)
         return 0
 
@@ -188,8 +191,28 @@ def test_the_check_sees_what_is_wrong() -> None:
     with pytest.raises(AssertionError, match="nothing checks"):
         our_command(["just", "no-such-recipe"])
     commands = {name: (kind, print) for name, (kind, _) in room_commands("trainer").items()}
-    with pytest.raises(SystemExit):
-        data.base.cli.run_command("trainer", commands, ["train", "rows=a", "out=b", "no-such-flag=1"])
+    assert data.base.cli.run_command("trainer", commands, ["train", "rows=a", "out=b", "no-such-flag=1"]) == 2
     assert list(commands_of("just demo && just test  # both\njust mine \\\n  a=b")) == [
         ["just", "demo"], ["just", "test"], ["just", "mine", "a=b"]
     ]  # fmt: skip
+
+
+def test_recipes_find_the_packages_of_the_checkout_wherever_a_person_stands(tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text("raise SystemExit('not this one')", encoding="utf-8")
+    exported = re.findall(r"^export (\w+) := (.+)$", (ROOT / "justfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name, _ in exported] == ["PYTHONSAFEPATH", "PYTHONPATH"]
+    assert exported[1][1].startswith("justfile_directory() +")
+    found = subprocess.run(
+        [sys.executable, "-m", "data", "convert", "--help"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_every_recipe_of_ours_runs_where_the_person_stands_and_says_one_line_when_it_fails() -> None:
+    text = (ROOT / "justfile").read_text(encoding="utf-8")
+    heads = re.findall(r"^(\[.*\]\n)?([a-z-]+)(?: \*\w+)?:(?: setup)?\n    (.*)", text, re.MULTILINE)
+    assert len(heads) == len(re.findall(r"^[a-z-]+[^:=\n]*:(?!=)", text, re.MULTILINE))
+    for attributes, name, body in heads:
+        ours = re.search(r"-m (evals|trainer|programs|data) ", body)
+        assert attributes == ("[no-cd, no-exit-message]\n" if ours else "[no-exit-message]\n"), name

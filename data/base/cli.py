@@ -2,11 +2,10 @@
 
 import logging
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -14,46 +13,35 @@ from typing import Annotated, Any, get_type_hints
 import docstring_parser
 import tyro
 
-from data.base.errors import InputError
-
-_ASSIGNMENT = re.compile(r"^([a-z][a-z0-9_-]*)=(.*)$", re.DOTALL)
-
-
-def _as_flag(word: str, known: set[str]) -> str:
-    match = _ASSIGNMENT.match(word)
-    # A flag's value may hold an equals sign too; only a known name in front of it makes it an assignment.
-    if match is None or match[1].replace("-", "_") not in known:
-        return word
-    name, value = match[1].replace("_", "-"), match[2]
-    return {"true": f"--{name}", "false": f"--no-{name}"}.get(value.lower(), f"--{name}={value}")
+from data.base.arguments import in_words, is_list, nearest, read_arguments
+from data.base.errors import InputError, shown
 
 
 def run_command(
-    room: str, commands: Mapping[str, tuple[type, Callable[[Any], object]]], argv: Sequence[str] | None = None
+    room: str,
+    commands: Mapping[str, tuple[type, Callable[[Any], object]]],
+    argv: Sequence[str] | None = None,
+    *,
+    recipe: str = "just {}",
 ) -> int:
-    """Parse `argv` as COMMAND --flag value (or flag=value, as the justfile passes it), run it, return the exit code.
+    """Parse `argv` as COMMAND name=value or --name value, run it, return the exit code.
 
-    `commands` maps a name to its config dataclass and the function that takes the config. InputError, and a ValueError
-    that a config raises about its own fields, end as one line on stderr and code 2; Ctrl-C ends with code 130.
+    `commands` maps a name to its config dataclass and the function that takes the config. InputError ends as one line
+    on stderr and code 2; Ctrl-C ends with code 130. `recipe` is how a person calls a command.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and argv[0] in commands:
-        known = {field.name for field in fields(commands[argv[0]][0])}
-        argv = [_as_flag(word, known) for word in argv]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpcore", "LiteLLM", "datasets", "sentence_transformers", "faiss.loader"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    for config_type, _ in commands.values():
-        _say_help(config_type)
     try:
-        config = tyro.extras.subcommand_cli_from_dict(
-            {name: config_type for name, (config_type, _) in commands.items()},
-            prog=f"python -m {room}",
-            args=argv,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-        by_type = dict(commands.values())
-        by_type[type(config)](config)
+        if {"--help", "-h"} & set(argv):
+            _show_help(room, commands, argv)
+        name = argv[0] if argv else ""
+        if name not in commands:
+            said = f"{shown(name)}: no such command{nearest(name, commands)}" if name else "expected a command"
+            raise InputError(f"{said} ({in_words(list(commands), 'or')})")
+        kind, run = commands[name]
+        run(read_arguments(kind, argv[1:], f"{recipe.format(name)} --help"))
     except InputError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -65,19 +53,39 @@ def run_command(
     return 0
 
 
+def _show_help(room: str, commands: Mapping[str, tuple[type, Callable[[Any], object]]], argv: Sequence[str]) -> None:
+    for kind, _ in commands.values():
+        _say_help(kind)
+    tyro.extras.subcommand_cli_from_dict(
+        {name: kind for name, (kind, _) in commands.items()},
+        prog=f"python -m {room}",
+        args=[*(argv[:1] if argv[0] in commands else []), "--help"],
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
 @cache
 def _say_help(config_type: type) -> None:
     """Give each option the docstring of the class that says it last, as one line that help wraps anew."""
     hints = get_type_hints(config_type, include_extras=True)
     for kind in reversed(config_type.__mro__[:-1]):
         for field in docstring_parser.parse_from_object(kind).params:
-            words = tyro.conf.arg(help=" ".join((field.description or "").split()))
-            config_type.__annotations__[field.arg_name] = Annotated[hints[field.arg_name], words]
+            hint = hints[field.arg_name]
+            words = tyro.conf.arg(
+                help=" ".join((field.description or "").split()), metavar="A,B,..." if is_list(hint) else None
+            )
+            config_type.__annotations__[field.arg_name] = Annotated[hint, words]
 
 
 def config_dict(config: Any) -> dict[str, Any]:
     """A config dataclass as it is saved in config.json: paths as text, everything else as it is."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+    return {name: _plain(value) for name, value in asdict(config).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _fail(message: str, code: int) -> int:

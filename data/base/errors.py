@@ -39,8 +39,13 @@ def first_line(error: BaseException) -> str:
 def require(right: bool, flag: str, expected: str, got: object) -> None:
     """Raise InputError that names a config's flag (`max_length` or `max-length`) unless `right` holds."""
     if not right:
-        shown = repr(got) if isinstance(got, str) else str(got)
-        raise InputError(f"--{flag.replace('_', '-')}: expected {expected}, got {shown}")
+        raise InputError(f"--{flag.replace('_', '-')}: expected {expected}, got {shown(got)}")
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it: text in quotes, and no more of it than says which one it is."""
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 120 else f"{text[:80]}... ({len(text)} characters)"
 
 
 class BadRows:

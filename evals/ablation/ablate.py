@@ -55,13 +55,13 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
     start = time.monotonic()
     rows, naive = ablation_rows(config)
     test = read_source(config.test, config.test_split)
-    sets = {found.name: found for found in (read_source(d, config.test_split) for d in config.transfer_list)}
-    if len({test.name, *sets}) <= len(config.transfer_list):
+    sets = {found.name: found for found in (read_source(d, config.test_split) for d in config.transfer)}
+    if len({test.name, *sets}) <= len(config.transfer):
         raise InputError(
             f"expected folders of different names, {test.name} among them, got {sorted(sets)}", field="transfer"
         )
     sets = {test.name: test} | sets
-    slices = {file.stem: _read_slice(file, test) for file in config.slice_list}
+    slices = {file.stem: _read_slice(file, test) for file in config.slices}
     inputs = _inputs_key(config, list(sets.values()))
     generated = arm_rows("generated", rows, None, config.num_mined)
     missing, short, runs = dict[str, str](), dict[str, int](), dict[str, list[Run]]()

@@ -36,16 +36,16 @@ def arms_of(config: AblateConfig) -> list[Arm]:
         Arm(COUNTERFACTUAL, "generated"),
         *(
             Arm(f"{COUNTERFACTUAL} + entropy {weight:g}", "generated", {**INFONCE, "entropy_weight": weight})
-            for weight in config.entropy_weight_list
+            for weight in config.entropy_weights
         ),
         *(
             Arm(f"{COUNTERFACTUAL}, weight {weight:g}", "generated", {**INFONCE, "generated_weight": weight})
-            for weight in config.weight_list
+            for weight in config.generated_weights
         ),
         *(
             Arm(f"{name}, graded {sharpness:g}", negatives, {**GRADED, "grade_sharpness": sharpness})
             for name, negatives in ((COUNTERFACTUAL, "generated"), (NAIVE, "naive"))
-            for sharpness in config.sharpness_list
+            for sharpness in config.grade_sharpness
         ),
     ]
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from data.base.errors import InputError
 from data.base.options import Count, Natural, Positive, at_least, options
 from trainer.config import Probability
 from trainer.encoder.options import EncoderOptions
@@ -39,11 +38,11 @@ class AblateConfig(EncoderOptions):
     test_split: str = "test"
     """Split of the test data."""
 
-    slices: str = ""
+    slices: tuple[Path, ...] = ()
     """Files with ids of test queries, one a line, separated by commas: each gets a table of its own, under the name of
     the file ("" for none)."""
 
-    transfer: str = ""
+    transfer: tuple[str, ...] = ()
     """Further judged queries, `test_split` of them, separated by commas, that every trained encoder is scored on: what
     is lost or gained on corpora that training never saw ("" for none)."""
 
@@ -53,14 +52,14 @@ class AblateConfig(EncoderOptions):
     num_mined: Natural = 4
     """Mined negatives a row next to the generated ones; the mined-only arm gets as many texts in all."""
 
-    entropy_weights: str = "0.05"
+    entropy_weights: tuple[Positive, ...] = (0.05,)
     """Weights of the query-view entropy term, one arm each, separated by commas ("" for no such arm)."""
 
-    generated_weights: str = "0.1"
+    generated_weights: tuple[Positive, ...] = (0.1,)
     """What a generated negative counts for in InfoNCE (--generated-weight of `train`), one arm each, separated by
     commas ("" for no such arm)."""
 
-    grade_sharpness: str = "4"
+    grade_sharpness: tuple[Positive, ...] = (4.0,)
     """Sharpness of graded relevance (--grade-sharpness of `train`), one arm each with the generated negatives and one
     with the naive ones, separated by commas ("" for none). Rows without verdicts leave these arms out."""
 
@@ -87,47 +86,3 @@ class AblateConfig(EncoderOptions):
 
     keep_models: bool = False
     """Keep every trained model (about 90 MB each for the bundled one)."""
-
-    def __post_init__(self) -> None:
-        if any(not weight > 0 for weight in self.entropy_weight_list):
-            raise InputError(f"--entropy-weights: expected numbers above 0, got {self.entropy_weights!r}")
-        if any(not weight > 0 for weight in self.weight_list):
-            raise InputError(f"--generated-weights: expected numbers above 0, got {self.generated_weights!r}")
-        if any(not sharpness > 0 for sharpness in self.sharpness_list):
-            raise InputError(f"--grade-sharpness: expected numbers above 0, got {self.grade_sharpness!r}")
-
-    @property
-    def entropy_weight_list(self) -> tuple[float, ...]:
-        """The weights as numbers. Raises InputError."""
-        return _numbers(self.entropy_weights, "--entropy-weights")
-
-    @property
-    def weight_list(self) -> tuple[float, ...]:
-        """The weights of generated negatives as numbers. Raises InputError."""
-        return _numbers(self.generated_weights, "--generated-weights")
-
-    @property
-    def sharpness_list(self) -> tuple[float, ...]:
-        """The sharpnesses of graded relevance as numbers. Raises InputError."""
-        return _numbers(self.grade_sharpness, "--grade-sharpness")
-
-    @property
-    def slice_list(self) -> tuple[Path, ...]:
-        """The files of slices."""
-        return tuple(Path(word) for word in _words(self.slices))
-
-    @property
-    def transfer_list(self) -> tuple[str, ...]:
-        """The sets of judged queries beside the test."""
-        return _words(self.transfer)
-
-
-def _words(listed: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in listed.split(",") if word.strip())
-
-
-def _numbers(words: str, flag: str) -> tuple[float, ...]:
-    try:
-        return tuple(map(float, _words(words)))
-    except ValueError as error:
-        raise InputError(f"{flag}: expected numbers separated by commas, got {words!r}") from error

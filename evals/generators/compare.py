@@ -53,12 +53,11 @@ def compare(config: CompareConfig, retriever: Retriever | None = None) -> dict[s
     model that cannot be used (its canaries fail, its budget ends) stays on the board with the reason. Raises InputError
     when none can be used.
     """
-    names = config.lms.split()
-    check_names(config, names)
+    check_names(config, config.lms)
     rows = list(mined_rows(config.rows, config.max_rows))
     retriever = retriever or EncoderRetriever(Encoder.load(config.retriever))
     board = []
-    for name in names:
+    for name in config.lms:
         log.info("%s", name)
         board.append({"model": shown(name)} | _entry(config, name, rows, retriever))
     if all(entry["unusable"] for entry in board):
@@ -81,7 +80,7 @@ def shown(name: str) -> str:
     return f"{PREFIX}{Path(name).name}" if name.startswith(PREFIX) else name
 
 
-def check_names(config: CompareConfig, names: list[str]) -> None:
+def check_names(config: CompareConfig, names: Sequence[str]) -> None:
     """Raise InputError when one key would go to several providers, or two models would share a run folder."""
     if config.api_key_env is not None and config.api_base is None:
         providers = sorted({provider_of(name, "lms") for name in names if is_hosted(name)})

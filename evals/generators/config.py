@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
+from data.base.arguments import Split
 from data.base.errors import require
-from data.base.options import Bound, Count, options
+from data.base.options import Count, options
 from programs.options import AdapterName, FeedbackOptions, LMOptions, ModelName
 
-ModelNames = Annotated[str, Bound("model strings separated by spaces", lambda names: bool(names.split()))]
+ModelNames = Annotated[tuple[ModelName, ...], Split(r"[\s,]+")]
 
 
 @options
@@ -18,7 +19,7 @@ class CompareConfig(FeedbackOptions):
     """Training rows with mined negatives in JSONL, as `mine` writes them."""
 
     lms: ModelNames
-    """Generators to compare: model strings separated by spaces."""
+    """Generators to compare: model strings separated by commas or spaces."""
 
     out: Path = Path("runs/compare")
     """Run folder: one synthesis run folder a model, leaderboard.json and leaderboard.md."""
@@ -29,7 +30,7 @@ class CompareConfig(FeedbackOptions):
     max_rows: Count | None = 30
 
     def __post_init__(self) -> None:
-        require(len(set(self.lms.split())) == len(self.lms.split()), "lms", "each model once", self.lms)
+        require(bool(self.lms) and len(set(self.lms)) == len(self.lms), "lms", "model strings, each once", self.lms)
 
 
 @options

@@ -20,4 +20,4 @@ def _bench_mining(config: BenchMiningConfig) -> None:
 COMMANDS = {"trainer": (BenchTrainerConfig, _bench_trainer), "mining": (BenchMiningConfig, _bench_mining)}
 
 if __name__ == "__main__":
-    sys.exit(run_command("tests.bench", COMMANDS))
+    sys.exit(run_command("tests.bench", COMMANDS, recipe="just bench-{}"))

@@ -140,7 +140,7 @@ def command_line(raw: bytes, folder: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             code = run_command("programs", commands, words)
-        except SystemExit as end:
+        except SystemExit as end:  # --help
             code = int(end.code or 0)
     assert code in (0, 2), code
 

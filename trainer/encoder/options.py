@@ -1,8 +1,9 @@
 """What every command that loads an encoder takes."""
 
 from dataclasses import replace
-from typing import Self
+from typing import Annotated, Self
 
+from data.base.arguments import MayBeEmpty
 from data.base.options import Count, options
 
 BUNDLED_MODEL = "bundled:all-MiniLM-L6-v2"
@@ -24,10 +25,10 @@ class EncoderOptions:
     dimensions: Count | None = None
     """Numbers that an embedding is cut to, as sentence-transformers' truncate_dim does (None: the model's own)."""
 
-    query_prompt: str | None = None
+    query_prompt: Annotated[str, MayBeEmpty()] | None = None
     """Instruction in front of every query (None: the model's own, which may be none)."""
 
-    document_prompt: str | None = None
+    document_prompt: Annotated[str, MayBeEmpty()] | None = None
     """Instruction in front of every passage (None: the model's own, which may be none)."""
 
     device: str | None = None

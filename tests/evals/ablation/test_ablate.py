@@ -46,7 +46,7 @@ def config(**fields: object) -> AblateConfig:
 def test_every_trained_arm_has_the_same_number_of_texts_row_by_row() -> None:
     rows = [row("1", mined=8, generated=3), row("2", mined=8, generated=0), row("3", mined=8, generated=2)]
     naive = [row("3", mined=8, generated=5, word="n"), row("1", mined=8, generated=1, word="n"), rows[1]]
-    arms = arms_of(config(entropy_weights="0.05,1", generated_weights="0.1", grade_sharpness="2,8"))
+    arms = arms_of(config(entropy_weights=(0.05, 1.0), generated_weights=(0.1,), grade_sharpness=(2.0, 8.0)))
     assert [(arm.name, *map(arm.settings.get, ("entropy_weight", "generated_weight"))) for arm in arms[1:]] == [
         ("mined", 0, 1),
         ("mined + naive", 0, 1),
@@ -244,10 +244,10 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     ("word", "message"),
     [
         ("seeds=1", "--seeds: expected at least 2"),
-        ("entropy-weights=a,b", "--entropy-weights: expected numbers"),
-        ("entropy-weights=0", "--entropy-weights: expected numbers above 0"),
-        ("generated-weights=0", "--generated-weights: expected numbers above 0"),
-        ("grade-sharpness=0", "--grade-sharpness: expected numbers above 0"),
+        ("entropy-weights=a,b", "--entropy-weights: expected a number, got 'a'"),
+        ("entropy-weights=0", "--entropy-weights: expected a number above 0"),
+        ("generated-weights=0", "--generated-weights: expected a number above 0"),
+        ("grade-sharpness=0", "--grade-sharpness: expected a number above 0"),
         ("num-mined=-1", "--num-mined: expected at least 0"),
         ("seeds=2", "no_such.jsonl: cannot read"),
     ],

@@ -53,7 +53,11 @@ def test_models_are_ranked_and_unusable_ones_named(
         monkeypatch.setenv("HOSTED_VLLM_API_BASE", bad.api_base)
         monkeypatch.setenv("HOSTED_VLLM_API_KEY", bad.token)
         config = CompareConfig(
-            rows=made_rows(25), lms="hosted_vllm/bad openai/good", out=tmp_path / "out", adapter="chat", concurrency=4
+            rows=made_rows(25),
+            lms=("hosted_vllm/bad", "openai/good"),
+            out=tmp_path / "out",
+            adapter="chat",
+            concurrency=4,
         )
         result = compare(config, WordsRetriever())
     assert [entry["model"] for entry in result["board"]] == ["openai/good", "hosted_vllm/bad"]
@@ -83,7 +87,7 @@ def test_a_run_that_ended_shows_nothing_of_an_earlier_one(
         monkeypatch.setenv("HOSTED_VLLM_API_BASE", once.api_base)
         monkeypatch.setenv("HOSTED_VLLM_API_KEY", once.token)
         config = CompareConfig(
-            rows=made_rows(4), lms="hosted_vllm/once openai/good", out=tmp_path / "out", adapter="chat", max_rows=3
+            rows=made_rows(4), lms=("hosted_vllm/once", "openai/good"), out=tmp_path / "out", adapter="chat", max_rows=3
         )
         assert all(entry["unusable"] is None for entry in compare(config, WordsRetriever())["board"])
         broken[0] = True
@@ -94,12 +98,12 @@ def test_a_run_that_ended_shows_nothing_of_an_earlier_one(
 
 def test_what_is_not_compared(made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "unused")
-    config = CompareConfig(rows=made_rows(3), lms="openai/nobody-knows", out=tmp_path / "out", budget_usd=1.0)
+    config = CompareConfig(rows=made_rows(3), lms=("openai/nobody-knows",), out=tmp_path / "out", budget_usd=1.0)
     with pytest.raises(InputError, match="price of openai/nobody-knows is unknown"):
         compare(config, WordsRetriever())
     with pytest.raises(InputError, match="OTHER_KEY would be sent to anthropic and openai"):
-        compare(replace(config, lms="openai/gpt-4.1 anthropic/claude-3-5-haiku-20241022", api_key_env="OTHER_KEY"))
+        compare(replace(config, lms=("openai/gpt-4.1", "anthropic/claude-3-5-haiku-20241022"), api_key_env="OTHER_KEY"))
     with pytest.raises(InputError, match="would share the run folder"):
-        compare(replace(config, lms="local:/a/model.gguf local:/b/model.gguf"))
-    with pytest.raises(InputError, match="each model once"):
-        CompareConfig(rows=tmp_path, lms="a/b a/b")
+        compare(replace(config, lms=("local:/a/model.gguf", "local:/b/model.gguf")))
+    with pytest.raises(InputError, match="model strings, each once"):
+        CompareConfig(rows=tmp_path, lms=("a/b", "a/b"))

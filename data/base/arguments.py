@@ -1,0 +1,188 @@
+"""Words of a command line into a command's options: name=value, --name value or --name=value, lists by comma."""
+
+import difflib
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from data.base.errors import InputError, require, shown
+
+Made = TypeVar("Made")
+
+_ASSIGNMENT = re.compile(r"(?:--)?([A-Za-z][\w-]*)=(.*)", re.DOTALL)
+_SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+# Names that others give to options of ours.
+_ALSO = {"license": "licence"}
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """In the annotation of a list: the pattern that separates its members, where a comma alone is not what does."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class MayBeEmpty:
+    """In the annotation of an option: a text of no characters means something."""
+
+
+def read_arguments(kind: type[Made], words: Sequence[str], help_command: str) -> Made:
+    """The options that the words give. The last one holds of an option that is given twice.
+
+    Raises InputError, one line, for a word that is no option (with the nearest one), a value that is none of the
+    option's, and options that are missing.
+    """
+    values = {name: read_value(kind, name, texts) for name, texts in _assigned(kind, words, help_command).items()}
+    return make_options(kind, values, help_command)
+
+
+def make_options(kind: type[Made], values: Mapping[str, Any], help_command: str) -> Made:
+    """The options of these values. Raises InputError that names all those that are missing."""
+    missing = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(kind)  # type: ignore[arg-type]
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING
+    ]
+    if missing:
+        raise InputError(f"expected {in_words(missing)} ({help_command})")
+    return kind(**values)
+
+
+def in_words(names: Sequence[str], last: str = "and") -> str:
+    """a, b and c"""
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; the nearest is X", or nothing where none of the known names is near."""
+    by_letters = {each.replace("_", "-"): each for each in known}
+    # A name that begins as the given one does is meant more often than one with as many letters in common.
+    begun = sorted((each for each in by_letters if each.startswith(name) or name.startswith(each)), key=len)
+    found = (begun if len(name) > 2 else []) or difflib.get_close_matches(name, by_letters, n=1, cutoff=0.5)
+    return f"; the nearest is {found[0]}" if found else ""
+
+
+def _assigned(kind: type, words: Sequence[str], help_command: str) -> dict[str, list[str]]:
+    hints = option_types(kind)
+    assigned: dict[str, list[str]] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        found = _ASSIGNMENT.fullmatch(word)
+        spelled = found[1] if found else word.removeprefix("--") if word.startswith("--") else None
+        if spelled is None:
+            raise InputError(f"{shown(word)}: expected name=value or --name value ({help_command})")
+        name = known_name(hints, spelled)
+        if found and name is not None:
+            assigned[name] = [found[2]]
+        elif name is None:
+            off = None if found else known_name(hints, re.sub("^no[-_]", "", spelled))
+            if off is None or bool not in _alternatives(hints[off]):
+                raise unknown_option(spelled, hints, help_command)
+            assigned[off] = ["false"]
+        elif bool in _alternatives(hints[name]):
+            assigned[name] = ["true"]
+        else:
+            many = is_list(hints[name])
+            taken: list[str] = []
+            while rest and (many or not taken) and not _is_option(hints, rest[0]):
+                taken.append(rest.pop(0))
+            if not taken:
+                raise InputError(f"--{name.replace('_', '-')}: expected a value, got nothing")
+            assigned[name] = taken
+    return assigned
+
+
+def unknown_option(spelled: str, known: Iterable[str], help_command: str) -> InputError:
+    """The fault of a name that no option has."""
+    name = spelled.replace("_", "-")
+    return InputError(f"--{name}: no such option{nearest(name, known)} ({help_command})")
+
+
+def known_name(known: Iterable[str], spelled: str) -> str | None:
+    """The option that is meant by a name with dashes or underscores."""
+    name = spelled.replace("-", "_")
+    names = set(known)
+    return next((each for each in (name, _ALSO.get(name)) if each in names), None)
+
+
+def _is_option(hints: Mapping[str, Any], word: str) -> bool:
+    found = _ASSIGNMENT.fullmatch(word)
+    name = found[1] if found else word.removeprefix("--")
+    return (word.startswith("--") and len(word) > 2) or (found is not None and known_name(hints, name) is not None)
+
+
+@cache
+def option_types(kind: type) -> dict[str, Any]:
+    """The annotated type of each option."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def read_value(kind: type, name: str, texts: Sequence[str]) -> Any:
+    """The value that the words (one, or several of a list) give to an option. Raises InputError that names it."""
+    hint = option_types(kind)[name]
+    if is_list(hint):
+        pattern = next((part.pattern for part in _parts(hint) if isinstance(part, Split)), ",")
+        members = [member.strip() for text in texts for member in re.split(pattern, text)]
+        return tuple(_read(get_args(_plain(hint))[0], name, member) for member in members if member)
+    return _read(hint, name, texts[0])
+
+
+def _read(hint: Any, name: str, text: str) -> Any:
+    for part in _parts(hint):
+        if hasattr(part, "instance_from_str"):
+            return part.instance_from_str([text])
+    types_of = _alternatives(hint)
+    if type(None) in types_of and (text == "None" or (str not in types_of and text.lower() == "none")):
+        return None
+    if not text and not any(isinstance(part, MayBeEmpty) for part in _parts(hint)):
+        require(False, name, "a value", text)
+    if text == "~" or text.startswith("~/"):
+        text = str(Path(text).expanduser())
+    choices = [choice for each in types_of if get_origin(each) is Literal for choice in get_args(each)]
+    if choices:
+        require(text in choices, name, f"one of {', '.join(map(str, choices))}", text)
+        return text
+    for converted, convert, expected in _CONVERTED:
+        if converted in types_of:
+            try:
+                return convert(text)
+            except (ValueError, KeyError):
+                require(False, name, expected, text)
+    return text
+
+
+_CONVERTED: list[tuple[type, Callable[[str], Any], str]] = [
+    (bool, lambda text: _SWITCH[text.lower()], "true or false"),
+    (int, int, "a whole number"),
+    (float, float, "a number"),
+    (Path, Path, "a path"),
+]
+
+
+def is_list(hint: Any) -> bool:
+    """Whether an option of this type takes several values."""
+    return get_origin(_plain(hint)) is tuple
+
+
+def _parts(hint: Any) -> Iterable[Any]:
+    for part in (*get_args(hint), *getattr(hint, "__metadata__", ())):
+        yield part
+        yield from _parts(part)
+
+
+def _plain(hint: Any) -> Any:
+    return _plain(get_args(hint)[0]) if get_origin(hint) is Annotated else hint
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    plain = _plain(hint)
+    if get_origin(plain) in (Union, types.UnionType):
+        return [each for part in get_args(plain) for each in _alternatives(part)]
+    return [plain]
