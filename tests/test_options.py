@@ -48,7 +48,7 @@ OWN = {
         ["WritingOptions", "LMOptions", "CallOptions"],
         (
             "rows out method lm-fallbacks verifier-fallbacks program batched repairs canary-share max-miss-rate "
-            "accept-unusable-verifier engine ray-actors ray-address malformed-retries style-passages"
+            "accept-unusable-verifier again engine ray-actors ray-address malformed-retries style-passages"
         ),
     ),
     "programs optimize": (

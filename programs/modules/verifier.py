@@ -22,6 +22,7 @@ LOSS_WORDS = {
     "not_verified": "no usable verdict",
     "answers_query": "the verifier says that it answers the query",
     "target_kept": "the requirement to be broken still holds",
+    "positive_refused": "the row's own positive was said not to answer",
     "not_used": "left out of training (duplicates, or more than a row may have)",
 }
 # The version of the rule in `fate_of`, a part of every run's key: rows that were finished under another rule are judged

@@ -34,6 +34,7 @@ from programs.optimize.projection import project
 from programs.optimize.splits import Split, split_rows
 from programs.profiles.profile import CorpusProfile, load_profile, mined_passages, mined_style
 from programs.synthesis.roles import Specs, open_roles, resolve_roles
+from programs.synthesis.run import refuse_forgotten_lm
 from programs.synthesis.store import RunStore
 from programs.synthesis.workers import row_inputs
 from trainer.encoder import Encoder
@@ -67,6 +68,7 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
     rows = with_gold(islice(read_rows(config.rows), config.max_rows))
     if not rows:
         raise InputError("holds no rows", file=config.rows)
+    refuse_forgotten_lm(config.lm, config.rows, rows)
     split = split_rows(rows, dev_share=config.dev_share, held_out_share=config.held_out_share, seed=config.seed)
     profile = load_profile(config.profile)
     if not profile.style:

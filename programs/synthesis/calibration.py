@@ -1,23 +1,34 @@
 """How far the verifier can be trusted: known positives, verified blind like everything else, show what it misses.
 
 A verdict "does not answer the query" on a known positive is a miss. The miss rate is reported with its 95% Wilson
-interval. The verifier is unusable when even the lower end of that interval is above the highest tolerated miss rate:
-that is, when chance does not explain how many positives it missed. A few canaries can therefore condemn a verifier that
-is far off (2 misses of 2), while a good one is never condemned by a single miss among many.
+interval. The verifier is unusable when there are 20 canaries or more and even the lower end of that interval is above
+the highest tolerated miss rate: that is, when chance does not explain how many positives it missed.
 
-It is unusable as well when it does not tell the two apart: when, with ten canaries or more and at least one miss, it
-calls known positives irrelevant as often as the drafts. Such verdicts are chance or habit, whatever their number.
+A miss has one of three causes: a wrong label, a profile that says something else than the labels, a bad verifier. The
+missed positives are kept with the verifier's reasons, so that a person can tell which.
 """
 
-from dataclasses import dataclass
+import textwrap
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from data.base.stats import wilson_interval
+from data.records import Row
+from programs.modules.candidates import Synthesis
 
 # With fewer canaries the two shares are too rough to be compared.
 _COMPARED_CANARIES = 10
-# With fewer canaries than this a run goes on even if they look bad; its end decides with all of them.
-_EARLY_CANARIES = 20
+# Fewer are no evidence, however bad they look.
+MIN_CANARIES = 20
+# How a row is lost whose known positive does not meet its query, by the extraction or by the verifier.
+POSITIVE_REFUSED = "positive_refused"
+_MOST_SHOWN = 5
+_SHOWN_CHARS = 220
+_CAUSES = (
+    ("the label is wrong", "the passage does not answer its query: mend or remove such rows"),
+    ("the profile is wrong", "the labels follow another notion of relevance: say theirs in a profile (`just profile`)"),
+    ("the verifier is wrong", "the passage does answer: name a better verifier_lm"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +56,11 @@ class Calibration:
     @property
     def unusable(self) -> bool:
         """Whether the canaries show that this verifier's verdicts must not be used."""
-        return self.canaries > 0 and (self.miss_interval[0] > self.max_miss_rate or self.undiscerning)
-
-    @property
-    def unusable_early(self) -> bool:
-        """Whether that is so clear that a run should not go on and pay for negatives that it cannot accept."""
-        return self.unusable and self.canaries >= _EARLY_CANARIES
+        return self.canaries >= MIN_CANARIES and self.miss_interval[0] > self.max_miss_rate
 
     @property
     def undiscerning(self) -> bool:
-        """Whether it calls known positives irrelevant at least as often as drafts."""
+        """Whether it calls known positives irrelevant at least as often as drafts: its verdicts may be chance."""
         if self.canaries < _COMPARED_CANARIES or not self.missed or not self.judged:
             return False
         return self.missed * self.judged >= (self.judged - self.called_relevant) * self.canaries
@@ -89,6 +95,8 @@ class Calibration:
             found += f" and calls no larger share of the {self.judged} drafts irrelevant"
         if self.unusable:
             return f"{found}; its verdicts are not usable"
+        if low > self.max_miss_rate:
+            found += f"; fewer than {MIN_CANARIES} are no evidence against it"
         if self.accepted == 0:
             return found
         return f"{found}; at most {self.false_negative_bound:.2%} of the accepted negatives are relevant after all"
@@ -105,3 +113,57 @@ class Calibration:
             "false_negative_upper_bound": self.false_negative_bound,
             "in_words": self.sentence(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class MissedPositive:
+    """A known positive that was said not to meet its query, and why."""
+
+    query_id: str
+    query: str
+    passage: str
+    reason: str
+
+
+def positive_refused(synthesis: Synthesis) -> bool:
+    """Whether the row's own positive was said not to meet its query, by the extraction or as a canary."""
+    if synthesis.failure == POSITIVE_REFUSED:
+        return True
+    return synthesis.canary is not None and not synthesis.canary.answers_query
+
+
+@dataclass(slots=True)
+class MissedPositives:
+    """The first missed positives of a run, to be shown, and how many there were."""
+
+    shown: list[MissedPositive] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, row: Row, synthesis: Synthesis) -> None:
+        """Keep the row's positive if it was refused."""
+        if not positive_refused(synthesis):
+            return
+        self.count += 1
+        if len(self.shown) < _MOST_SHOWN:
+            by_verifier = synthesis.canary is not None and not synthesis.canary.answers_query
+            reason = synthesis.canary.reason if by_verifier and synthesis.canary else synthesis.failure_detail
+            self.shown.append(MissedPositive(row.query_id, row.query, row.positives[0].text, reason))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For summary.json."""
+        return {"count": self.count, "shown": [asdict(missed) for missed in self.shown]}
+
+
+def missed_lines(missed: dict[str, Any]) -> list[str]:
+    """`MissedPositives.as_dict` in words, with what may be the cause and what to do about each; nothing for none."""
+    if not missed["count"]:
+        return []
+    lines = [f"known positives that were said not to answer: {missed['count']}, of which the first"]
+    for one in missed["shown"]:
+        lines += [f"- {one['query_id']}: {_shown(one['query'])}", f"    passage: {_shown(one['passage'])}"]
+        lines.append(f"    reason: {_shown(one['reason']) or 'none was given'}")
+    return [*lines, "look at them: one of three things is wrong", *(f"- {what}: {advice}" for what, advice in _CAUSES)]
+
+
+def _shown(text: str) -> str:
+    return textwrap.shorten(text, _SHOWN_CHARS, placeholder=" ...")

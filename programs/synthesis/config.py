@@ -46,10 +46,14 @@ class SynthesizeConfig(WritingOptions, LMOptions):
     """Share of the rows (0 to 1) whose known positive is verified blind too, to measure what the verifier misses."""
 
     max_miss_rate: Share = 0.2
-    """The verifier is unusable when the 95% interval of its miss rate on known positives lies above this share."""
+    """The verifier is unusable when the 95% interval of its miss rate on 20 known positives or more lies above this
+    share."""
 
     accept_unusable_verifier: bool = False
     """Keep the negatives even when the canaries show that the verifier is unusable."""
+
+    again: bool = False
+    """Make rows anew, and pay for them again, that this folder has finished with other settings."""
 
     engine: Engine = "local"
     """Where rows are worked on: local (this process) or ray (actors on a Ray cluster; extra `ray`)."""

@@ -10,7 +10,7 @@ from data.base.errors import InputError
 from data.base.files import read_json_object
 from programs.modules.candidates import Synthesis
 from programs.modules.verifier import FATES
-from programs.synthesis.calibration import Calibration
+from programs.synthesis.calibration import POSITIVE_REFUSED, Calibration, positive_refused
 
 CALIBRATION_FIELDS = (
     "canaries", "missed", "miss_rate", "miss_rate_interval_95", "usable", "false_negative_upper_bound", "in_words"
@@ -19,7 +19,7 @@ CALIBRATION_FIELDS = (
 
 @dataclass(slots=True)
 class Funnel:
-    """Counts over rows."""
+    """Counts over distinct rows."""
 
     rows: int = 0
     rows_failed: Counter[str] = field(default_factory=Counter)
@@ -41,14 +41,17 @@ class Funnel:
         self.rows += 1
         self.faults.update(synthesis.faults)
         self.requirements += len(synthesis.requirements)
-        if synthesis.failure is not None:
-            self.rows_failed[synthesis.failure] += 1
-        self.rows_with_accepted += bool(synthesis.accepted)
+        refused = positive_refused(synthesis)
+        failure = POSITIVE_REFUSED if refused else synthesis.failure
+        if failure is not None:
+            self.rows_failed[failure] += 1
+        self.rows_with_accepted += bool(synthesis.accepted) and not refused
         for candidate in synthesis.candidates:
-            self.fates[candidate.fate] += 1
+            fate = POSITIVE_REFUSED if refused and candidate.fate == "accepted" else candidate.fate
+            self.fates[fate] += 1
             self.judged += candidate.verdicts
             self.judged_relevant += candidate.verdicts_relevant
-            if candidate.fate == "accepted":
+            if fate == "accepted":
                 kept, others = candidate.others_kept
                 self.disruptions[candidate.disruption] += 1
                 self.repaired += candidate.repaired
@@ -81,10 +84,11 @@ class Funnel:
         return {
             "rows": self.rows,
             "rows_failed": dict(sorted(self.rows_failed.items())),
+            "rows_left_out": self.rows_failed[POSITIVE_REFUSED],
             "rows_with_accepted": self.rows_with_accepted,
             "requirements": self.requirements,
             "violations_planned": planned,
-            "lost": {fate: self.fates[fate] for fate in FATES if fate != "accepted"},
+            "lost": {fate: self.fates[fate] for fate in (*FATES, POSITIVE_REFUSED) if fate != "accepted"},
             "accepted": self.accepted,
             "acceptance_rate": self.accepted / planned if planned else None,
             "accepted_surgical": self.surgical,

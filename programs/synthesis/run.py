@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -13,12 +13,15 @@ from typing import Any
 
 from data.base.cli import config_dict
 from data.base.errors import InputError
-from data.base.files import write_json
-from data.records import Row
+from data.base.files import read_json_object, write_json
+from data.base.text import same_text_key
+from data.readers.demo import demo_items
+from data.records import Row, row_content_id
 from data.row_files import count_rows, read_rows
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.models import needs_no_auth_call
 from programs.lm.pacing import ConcurrencyByPlace
+from programs.lm.servers import recorded
 from programs.options import AdapterName
 from programs.profiles.profile import (
     STYLE_CHARS,
@@ -31,10 +34,17 @@ from programs.profiles.profile import (
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import Specs, build_program, open_roles, resolve_roles, work_key
 from programs.synthesis.store import RunStore
-from programs.synthesis.summary import ProgramName, refuse_unusable, write_results
+from programs.synthesis.summary import ProgramName, find_missed, refuse_unusable, usage_summary, write_results
 from programs.synthesis.workers import Outcome, RowWorkers, inline, rare_collections
 
 log = logging.getLogger(__name__)
+# Settings that change nothing about a finished row.
+_SHAPES_NOTHING = frozenset(
+    {
+        *("rows", "out", "max_rows", "again", "accept_unusable_verifier", "max_miss_rate", "budget_usd"),
+        *("budget_tokens", "concurrency", "retries", "timeout_s", "engine", "ray_actors", "ray_address"),
+    }
+)
 
 
 def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
@@ -45,6 +55,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     started = time.monotonic()
     check_files(config)
     total = count_input(config)
+    refuse_forgotten_lm(config.lm, config.rows, read_input(config))
     # Reads the first rows: what is wrong with them is said before anything is written.
     mined = mined_passages(mined_rows(config.rows, STYLE_ROWS))
     profile = load_profile(config.profile)
@@ -59,6 +70,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         limits = ConcurrencyByPlace(config.concurrency)
         _, layouts = open_roles(program, specs, config, store=store, budget=budget, limits=limits)
         store.program = key = work_key(program, profile, specs, layouts, config)
+        refuse_unasked_again(config, store)
         write_json(config.out / "config.json", config_dict(config))
         try:
             if config.engine == "ray":
@@ -73,7 +85,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
             raise InputError(f"{spent}; finished rows are kept: a larger budget on the same command goes on") from None
         seconds = time.monotonic() - started
         if outcome.condemned:
-            raise refuse_unusable(config, outcome.funnel.calibration(config.max_miss_rate), store, seconds)
+            raise refuse_unusable(config, outcome.funnel, find_missed(read_input(config), store), store, seconds)
         named = ProgramName(name=name, key=key, layouts=layouts)
         return write_results(
             config, read_input(config), store, named, seconds, total=total, lowest_limit=outcome.lowest_limit
@@ -116,6 +128,51 @@ def check_files(config: SynthesizeConfig) -> None:
         raise InputError(
             "is the file that this run would write its rows into: choose another --out", file=config.rows, field="rows"
         )
+
+
+def refuse_forgotten_lm(lm: str, file: Path, rows: Iterable[Row]) -> None:
+    """Raise InputError when the recorded answers are to be taken for rows of another corpus: no `lm` was named."""
+    if lm == recorded.NAME:
+        known = {same_text_key(item.row.query) for item in demo_items()}
+        if not any(same_text_key(row.query) in known for row in rows):
+            raise InputError(
+                f"{lm} has answers for the demo's queries alone, which these rows are not: name a language model, like "
+                "lm=openai/gpt-4.1-mini",
+                file=file,
+                field="lm",
+            )
+
+
+def refuse_unasked_again(config: SynthesizeConfig, store: RunStore) -> None:
+    """Raise InputError when rows would be made anew, and paid again, because settings changed, without `again`."""
+    worked = store.get_note("key") or _summary_key(config)
+    if worked not in (None, store.program) and not config.again:
+        ids = {row_content_id(row) for row in read_input(config)}
+        anew = sum(store.is_finished(i, program=worked) and not store.is_finished(i) for i in ids)
+        if anew:
+            spent = usage_summary(store.usage(program=worked), 0)
+            raise InputError(
+                f"{config.out} has {anew} of these rows with other settings ({_changed(config)}), which took "
+                f"{spent['tokens']} tokens (cost: {spent['cost_in_words']}); --again makes them anew and pays again, "
+                "another --out keeps both"
+            )
+    store.set_note("key", store.program)
+
+
+def _summary_key(config: SynthesizeConfig) -> str | None:
+    """The key of the rows in this folder, where a version wrote them that noted none in the store."""
+    file = config.out / "summary.json"
+    program = read_json_object(file).get("program") if file.is_file() else None
+    return str(program["key"]) if isinstance(program, dict) and "key" in program else None
+
+
+def _changed(config: SynthesizeConfig) -> str:
+    """The settings that differ from those of the last start."""
+    file = config.out / "config.json"
+    before = read_json_object(file) if file.is_file() else {}
+    now = json.loads(json.dumps(config_dict(config)))
+    names = [name for name in now.keys() - _SHAPES_NOTHING if before.get(name, now[name]) != now[name]]
+    return ", ".join(f"{name}: {before[name]}, now {now[name]}" for name in sorted(names)) or "prompts or profile"
 
 
 def read_input(config: SynthesizeConfig) -> Iterator[Row]:

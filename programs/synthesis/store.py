@@ -101,11 +101,13 @@ class RunStore:
         """Release the store to other processes."""
         self._db.close()
 
-    def is_finished(self, row_id: str) -> bool:
-        """Whether this program has finished the row. One that failed because nothing answered is asked again."""
+    def is_finished(self, row_id: str, *, program: str | None = None) -> bool:
+        """Whether this program (or another one) has finished the row. One that failed because nothing answered is asked
+        again."""
         with self._faults():
             found = self._db.execute(
-                "SELECT failure FROM finished WHERE row_id = ? AND program = ?", (row_id, self.program)
+                "SELECT failure FROM finished WHERE row_id = ? AND program = ?",
+                (row_id, self.program if program is None else program),
             ).fetchone()
         return found is not None and found[0] not in _PASSING_FAILURES
 
@@ -155,8 +157,9 @@ class RunStore:
         with self._faults(), self._transaction():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note:{name}", value))
 
-    def usage(self, *, whole_folder: bool = False) -> dict[str, RoleUsage]:
-        """What the calls of this program used, by role, over all its runs; or all calls ever made in this folder.
+    def usage(self, *, program: str | None = None, whole_folder: bool = False) -> dict[str, RoleUsage]:
+        """What the calls of this program (or of another one) used, by role, over all its runs; or all calls ever made
+        in this folder.
 
         Calls before a program was named (probes) belong to all of them.
         """
@@ -167,7 +170,7 @@ class RunStore:
             sums = self._db.execute(
                 f"SELECT COUNT(*), {', '.join(kinds)}, {', '.join(f'SUM({name})' for name in numbers)} FROM calls "
                 "WHERE program IN (?, '') OR ? GROUP BY role, model, outcome, cost_usd IS NULL, reserved_usd IS NULL",
-                (self.program, whole_folder),
+                (self.program if program is None else program, whole_folder),
             ).fetchall()
         for count, *values in sums:
             total = Call(**dict(zip((*kinds, *numbers), values, strict=True)))

@@ -1,8 +1,8 @@
 """The end of a run: the enriched rows, the summary, and the refusal when the verifier is unusable."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from data.base.errors import InputError
@@ -10,11 +10,14 @@ from data.base.files import write_json
 from data.base.progress import progress_bar
 from data.records import Row, row_content_id
 from data.row_files import write_rows
+from programs.lm.usage import RoleUsage
 from programs.modules.candidates import negative_of
-from programs.synthesis.calibration import Calibration
+from programs.synthesis.calibration import MissedPositives, missed_lines, positive_refused
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.funnel import Funnel
 from programs.synthesis.store import RunStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,31 +39,48 @@ def write_results(
     total: int,
     lowest_limit: int,
 ) -> dict[str, Any]:
-    """Write rows.jsonl and summary.json; returns the summary. Raises InputError when the verifier is unusable."""
-    funnel = Funnel()
+    """Write rows.jsonl and summary.json; returns the summary. Rows whose own positive was refused are left out.
+
+    Raises InputError, and leaves no rows.jsonl, when the verifier is unusable or no row came through.
+    """
+    funnel, missed, seen = Funnel(), MissedPositives(), set[str]()
     target = config.out / "rows.jsonl"
+    details: list[str] = []
 
     def enriched() -> Iterable[Row]:
         for row in rows:
-            synthesis = store.load(row_content_id(row))
+            row_id = row_content_id(row)
+            synthesis = store.load(row_id)
             if synthesis is None:
                 raise InputError("the rows changed while the run worked on them; run it again", file=config.rows)
-            funnel.add(synthesis)
+            if row_id not in seen:
+                # A row that is there twice was worked on once.
+                seen.add(row_id)
+                funnel.add(synthesis)
+                missed.add(row, synthesis)
+            if synthesis.failure_detail and not details:
+                details.append(synthesis.failure_detail)
+            progress.update()
+            if positive_refused(synthesis):
+                continue
             accepted = tuple(negative_of(candidate, program=program.name) for candidate in synthesis.accepted)
             requirements = synthesis.requirements or row.requirements
             yield replace(row, negatives=row.negatives + accepted, requirements=requirements)
-            progress.update()
-        calibration = funnel.calibration(config.max_miss_rate)
         # Raised inside the writer, so that rows.jsonl never takes its name.
-        if calibration.unusable and not config.accept_unusable_verifier:
-            raise refuse_unusable(config, calibration, store, seconds)
+        if funnel.calibration(config.max_miss_rate).unusable and not config.accept_unusable_verifier:
+            raise refuse_unusable(config, funnel, missed, store, seconds)
+        if funnel.rows_failed.total() == funnel.rows:
+            words = f"none of the {funnel.rows} rows came through: {_counts(funnel.rows_failed)}"
+            raise _refuse(config, funnel, missed, store, seconds, " ".join([words, *(f"({one})" for one in details)]))
 
     with progress_bar(total=total, unit="row", desc="write rows") as progress:
         write_rows(target, enriched())
     summary = {
         "funnel": funnel.as_dict(),
         "verifier": funnel.calibration(config.max_miss_rate).as_dict(),
-        "usage": usage_summary(store, funnel.accepted),
+        "missed_positives": missed.as_dict(),
+        "usage": usage_summary(store.usage(), funnel.accepted),
+        "usage_of_all_settings": usage_summary(store.usage(whole_folder=True), 0),
         "program": {"name": program.name, "key": program.key, "adapters": dict(program.layouts)},
         # config.json is that of the last start, which may have come to nothing; this is that of the rows.
         "profile": config.profile,
@@ -73,22 +93,45 @@ def write_results(
     return summary
 
 
-def refuse_unusable(config: SynthesizeConfig, calibration: Calibration, store: RunStore, seconds: float) -> InputError:
-    """Record why nothing was accepted, and say what to do."""
-    write_json(
-        config.out / "summary.json",
-        {
-            "refused": calibration.sentence(),
-            "verifier": calibration.as_dict(),
-            "usage": usage_summary(store, 0),
-            "seconds_this_run": round(seconds, 3),
-        },
-    )
-    Path(config.out / "rows.jsonl").unlink(missing_ok=True)
+def refuse_unusable(
+    config: SynthesizeConfig, funnel: Funnel, missed: MissedPositives, store: RunStore, seconds: float
+) -> InputError:
+    """Record that the verifier is unusable, show what it missed, and say what to do."""
+    found = funnel.calibration(config.max_miss_rate).sentence()
+    refusal = _refuse(config, funnel, missed, store, seconds, found)
     return InputError(
-        f"{calibration.sentence()}, so no negative was accepted; name a better --verifier-lm, or keep them all the "
-        "same with --accept-unusable-verifier"
+        f"{refusal.what}, so no negative was accepted; see the positives above, or keep them all the same with "
+        "--accept-unusable-verifier"
     )
+
+
+def _refuse(
+    config: SynthesizeConfig, funnel: Funnel, missed: MissedPositives, store: RunStore, seconds: float, words: str
+) -> InputError:
+    """Record why there are no rows; the missed positives go to the log."""
+    summary: dict[str, Any] = {
+        "refused": words,
+        "verifier": funnel.calibration(config.max_miss_rate).as_dict(),
+        "missed_positives": missed.as_dict(),
+        "usage": usage_summary(store.usage(), 0),
+        "seconds_this_run": round(seconds, 3),
+    }
+    write_json(config.out / "summary.json", summary)
+    (config.out / "rows.jsonl").unlink(missing_ok=True)
+    for line in missed_lines(summary["missed_positives"]):
+        log.warning("%s", line)
+    return InputError(words)
+
+
+def find_missed(rows: Iterable[Row], store: RunStore) -> MissedPositives:
+    """The missed positives among the rows that are finished so far."""
+    missed, seen = MissedPositives(), set[str]()
+    for row in rows:
+        row_id = row_content_id(row)
+        if row_id not in seen and (synthesis := store.load(row_id)) is not None:
+            seen.add(row_id)
+            missed.add(row, synthesis)
+    return missed
 
 
 def _all_seconds(store: RunStore, seconds: float) -> float:
@@ -98,9 +141,9 @@ def _all_seconds(store: RunStore, seconds: float) -> float:
     return total
 
 
-def usage_summary(store: RunStore, accepted: int) -> dict[str, Any]:
-    """Tokens and cost by role over all runs in this folder, and per accepted negative."""
-    roles = {role: usage.as_dict() for role, usage in sorted(store.usage().items())}
+def usage_summary(used: Mapping[str, RoleUsage], accepted: int) -> dict[str, Any]:
+    """Tokens and cost by role, in all, and per accepted negative."""
+    roles = {role: usage.as_dict() for role, usage in sorted(used.items())}
     tokens = sum(usage["prompt_tokens"] + usage["completion_tokens"] for usage in roles.values())
     given_up = sum(usage["calls_given_up_on"] for usage in roles.values())
     known = all(usage["cost_usd"] is not None for usage in roles.values())
@@ -139,12 +182,23 @@ def synthesis_table(summary: dict[str, Any]) -> str:
     lines += [
         ("requests", f"{usage['requests']}", _requests_note(usage)),
         ("tokens", f"{usage['tokens']}", _per_accepted(usage)),
-        ("cost", usage["cost_in_words"], ""),
+        ("cost", usage["cost_in_words"], _other_settings(summary)),
         ("seconds", f"{summary['seconds_this_run']:.1f}", ""),
     ]
     width = max(len(name) for name, _, _ in lines)
     table = "".join(f"{name:<{width}}  {value:>8}  {note}".rstrip() + "\n" for name, value, note in lines)
-    return f"{table}\n{summary['verifier']['in_words']}\nwritten: {summary['rows_file']}\n"
+    closing = [*missed_lines(summary["missed_positives"]), summary["verifier"]["in_words"]]
+    if funnel["rows_left_out"]:
+        closing.append(f"left out of the rows, since their own positive was refused: {funnel['rows_left_out']}")
+    return "\n".join([table, *closing, f"written: {summary['rows_file']}", ""])
+
+
+def _other_settings(summary: dict[str, Any]) -> str:
+    """What the folder has cost where some of it went into work with other settings."""
+    everything = summary["usage_of_all_settings"]
+    if everything["tokens"] == summary["usage"]["tokens"]:
+        return ""
+    return f"earlier settings in this folder included: {everything['tokens']} tokens, {everything['cost_in_words']}"
 
 
 def _planned_note(funnel: dict[str, Any]) -> str:

@@ -121,7 +121,7 @@ class RowWorkers:
         prediction = await self._program.acall(inputs=row_inputs(row, self._profile, canary=canary))
         self._store.finish(row_id, prediction.synthesis)
         self._done.add(prediction.synthesis)
-        if self._done.calibration(self._config.max_miss_rate).unusable_early:
+        if self._done.calibration(self._config.max_miss_rate).unusable:
             self._condemned = not self._config.accept_unusable_verifier
             if self._condemned:
                 self._ending.set()

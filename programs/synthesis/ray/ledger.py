@@ -102,7 +102,7 @@ class Ledger:
         outcome = synthesis_from_dict(synthesis)
         self._store.finish(row_id, outcome)
         self._funnel.add(outcome)
-        if self._funnel.calibration(self._config.max_miss_rate).unusable_early:
+        if self._funnel.calibration(self._config.max_miss_rate).unusable:
             self._condemned = not self._config.accept_unusable_verifier
             if self._condemned:
                 self._budget.close("the verifier is unusable")

@@ -47,8 +47,8 @@ def test_an_answer_with_too_few_is_asked_for_again_and_then_lost(
 ) -> None:
     with FakeModel(fault=lambda number: "wrong_schema") as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        summary = synthesize(config(made_rows(2), server, tmp_path / "out", adapter="chat"))
-    assert summary["funnel"]["rows_failed"] == {"write_malformed": 2}
+        with pytest.raises(InputError, match="none of the 2 rows came through: write malformed 2"):
+            synthesize(config(made_rows(2), server, tmp_path / "out", adapter="chat"))
     assert len(server.log) == 2 * 3
 
 
@@ -67,6 +67,7 @@ def test_rows_that_nothing_answered_are_asked_again(
     with FakeModel(fault=lambda number: None if healthy[0] else "503") as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.token)
         settings = config(rows, server, tmp_path / "out", adapter="chat", retries=0)
-        assert synthesize(settings)["funnel"]["rows_failed"] == {"write_server_error": 2}
+        with pytest.raises(InputError, match="write server error 2"):
+            synthesize(settings)
         healthy[0] = True
         assert synthesize(settings)["funnel"]["rows_failed"] == {}

@@ -54,29 +54,32 @@ def test_nothing_is_known_without_trials() -> None:
 
 @pytest.mark.parametrize(
     ("missed", "canaries", "unusable"),
-    [(0, 1, False), (1, 1, True), (1, 2, False), (2, 2, True), (1, 30, False), (6, 30, False), (12, 30, True),
-     (34, 34, True), (0, 1000, False)],
+    [(0, 1, False), (1, 1, False), (2, 3, False), (19, 19, False), (7, 20, False), (8, 20, True), (1, 30, False),
+     (6, 30, False), (12, 30, True), (34, 34, True), (0, 1000, False)],
 )  # fmt: skip
 def test_when_a_verifier_is_unusable(missed: int, canaries: int, unusable: bool) -> None:
     found = calibration(missed, canaries)
     assert found.unusable is unusable
     assert found.as_dict()["usable"] is not unusable
-    if unusable:
+    assert ("not usable" in found.sentence()) is unusable
+    assert ("no evidence" in found.sentence()) is (canaries < 20 and found.miss_interval[0] > 0.2)
+    if missed:
         assert f"misses {missed} of {canaries} known positives" in found.sentence()
 
 
 @pytest.mark.parametrize(
-    ("missed", "canaries", "relevant", "judged", "unusable"),
+    ("missed", "canaries", "relevant", "judged", "undiscerning"),
     # The second is what a real model of 135 million parameters did.
     [(2, 12, 10, 40, False), (2, 12, 37, 41, True), (0, 12, 41, 41, False), (1, 9, 40, 40, False),
      (1, 10, 36, 40, True), (1, 10, 35, 40, False), (1, 10, 0, 0, False)],
 )  # fmt: skip
-def test_a_verifier_that_does_not_tell_them_apart_is_unusable(
-    missed: int, canaries: int, relevant: int, judged: int, unusable: bool
+def test_a_verifier_that_does_not_tell_them_apart_is_named(
+    missed: int, canaries: int, relevant: int, judged: int, undiscerning: bool
 ) -> None:
     found = calibration(missed, canaries, relevant=relevant, judged=judged)
-    assert found.unusable is found.undiscerning is unusable
-    assert ("no larger share" in found.sentence()) is unusable
+    assert found.undiscerning is undiscerning
+    assert not found.unusable
+    assert ("no larger share" in found.sentence()) is undiscerning
 
 
 @given(counts, st.integers(0, 100))

@@ -91,7 +91,7 @@ def test_the_card_is_about_the_rows_not_about_a_later_start_that_failed(
         )  # fmt: skip
         synthesize(first)
         with pytest.raises(InputError, match="budget of 10 tokens is spent"):
-            synthesize(replace(first, profile="help_centre", budget_tokens=10))
+            synthesize(replace(first, profile="help_centre", budget_tokens=10, again=True))
     folder = write_dataset(DatasetConfig(run=tmp_path / "run", out=tmp_path / "set", licence="unknown"))
     assert "- corpus profile: web_search" in (folder / "README.md").read_text(encoding="utf-8")
 

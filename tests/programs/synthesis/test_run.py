@@ -14,6 +14,7 @@ from data.row_files import read_rows, write_rows
 from programs.__main__ import main
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
+from programs.synthesis.summary import synthesis_table
 from tests.fakes.fake_model import FakeModel
 from tests.fakes.made_rows import made_row
 
@@ -49,7 +50,18 @@ def test_rows_that_are_added_do_not_change_the_others(
         write_rows(rows, (made_row(number) for number in range(8)))
         assert run(rows, server)["program"]["key"] == key
         assert max(Counter(served.request for served in server.log).values()) == 1
-        assert run(rows, server, extra={"top_p": 0.9})["program"]["key"] != key
+        with pytest.raises(InputError, match=r"8 of these rows .*\(extra: None, now .*top_p.*tokens .*--again"):
+            run(rows, server, extra={"top_p": 0.9})
+        asked = len(server.log)
+        anew = run(rows, server, extra={"top_p": 0.9}, again=True)
+        assert anew["program"]["key"] != key
+        assert len(server.log) == 2 * asked
+        assert anew["usage_of_all_settings"]["tokens"] == 2 * anew["usage"]["tokens"]
+        assert f"included: {2 * anew['usage']['tokens']} tokens" in synthesis_table(anew)
+        # Once asked for, it is not asked about again; and what is finished with either setting stays.
+        run(rows, server, extra={"top_p": 0.9})
+        assert run(rows, server)["program"]["key"] == key
+        assert len(server.log) == 2 * asked
         # Rows of another corpus get a style of their own.
         write_rows(rows, (made_row(number) for number in range(20, 24)))
         assert run(rows, server)["program"]["key"] != key
@@ -114,4 +126,43 @@ def test_the_flag_that_is_wrong_is_named(
     lm = [] if flags[0].startswith("lm=") else ["lm=openai/fake"]
     assert main(["synthesize", f"rows={made_rows(1)}", f"out={tmp_path / 'out'}", *lm, *flags]) == 2
     assert f"field '{field}'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_are_there_twice_count_once(tmp_path: Path, run: Callable[..., dict[str, Any]]) -> None:
+    write_rows(tmp_path / "rows.jsonl", [made_row(0)] * 5)
+    with FakeModel() as server:
+        summary = run(tmp_path / "rows.jsonl", server)
+    assert (summary["verifier"]["canaries"], summary["funnel"]["rows"], summary["funnel"]["accepted"]) == (1, 1, 4)
+    assert len(list(read_rows(Path(summary["rows_file"])))) == 5
+
+
+def test_rows_whose_own_positive_is_refused_are_shown_and_left_out(
+    made_rows: Rows, run: Callable[..., dict[str, Any]]
+) -> None:
+    def relevant(passage: str) -> bool:
+        return passage == "Thing 3 is the answer to question 3."
+
+    with FakeModel(says_relevant=relevant) as server:
+        summary = run(made_rows(8), server)
+    assert [row.query_id for row in read_rows(Path(summary["rows_file"]))] == ["q3"]
+    funnel, table = summary["funnel"], synthesis_table(summary)
+    assert (funnel["rows_failed"], funnel["rows_left_out"]) == ({"positive_refused": 7}, 7)
+    assert (funnel["accepted"], funnel["lost"]["positive_refused"]) == (4, 28)
+    assert [missed["query_id"] for missed in summary["missed_positives"]["shown"]] == ["q0", "q1", "q2", "q4", "q5"]
+    for words in (
+        "- q0: what is thing 0", "passage: Thing 0 is the answer to question 0.", "reason: It says so.",
+        "the label is wrong", "the profile is wrong", "the verifier is wrong", "left out of the rows",
+    ):  # fmt: skip
+        assert words in table
+    assert "q6" not in table
+
+
+@pytest.mark.parametrize("command", ["synthesize", "optimize"])
+def test_a_forgotten_model_is_named_before_anything_is_written(
+    command: str, made_rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, f"rows={made_rows(2)}", f"out={tmp_path / 'out'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "field 'lm'" in line and "name a language model" in line
     assert not (tmp_path / "out").exists()

@@ -80,10 +80,12 @@ def test_answers_that_cannot_be_used_are_bounded_and_counted(
     fault: Fault, loss: str, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeModel(fault=lambda number: fault) as server:
-        summary = run(server, made_rows(2), monkeypatch, malformed_retries=1)
-    assert summary["funnel"]["rows_failed"] == {loss: 2}
+        rows = made_rows(2)
+        with pytest.raises(InputError, match=f"none of the 2 rows came through: {loss.replace('_', ' ')} 2"):
+            run(server, rows, monkeypatch, malformed_retries=1)
     assert len(server.log) == 4
-    books_agree(summary, server)
+    assert not (rows.parent / "out" / "rows.jsonl").exists()
+    books_agree(json.loads((rows.parent / "out" / "summary.json").read_text()), server)
 
 
 def text_of(completion: dict[str, Any], text: str) -> None:
@@ -173,16 +175,21 @@ def test_a_dead_server_stops_the_run_and_the_rows_are_asked_again_later(
     assert summary["funnel"]["accepted"] == 120
 
 
-def test_a_verifier_that_misses_positives_is_refused(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    with FakeModel(says_relevant=lambda passage: False) as server:
+def test_a_verifier_that_misses_positives_is_refused(
+    made_rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # It takes every second known positive for one.
+    with FakeModel(says_relevant=lambda passage: "question" in passage and int(passage[-2]) % 2 == 0) as server:
         rows = made_rows(40)
         with pytest.raises(InputError, match=r"misses \d+ of \d+ known positives.*not usable"):
             run(server, rows, monkeypatch, canary_share=1.0, concurrency=4)
         assert not (rows.parent / "out" / "rows.jsonl").exists()
         # It stops as soon as the canaries are clear, long before all 40 rows are paid for.
-        assert len({served.query for served in server.log}) < 30
+        assert 20 <= len({served.query for served in server.log}) < 40
+        assert "the profile is wrong" in caplog.text and "reason: It says so." in caplog.text
         kept = run(server, rows, monkeypatch, canary_share=1.0, accept_unusable_verifier=True)
-    assert kept["funnel"]["accepted"] == 160
+    # Even so no row is kept whose own positive was refused.
+    assert (kept["funnel"]["accepted"], kept["funnel"]["rows_left_out"]) == (80, 20)
     assert kept["verifier"]["usable"] is False
 
 
@@ -194,7 +201,7 @@ def test_a_refused_draft_is_written_again_with_the_reason(made_rows: Rows, monke
         summary = run(server, made_rows(3), monkeypatch)
     assert summary["funnel"]["accepted"] == summary["funnel"]["accepted_after_repair"] == 12
     with FakeModel(says_relevant=relevant) as server:
-        summary = run(server, made_rows(3), monkeypatch, repairs=0)
+        summary = run(server, made_rows(3), monkeypatch, repairs=0, again=True)
     assert summary["funnel"]["lost"]["answers_query"] == 12
 
 
@@ -217,7 +224,7 @@ def test_a_secret_is_in_no_file_of_the_run_folder(
         run(server, rows, monkeypatch, malformed_retries=5)
         token = server.token
     with FakeModel(fault=lambda number: "401") as server, pytest.raises(InputError) as refused:
-        run(server, rows, monkeypatch, seed=1)
+        run(server, rows, monkeypatch, seed=1, again=True)
     files = [path for path in (rows.parent / "out").rglob("*") if path.is_file()]
     assert len(files) >= 4
     for secret in (token, server.token):
@@ -299,7 +306,7 @@ def test_batched_writes_a_row_in_one_call(made_rows: Rows, monkeypatch: pytest.M
     with FakeModel() as single:
         one_by_one = run(single, rows, monkeypatch, canary_share=0.0)
     with FakeModel() as server:
-        batched = run(server, rows, monkeypatch, canary_share=0.0, batched=True)
+        batched = run(server, rows, monkeypatch, canary_share=0.0, batched=True, again=True)
         books_agree(batched, server)
     assert batched["funnel"] == one_by_one["funnel"]
     # Published recipe (one analysis, one call that writes all) with a verdict each: 1 + 1 + 4; one by one: 1 + 4 + 4.
