@@ -77,12 +77,14 @@ class Verdict:
 class Passage:
     """A passage as the encoder sees it (title and text joined by a newline), with what a verifier said of it if any.
 
-    Without an id it gets its text's hash.
+    Without an id it gets its text's hash. `source` is "mined" of a positive that was a mined negative until a verifier
+    found that it answers the query; None of one that the data gave.
     """
 
     id: BlankText = ""
     text: Text
     verdict: Verdict | None = None
+    source: OptionalText = None
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -137,8 +139,9 @@ class Row:
 
 
 def row_content_id(row: Row) -> str:
-    """A content hash of the query and its positives: the key under which work on this row is stored."""
-    return content_id(row.query, *(passage.text for passage in row.positives))
+    """A content hash of the query and the positives that the data gave: the key under which work on this row is stored,
+    before and after mined passages became further positives."""
+    return content_id(row.query, *(passage.text for passage in row.positives if passage.source is None))
 
 
 def row_to_dict(row: Row) -> dict[str, Any]:

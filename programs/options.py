@@ -10,6 +10,8 @@ from tyro.constructors import PrimitiveConstructorSpec
 from data.base.errors import InputError
 from data.base.options import Bound, Count, Natural, Positive, at_least, between, options
 
+# A mined negative that answers the query: a further positive, left out, or kept as it is.
+MinedRelevant = Literal["promote", "drop", "keep"]
 AdapterName = Literal["auto", "chat", "json", "xml"]
 ModelName = Annotated[str, Bound("a model string", lambda name: bool(name.strip()))]
 Temperature = Annotated[float, between(0, 2)]

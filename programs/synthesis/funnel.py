@@ -111,7 +111,8 @@ def shown_funnel(
     """What a synthesis summary says, for tables and reports: `steps`, `failed_rows`, `faults`, `calibration`.
 
     A step has a `name`, the `count` that reached it, how many were `lost` after it by reason. `num_used`: how many
-    generated negatives training drew on, where that is known. `calibration` has the CALIBRATION_FIELDS.
+    generated negatives training drew on, where that is known. `calibration` has the CALIBRATION_FIELDS, `mined` the
+    false ones among the mined negatives, None where none were judged.
     """
     if "refused" in summary:
         raise InputError(f"the synthesis accepted nothing: {summary['refused']}", file=file)
@@ -137,4 +138,6 @@ def shown_funnel(
         if num_used < steps[-1]["count"]:
             steps[-1]["lost"] = {"not_used": steps[-1]["count"] - num_used}
         steps.append({"name": "used in training", "count": num_used, "lost": {}})
-    return {"steps": steps, "failed_rows": failed, "faults": faults, "calibration": calibration}
+    return {"steps": steps, "failed_rows": failed, "faults": faults, "calibration": calibration} | {
+        "mined": summary["mined"] if summary.get("mined", {}).get("judged") else None
+    }

@@ -53,7 +53,9 @@ rows = st.builds(
     query_id=texts,
     query=texts,
     positives=st.lists(
-        st.builds(Passage, id=texts, text=texts, verdict=st.none() | verdicts), min_size=1, max_size=3
+        st.builds(Passage, id=texts, text=texts, verdict=st.none() | verdicts, source=st.sampled_from([None, "mined"])),
+        min_size=1,
+        max_size=3,
     ).map(tuple),
     negatives=st.lists(negatives, max_size=4).map(tuple),
     requirements=st.lists(requirements, max_size=3).map(tuple),
@@ -114,10 +116,13 @@ def test_content_ids_are_stable_and_separate_their_parts() -> None:
     assert content_id("ab", "c") != content_id("a", "bc")
 
 
-def test_the_row_id_depends_on_query_and_positives_only() -> None:
+def test_the_row_id_depends_on_the_query_and_the_positives_that_the_data_gave_only() -> None:
     row = Row(query_id="1", query="q", positives=(Passage(id="p", text="t"),))
     other = Row(
-        query_id="2", query="q", positives=(Passage(id="x", text="t"),), negatives=(Negative(text="n", source="mined"),)
+        query_id="2",
+        query="q",
+        positives=(Passage(id="x", text="t"), Passage(text="was a negative", source="mined")),
+        negatives=(Negative(text="n", source="mined"),),
     )
     assert row_content_id(row) == row_content_id(other)
 

@@ -62,6 +62,7 @@ def write_model_card(folder: Path, config: TrainConfig, result: "TrainResult", r
         encoder=read_settings(folder),
         rows=rows,
         sources=Counter(negative.source for negative in negatives),
+        promoted=sum(passage.source == "mined" for row in rows for passage in row.positives),
         verified=all(n.requirement and n.verdict for n in negatives if n.source == "generated"),
         origins={
             "written by": Counter(n.generator for n in negatives if n.generator),
