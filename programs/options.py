@@ -59,15 +59,17 @@ class CallOptions:
     """How language models are called."""
 
     api_base: str | None = None
-    """Address of an OpenAI-compatible server for lm; None takes the provider's own or its environment variable's."""
+    """Address of an OpenAI-compatible server for lm, and for other models of its provider; None takes the provider's
+    own or its environment variable's."""
 
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; None takes the provider's usual one. The key goes to lm's
     server alone (api_base or, without that, lm's provider): other models take their providers' usual ones."""
 
     extra: Extra | None = None
-    """More parameters for each call to a hosted model, which litellm gets as they are: reasoning_effort=low,
-    num_ctx=16384 (several separated by commas), or a JSON object, like {"extra_body": {"top_k": 20}}. No keys."""
+    """More parameters for each call to lm and other models of its provider, which litellm gets as they are:
+    reasoning_effort=low, num_ctx=16384 (several separated by commas), or a JSON object, like {"extra_body": {"top_k":
+    20}}. No keys."""
 
     adapter: AdapterName = "auto"
     """Layout of prompts and answers: chat (marked sections), json (with a schema where the server takes one), xml; auto
@@ -110,7 +112,8 @@ class WritingOptions(CallOptions):
     """Verifier's model string; None takes the generator's."""
 
     verifier_api_base: str | None = None
-    """Address for verifier_lm; None takes api_base where verifier_lm is not given, else the provider's own."""
+    """Address for verifier_lm; None takes api_base where it is of lm's provider, else the provider's own; "provider" is
+    the provider's own in any case."""
 
     profile: str = "generic"
     """Corpus profile (what counts as relevant, how passages read): one that ships (generic, encyclopaedic_qa,

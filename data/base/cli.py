@@ -15,6 +15,7 @@ import tyro
 
 from data.base.arguments import in_words, is_list, nearest, read_arguments
 from data.base.errors import InputError, shown
+from data.base.text import public_address
 
 
 def run_command(
@@ -78,8 +79,9 @@ def _say_help(config_type: type) -> None:
 
 
 def config_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as it is saved in config.json: paths as text, everything else as it is."""
-    return {name: _plain(value) for name, value in asdict(config).items()}
+    """A config dataclass as it is saved in config.json: paths as text, addresses without what they hold of secrets."""
+    found = {name: _plain(value) for name, value in asdict(config).items()}
+    return {n: public_address(v) if n.endswith("api_base") and v is not None else v for n, v in found.items()}
 
 
 def _plain(value: Any) -> Any:

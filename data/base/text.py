@@ -23,6 +23,11 @@ _SPACELESS = re.compile(f"[{_HAN}{_THAI}]")
 _TOKEN = re.compile(rf"[{_HAN}{_THAI}]|(?:[^\W{_HAN}{_THAI}]|[{_MARKS}])+|[^\w\s]")
 
 
+def public_address(text: str) -> str:
+    """An address as it may be written down: without a user's name and password, and without the values of a query."""
+    return re.sub(r"(?<=[?&])([^=&#\s]+)=[^&#\s]*", r"\1=[secret]", re.sub(r"(?<=://)[^/?#\s]*@", "", text))
+
+
 def clean_text(text: str) -> str:
     """Return `text` with line ends unified, control characters blanked, lone surrogates replaced, ends stripped.
 

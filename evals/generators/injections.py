@@ -17,7 +17,7 @@ from data.row_files import read_objects
 from evals.generators.config import ProbeConfig
 from programs.lm.adapters import make_adapter
 from programs.lm.budget import Budget
-from programs.lm.models import Models
+from programs.lm.models import Models, log_roles
 from programs.lm.role_lm import RoleLM
 from programs.modules.synthesizer import Verifier
 from programs.modules.verifier import numbered
@@ -90,9 +90,11 @@ def judge_injections(config: ProbeConfig) -> InjectionResult:
             max_tokens=config.max_tokens,
             timeout_s=config.timeout_s,
             api_key_env=config.api_key_env,
+            api_base=config.api_base,
             extra=config.extra,
         )
-        spec = models.resolve(config.lm, flag="lm", temperature=0.0, api_base=config.api_base)
+        spec = models.resolve(config.lm, flag="lm", temperature=0.0)
+        log_roles({"verifier": [spec]})
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         budget.check_priced(spec, "lm")
         lm = RoleLM("verifier", spec, config.retries, seed=config.seed, budget=budget)

@@ -3,6 +3,7 @@
 import os
 import re
 from typing import Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from dspy import lm15
 from dspy.utils.exceptions import AdapterParseError
@@ -31,6 +32,8 @@ PASSING_LOSSES: tuple[str, ...] = tuple(loss for _, loss in _TRANSIENT)
 # Keys in use, whatever the variable is called that they came from.
 _KEYS: set[str] = set()
 _SHORTEST_KEY = 6
+# A variable's value of so many characters is no word that an answer could hold by chance.
+_LONG_KEY = 16
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 _SECRET_FORM = re.compile(r"\b(sk|pk|hf|gsk|xai|key|loopback)-[A-Za-z0-9_\-*]{6,}|(?i:bearer)\s+\S+")
 
@@ -52,6 +55,24 @@ def register_secret(key: str) -> str:
     if len(key) >= _SHORTEST_KEY:
         _KEYS.add(key)
     return key
+
+
+def register_address(address: str) -> str:
+    """Remember what an address holds of secrets: a user's password, and the values of its query; returns it."""
+    parts = urlsplit(address)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    for value in (password or user, *(value for _, value in parse_qsl(parts.query))):
+        register_secret(value)
+        register_secret(unquote(value))
+    return address
+
+
+def without_keys(text: str) -> str:
+    """`text` without registered keys and the long values of secret environment variables; all else as it is."""
+    named = {value for name, value in os.environ.items() if len(value) >= _LONG_KEY and _SECRET_NAME.search(name)}
+    for value in sorted(_KEYS | named, key=len, reverse=True):
+        text = text.replace(value, "[secret]")
+    return text
 
 
 def redact(text: str, limit: int = 300) -> str:

@@ -2,23 +2,30 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dspy
 import litellm
 from dspy.utils.exceptions import LMConfigurationError
 
 from data.base.errors import InputError
-from data.base.text import content_id
-from programs.lm.faults import redact, register_secret
+from data.base.text import content_id, public_address
+from programs.lm.faults import redact, register_address, register_secret
 from programs.lm.servers import recorded
 from programs.lm.servers.local import PREFIX, LocalServer
+
+log = logging.getLogger(__name__)
+
+# What is given for an address where the provider's own is meant.
+OWN_ADDRESS = "provider"
 
 # So much of a file's beginning and end tells it from another one: the metadata stand first, the last tensors end it.
 _HASHED_BYTES = 1 << 20
@@ -213,8 +220,9 @@ def _key(name: str, *, flag: str, api_base: str | None, api_key_env: str | None)
 class Models:
     """Resolves model names; servers are started once a name and stopped when `stack` closes.
 
-    The key in the variable `api_key_env` goes to one server alone: that of the first hosted model that is resolved.
-    `extra` goes to litellm with every call to a hosted model. Raises InputError when it cannot (see `check_extra`).
+    The first hosted model that is resolved is at `api_base` (None: the provider's own address), and so are further ones
+    of its provider, which get `extra` with every call as it does. The key in the variable `api_key_env` goes to its
+    server alone. Raises InputError when `extra` cannot be sent (see `check_extra`) or `api_base` is no address.
     """
 
     def __init__(
@@ -224,10 +232,12 @@ class Models:
         max_tokens: int,
         timeout_s: float,
         api_key_env: str | None,
+        api_base: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ):
         self._extra = dict(extra or {})
         check_extra(self._extra, flag="extra")
+        self._api_base, self._first_provider = api_base, ""
         self._stack = stack
         self._max_tokens, self._timeout_s, self._api_key_env = max_tokens, timeout_s, api_key_env
         self._keyed_server: str | None = None
@@ -237,6 +247,7 @@ class Models:
     def resolve(self, name: str, *, flag: str, temperature: float | None, api_base: str | None = None) -> ModelSpec:
         """The checked model called `name`: recorded answers, a model file, or one that litellm knows, with its key.
 
+        `api_base` is an address, "provider" for the provider's own, or None for the one that the class says.
         Raises InputError that names `flag`. Reasoning models get no temperature and no token limit, which they refuse.
         """
         shared: dict[str, Any] = {
@@ -263,24 +274,62 @@ class Models:
                 **_served_by(server),
                 **shared,
             )
-        key_env = self._key_env(name, flag, api_base)
+        provider = provider_of(name, flag)
+        self._first_provider = self._first_provider or provider
+        same = provider == self._first_provider
+        if api_base is None and same:
+            api_base = self._api_base
+        api_base = None if api_base == OWN_ADDRESS else api_base and _checked_address(api_base, flag)
+        key_env = self._key_env(provider, api_base)
         key = _key(name, flag=flag, api_base=api_base, api_key_env=key_env)
         spec = ModelSpec(
-            name=name, model=name, api_base=api_base, api_key=key, key_env=key_env, extra=self._extra, **shared
+            name=name,
+            model=name,
+            api_base=api_base,
+            api_key=key,
+            key_env=key_env,
+            extra=self._extra if same else {},
+            **shared,
         )
         _register_with_litellm(spec)
         if litellm.supports_reasoning(name) or _refuses_sampling(name):
             spec = replace(spec, temperature=None, max_tokens=None)
         return spec
 
-    def _key_env(self, name: str, flag: str, api_base: str | None) -> str | None:
+    def _key_env(self, provider: str, api_base: str | None) -> str | None:
         """The chosen variable for a model at the server that its key is for, None for any other."""
-        provider = provider_of(name, flag)
         if self._api_key_env is None:
             return None
         server = provider if api_base is None else api_base.rstrip("/")
         self._keyed_server = self._keyed_server or server
         return self._api_key_env if server == self._keyed_server else None
+
+
+def _checked_address(address: str, flag: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(
+            f"{public_address(address)!r} is no address: expected http://... or https://..., or {OWN_ADDRESS} for the "
+            "provider's own",
+            field=flag.replace("lm", "api-base"),
+        )
+    return register_address(address)
+
+
+def log_roles(specs: Mapping[str, Sequence[ModelSpec]]) -> None:
+    """Say which model answers in which role and where it is, before anything is sent there."""
+    for role, models in specs.items():
+        log.info("%s: %s", role, ", then ".join(f"{spec.name} {place_of(spec)}" for spec in models))
+
+
+def place_of(spec: ModelSpec) -> str:
+    """Where a model is, in words and without secrets."""
+    if spec.is_local:
+        return "on this machine"
+    provider = str(litellm.get_llm_provider(spec.model)[1])
+    named = (f"{provider.upper()}_BASE_URL", f"{provider.upper()}_API_BASE")
+    address = spec.api_base or next((os.environ[name] for name in named if os.environ.get(name)), None)
+    return f"at {public_address(address)}" if address else f"at {provider}'s own address"
 
 
 def _served_by(server: recorded.RecordedServer | LocalServer) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from data.base.errors import InputError
 from data.base.text import clean_text, content_id
 from programs.lm.bridge import wait_for
 from programs.lm.budget import Budget, Reservation
-from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, transient_kind, user_error
+from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, transient_kind, user_error, without_keys
 from programs.lm.meter import UNSENT, Answer, Journal, Meter
 from programs.lm.models import ModelSpec, abilities, call_settings
 from programs.lm.pacing import AdaptiveConcurrency, retry_delay
@@ -272,5 +272,5 @@ def _judge(answer: Answer) -> tuple[str, str | None]:
         return "malformed", None
     if len(answer.text) > _LONGEST_ANSWER_CHARS:
         return "oversized", None
-    # Half a character (a lone surrogate) can be stored in no file.
-    return "ok", json.dumps([clean_text(answer.text)], ensure_ascii=False)
+    # Half a character (a lone surrogate) can be stored in no file; a key that an answer repeats is to be in none.
+    return "ok", json.dumps([without_keys(clean_text(answer.text))], ensure_ascii=False)

@@ -27,7 +27,7 @@ class OptimizeConfig(FeedbackOptions, LMOptions):
     gepa needs one; mipro without one searches only over demonstrations; bootstrap uses none."""
 
     reflection_api_base: str | None = None
-    """Address for reflection_lm; None takes the provider's own."""
+    """Address for reflection_lm; as verifier_api_base."""
 
     optimizer: OptimizerName = "bootstrap"
     """gepa rewrites instructions from the feedback's words; mipro searches instructions and demonstrations by score;

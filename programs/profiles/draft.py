@@ -17,7 +17,7 @@ from data.retrieval_set import RetrievalSet
 from programs.lm.adapters import LAYOUTS, make_adapter
 from programs.lm.budget import Budget
 from programs.lm.faults import CallError, redact
-from programs.lm.models import Models
+from programs.lm.models import Models, log_roles
 from programs.lm.role_lm import RoleLM
 from programs.modules.predictors import as_data
 from programs.modules.signatures import DescribeCorpus
@@ -50,9 +50,11 @@ def draft_profile(config: ProfileConfig) -> CorpusProfile:
             max_tokens=config.max_tokens,
             timeout_s=config.timeout_s,
             api_key_env=config.api_key_env,
+            api_base=config.api_base,
             extra=config.extra,
         )
-        spec = models.resolve(config.lm, flag="lm", temperature=0.0, api_base=config.api_base)
+        spec = models.resolve(config.lm, flag="lm", temperature=0.0)
+        log_roles({"generator": [spec]})
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         budget.check_priced(spec, "lm")
         lm = RoleLM("generator", spec, config.retries, budget=budget)

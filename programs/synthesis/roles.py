@@ -12,7 +12,7 @@ from data.base.text import content_id
 from programs.lm.adapters import LAYOUTS, make_adapter
 from programs.lm.budget import Budget
 from programs.lm.faults import PASSING_LOSSES, UNREADABLE, CallError, RunStoppedError
-from programs.lm.models import Models, ModelSpec
+from programs.lm.models import Models, ModelSpec, log_roles
 from programs.lm.pacing import ConcurrencyByPlace
 from programs.lm.role_lm import RoleLM
 from programs.modules.naive import NAIVE, NaiveWriter
@@ -63,10 +63,10 @@ def resolve_roles(stack: ExitStack, config: Any, budget: Budget) -> dict[str, li
         max_tokens=config.max_tokens,
         timeout_s=config.timeout_s,
         api_key_env=config.api_key_env,
+        api_base=config.api_base,
         extra=config.extra,
     )
     verifier, verifier_flag = config.verifier_lm or config.lm, "verifier-lm" if config.verifier_lm else "lm"
-    verifier_base = config.verifier_api_base or (None if config.verifier_lm else config.api_base)
     specs: dict[str, list[ModelSpec]] = {}
 
     def resolve(role: str, flag: str, name: str, api_base: str | None, temperature: float) -> None:
@@ -79,12 +79,13 @@ def resolve_roles(stack: ExitStack, config: Any, budget: Budget) -> dict[str, li
             if name.strip():
                 resolve(role, flag, name.strip(), None, temperature)
 
-    resolve("generator", "lm", config.lm, config.api_base, config.temperature)
+    resolve("generator", "lm", config.lm, None, config.temperature)
     resolve_fallbacks("generator", "lm-fallbacks", config.temperature)
-    resolve("verifier", verifier_flag, verifier, verifier_base, 0.0)
+    resolve("verifier", verifier_flag, verifier, config.verifier_api_base, 0.0)
     resolve_fallbacks("verifier", "verifier-fallbacks", 0.0)
     if (reflector := getattr(config, "reflection_lm", None)) is not None:
         resolve("reflector", "reflection-lm", reflector, config.reflection_api_base, 1.0)
+    log_roles(specs)
     return specs
 
 

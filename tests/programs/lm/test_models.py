@@ -38,7 +38,16 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
             ["openai/gpt-4.1", "openai/gpt-4.1-mini", "openai/gpt-4.1"],
         ),
         # A server of one's own is not the provider whose protocol it speaks.
-        ({"lm": "openai/mine", "api_base": HERE, "verifier_lm": "openai/gpt-4.1"}, ["openai/mine"]),
+        (
+            {
+                "lm": "openai/mine",
+                "api_base": HERE,
+                "verifier_lm": "openai/gpt-4.1",
+                "verifier_api_base": "provider",
+            },
+            ["openai/mine"],
+        ),
+        ({"lm": "openai/mine", "api_base": HERE, "verifier_lm": "openai/other"}, ["openai/mine", "openai/other"]),
         (
             {"lm": "openai/mine", "api_base": HERE, "verifier_lm": "openai/other", "verifier_api_base": f"{HERE}/"},
             ["openai/mine", "openai/other"],

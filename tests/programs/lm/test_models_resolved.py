@@ -10,8 +10,9 @@ from aiohttp import web
 
 from data.base.errors import InputError
 from programs.lm.budget import Budget, Reservation
+from programs.lm.faults import redact, without_keys
 from programs.lm.meter import Answer, Meter
-from programs.lm.models import Models, ModelSpec, Price, known_price
+from programs.lm.models import Models, ModelSpec, Price, known_price, log_roles
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers.loopback import LoopbackServer, completion_response
 
@@ -130,3 +131,37 @@ def test_extra_parameters_reach_the_server_and_make_another_model(monkeypatch: p
 def test_extra_parameters_that_are_refused(extra: dict[str, Any], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         resolved("openai/of-my-own", extra=extra)
+
+
+def test_models_of_one_provider_are_at_one_address_unless_told_otherwise(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "the-key-of-mine")
+    monkeypatch.setenv("OPENAI_API_KEY", "another-key-of-theirs")
+    here = "http://me:pass-word@127.0.0.1:9/v1?code=query-key"
+    with ExitStack() as stack:
+        models = Models(stack, max_tokens=10, timeout_s=5, api_key_env="MY_KEY", api_base=here, extra={"top_p": 0.5})
+        specs = [
+            models.resolve("openai/a", flag="lm", temperature=0.0),
+            models.resolve("openai/b", flag="verifier-lm", temperature=0.0),
+            models.resolve("ollama_chat/c", flag="verifier-lm", temperature=0.0),
+            models.resolve("openai/d", flag="verifier-lm", temperature=0.0, api_base="http://[::1]:7"),
+            models.resolve("openai/e", flag="verifier-lm", temperature=0.0, api_base="provider"),
+        ]
+        with pytest.raises(InputError, match="field 'verifier-api-base': 'nowhere' is no address"):
+            models.resolve("openai/f", flag="verifier-lm", temperature=0.0, api_base="nowhere")
+    assert [spec.api_base for spec in specs] == [here, here, None, "http://[::1]:7", None]
+    assert [spec.api_key for spec in specs[:2]] == ["the-key-of-mine"] * 2
+    assert specs[3].api_key != "the-key-of-mine" != specs[4].api_key
+    assert [dict(spec.extra) for spec in specs] == [{"top_p": 0.5}] * 2 + [{}] + [{"top_p": 0.5}] * 2
+    with caplog.at_level("INFO"):
+        log_roles({"generator": specs[:1], "verifier": specs[2:]})
+    assert caplog.messages == [
+        "generator: openai/a at http://127.0.0.1:9/v1?code=[secret]",
+        "verifier: ollama_chat/c at ollama_chat's own address, then openai/d at http://[::1]:7, "
+        "then openai/e at openai's own address",
+    ]
+    assert redact("asked http://me:pass-word@127.0.0.1:9/v1?code=query-key") == (
+        "asked http://me:[secret]@127.0.0.1:9/v1?code=[secret]"
+    )
+    assert without_keys("sk-looks-like-a-key,\n pass-word") == "sk-looks-like-a-key,\n [secret]"

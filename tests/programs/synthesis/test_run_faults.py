@@ -321,3 +321,25 @@ def test_a_batch_of_the_wrong_size_is_asked_for_again_and_then_lost_by_name(
         summary = run(server, made_rows(2), monkeypatch, batched=True, malformed_retries=1)
     assert summary["funnel"]["lost"]["not_written"] == 8
     assert summary["funnel"]["faults"] == {"violate_malformed": 4}
+
+
+def test_no_secret_of_an_address_or_an_answer_is_written(
+    made_rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tell(number: int, completion: dict[str, Any]) -> None:
+        message = completion["choices"][0]["message"]
+        message["content"] = message["content"].replace(" is ", f" is {server.token} pass-word ")
+
+    with FakeModel(alter=tell) as server:
+        rows = made_rows(3)
+        # The client sends the password as the key, which this server refuses.
+        address = server.api_base.replace("://", "://me:pass-word@")
+        with caplog.at_level("INFO"):
+            run(server, rows, monkeypatch, api_base=address)
+            assert "pass-word" not in (rows.parent / "out" / "config.json").read_text(encoding="utf-8")
+            assert not server.log and run(server, rows, monkeypatch)["funnel"]["rows"] == 3 and server.log
+        written = b"".join(file.read_bytes() for file in (rows.parent / "out").rglob("*") if file.is_file())
+        assert b"[secret]" in written
+        for secret in (server.token, "pass-word"):
+            assert secret.encode() not in written and secret not in caplog.text
+    assert f"generator: openai/fake at {server.api_base}" in caplog.messages
