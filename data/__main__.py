@@ -9,6 +9,7 @@ from typing import Any, Literal
 from data.base.cli import run_command
 from data.base.errors import BadRows
 from data.base.options import Count, options
+from data.base.outputs import ForceOption, Outputs
 from data.formats.convert import fewest_negatives, format_named, read_format, write_format
 from data.formats.sidecar import sidecar_path
 from data.readers.beir import write_beir
@@ -76,7 +77,7 @@ FormatName = Literal[
 
 
 @options
-class ConvertConfig:
+class ConvertConfig(ForceOption):
     """Turn a file of training rows into another trainer's format, or back."""
 
     input: Path
@@ -104,6 +105,7 @@ class ConvertConfig:
 
 def _convert(config: ConvertConfig) -> None:
     bad_rows = BadRows(config.skip_bad_rows)
+    outputs = Outputs("convert", [config.out, sidecar_path(config.out)], inputs=[config.input], force=config.force)
     target, num_negatives = format_named(config.to), config.num_negatives
     if num_negatives is None and target.fixed:
         # A pass of its own, so that a file of any size still streams.
@@ -112,6 +114,7 @@ def _convert(config: ConvertConfig) -> None:
     unknown: Counter[str] = Counter()
     rows = read_format(config.input, config.source, bad_rows, unknown)
     report = write_format(config.out, config.to, rows, num_negatives)
+    outputs.record()
     sidecar = None if target.lossless else sidecar_path(config.out)
     sys.stdout.write(report.summary(target, num_negatives or 0, sidecar) + "\n")
     if unknown:

@@ -16,6 +16,7 @@ from data.base.cli import config_dict, text_table
 from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
 from data.base.options import shared_options
+from data.base.outputs import at_work_in, claim_folder
 from data.base.stats import Floats, Interval, holm, randomisation_p_value, seeds_and_queries_interval
 from data.base.text import content_id
 from data.readers.source import read_source
@@ -52,6 +53,13 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
     Resumable: a finished (arm, seed) leaves scores.json behind and is not trained again while its inputs are the same.
     Raises InputError.
     """
+    inputs = [config.rows, config.naive_rows, config.dev, config.test, config.model]
+    claim_folder("ablate", config.out, ("ablation.json", "ablation.svg", "arms"), inputs=inputs)
+    with at_work_in(config.out):
+        return _ablate(config)
+
+
+def _ablate(config: AblateConfig) -> dict[str, Any]:
     start = time.monotonic()
     rows, naive = ablation_rows(config)
     test = read_source(config.test, config.test_split)

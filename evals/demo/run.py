@@ -1,21 +1,19 @@
 """`just demo`: the whole job on the demo data, mine to evaluate, as a user would run it command by command."""
 
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from data.__main__ import DemoConfig as DemoDataConfig
 from data.__main__ import write_demo
 from data.base.cli import config_dict, text_table
-from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.options import shared_options
+from data.base.outputs import at_work_in, claim_folder
 from data.base.stats import PairedComparison, compare_paired
 from data.readers.demo import demo_family_set
 from data.row_files import read_rows
@@ -40,8 +38,6 @@ log = logging.getLogger(__name__)
 ZERO_SHOT, MINED, FULL = "zero-shot", "mined only", "mined + generated + entropy"
 # The recorded answers hold three or four negatives a query.
 MAX_GENERATED = 4
-# Written first: only a folder that holds it is a demo's to clear.
-MARKER = "demo.json"
 # Labels of an audit stay: they are a person's work, and they are matched by text.
 WRITTEN = (
     "data", "mined.jsonl", "synthesis", "rows", "train", "summary.json", "report.html",
@@ -51,10 +47,14 @@ SHOWN = {measure: LABELS[measure] for measure in ("ndcg@10", "accuracy@1", SIBLI
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
-    """Run every step and return what summary.json holds."""
+    """Run every step and return what summary.json holds. Raises InputError in a folder that no demo has claimed."""
+    claim_folder("demo", config.out, WRITTEN, restart=True)
+    with at_work_in(config.out):
+        return _run(config)
+
+
+def _run(config: DemoConfig) -> dict[str, Any]:
     out = config.out
-    remove_earlier_demo(out)
-    write_json(out / MARKER, config_dict(config))
     seconds: dict[str, float] = {}
 
     with _step(seconds, "mine", "1/5 mine: hard negatives for 120 queries of six organisations"):
@@ -137,21 +137,6 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         "\n".join(["", table, "", *found, f"Everything is in {out}/; open {page} in a browser to look at it.", ""])
     )
     return summary
-
-
-def remove_earlier_demo(out: Path) -> None:
-    """Remove what a demo wrote into this folder. Raises InputError where such names are there and no demo's mark is."""
-    found = [out / name for name in WRITTEN if (out / name).exists() or (out / name).is_symlink()]
-    if found and not (out / MARKER).is_file():
-        raise InputError(
-            f"--out: {found[0]} is there and may be your own, as no {MARKER} in this folder says that a demo wrote it: "
-            "choose another folder, or delete what the demo of an older version left there"
-        )
-    for target in found:
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink()
 
 
 @contextmanager

@@ -5,11 +5,12 @@ from typing import Annotated
 
 from data.base.errors import InputError
 from data.base.options import Natural, Positive, at_least, options
+from data.base.outputs import ForceOption
 from trainer.encoder.options import EncoderOptions
 
 
 @options
-class DiagnoseConfig(EncoderOptions):
+class DiagnoseConfig(EncoderOptions, ForceOption):
     """Look for source leak, gradient drift, hardness and yield in rows with generated negatives."""
 
     run: Path | None = None

@@ -15,6 +15,7 @@ import numpy as np
 from data.base.cli import config_dict
 from data.base.errors import BadRows, InputError
 from data.base.files import read_json_object, write_json
+from data.base.outputs import Outputs
 from data.base.text import content_id
 from data.records import Row
 from data.row_files import read_rows, write_objects
@@ -46,6 +47,13 @@ DIAGNOSTICS_FILE, SCORES_FILE = "diagnostics.json", "scores.jsonl"
 def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     """Make every diagnostic that the data allow; returns what diagnostics.json holds. Raises InputError."""
     config, rows_file, out = with_run_defaults(config)
+    outputs = Outputs(
+        "diagnose",
+        [out / DIAGNOSTICS_FILE, out / SCORES_FILE],
+        inputs=[rows_file, config.model, config.baseline],
+        run=config.run,
+        force=config.force,
+    )
     bad_rows = BadRows(config.skip_bad_rows)
     rows = list(read_rows(rows_file, bad_rows))
     bad_rows.warn()
@@ -85,6 +93,7 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     )
     write_objects(out / SCORES_FILE, score_lines(sample, {when: seen for when, (_, seen) in looks.items()}))
     write_json(out / DIAGNOSTICS_FILE, result)
+    outputs.record()
     sys.stdout.write(diagnostics_text(result) + f"\nwritten: {out / DIAGNOSTICS_FILE}\n")
     return result
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from data.base.errors import InputError
 from data.base.options import options
+from data.base.outputs import ForceOption
 
 
 @options
-class ReportConfig:
+class ReportConfig(ForceOption):
     """Make one HTML page of a run: results, yield, hardness, source leak, cost, and every negative to look at."""
 
     run: Path

@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from data.base.files import atomic_writer
+from data.base.outputs import Outputs
 from data.base.stats import Interval
 from evals import charts
 from evals.diagnostics.table import DRIFT_LINES, get_path, interval
@@ -32,11 +33,13 @@ _NUM_COLOURS = 7
 
 def report(config: ReportConfig) -> Path:
     """Write the page and return its path. Raises InputError when the folder holds nothing to show."""
+    out = config.out or config.run / "report.html"
+    outputs = Outputs("report", [out], run=config.run, force=config.force)
     run = read_run_folder(config.run)
     page = render(run, config.title or config.run.resolve().name)
-    out = config.out or config.run / "report.html"
     with atomic_writer(out) as file:
         file.write(page)
+    outputs.record()
     log.info("written: %s (%.1f MB); open it in a browser", out, len(page.encode()) / 1e6)
     for name, reason in run.absent.items():
         log.info("without %s: %s", name, reason)

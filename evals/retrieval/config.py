@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.base.options import Bound, options
+from data.base.outputs import ForceOption
 from trainer.encoder.options import EncoderOptions
 
 TableFile = Annotated[
@@ -12,7 +13,7 @@ TableFile = Annotated[
 
 
 @options
-class EvalConfig(EncoderOptions):
+class EvalConfig(EncoderOptions, ForceOption):
     """Score an encoder on judged queries: nDCG@10, MRR@10, recall, MAP and accuracy@1, with 95% intervals."""
 
     model: str

@@ -9,6 +9,7 @@ from typing import Any
 from data.base.cli import config_dict, text_table
 from data.base.errors import BadRows
 from data.base.files import atomic_path, write_json
+from data.base.outputs import Outputs
 from data.base.stats import bootstrap_interval, compare_paired
 from data.base.text import num_words, same_text_key
 from data.readers.source import read_source
@@ -26,6 +27,8 @@ _LONGEST = "21 words and more"
 
 def run_eval(config: EvalConfig) -> None:
     """Print the tables; write means, intervals, slices and per-query scores where asked. Raises InputError."""
+    inputs = [config.data, config.model, config.baseline, config.rows]
+    outputs = Outputs("eval", [config.out, config.per_query], inputs=inputs, force=config.force)
     bad_rows = BadRows(config.skip_bad_rows)
     retrieval_set = read_source(config.data, config.split, bad_rows)
     measured = _measure(config, retrieval_set)
@@ -47,6 +50,7 @@ def run_eval(config: EvalConfig) -> None:
     if config.per_query is not None:
         write_per_query(config.per_query, retrieval_set, {config.model: measured} | _named(config.baseline, baseline))
         sys.stdout.write(f"written: {config.per_query}\n")
+    outputs.record()
 
 
 def _measure(config: EvalConfig, retrieval_set: RetrievalSet) -> RetrievalScores:

@@ -11,6 +11,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from data.base.errors import InputError
 from data.base.files import atomic_writer
+from data.base.outputs import Outputs
 from data.base.text import clean_text
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
@@ -39,8 +40,7 @@ class Sample:
 
 def draft_profile(config: ProfileConfig) -> CorpusProfile:
     """Ask the model, write `config.out` and return the profile as a run will read it. Raises InputError."""
-    if config.out.exists() and not config.overwrite:
-        raise InputError("is there already, perhaps edited: choose another --out, or --overwrite", file=config.out)
+    outputs = Outputs("profile", [config.out], inputs=[config.data], force=config.overwrite)
     if config.lm.startswith("recorded:"):
         raise InputError("answers are recorded for the demo's own prompts alone: name a real model", field="lm")
     sample = draw_sample(read_source(config.data, config.split), config.sample, config.seed)
@@ -63,6 +63,7 @@ def draft_profile(config: ProfileConfig) -> CorpusProfile:
     style = tuple(dict.fromkeys(sample.passages[n - 1] for n in typical if 1 <= n <= len(sample.passages)))
     with atomic_writer(config.out) as file:
         file.write(profile_text(relevance, style[:_MOST_STYLE], config))
+    outputs.record()
     return load_profile(str(config.out))
 
 

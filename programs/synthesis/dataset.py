@@ -11,6 +11,7 @@ from typing import Any
 from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object
 from data.base.options import options
+from data.base.outputs import ForceOption, Outputs, claim_folder
 from data.hub import HubOptions, Licence, push_folder, write_token
 from data.records import Row, row_to_dict
 from data.row_files import read_rows, write_parquet_objects
@@ -21,14 +22,14 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 
 @options
-class DatasetConfig(HubOptions):
+class DatasetConfig(HubOptions, ForceOption):
     """Make a synthesised set a Hugging Face data set: Parquet files and a data card, which load_dataset(out) reads."""
 
     run: Path
     """Run folder of `synthesize`: rows.jsonl, config.json, summary.json."""
 
     out: Path
-    """Folder to write; it must not be there yet."""
+    """Folder to write."""
 
     licence: Licence
     """Licence of the source texts as the hub names it, like cc-by-sa-4.0 or cc0-1.0; "unknown" if you do not know it.
@@ -73,14 +74,15 @@ def write_dataset(config: DatasetConfig) -> Path:
 
     Raises InputError when the run is not finished or `out` holds something.
     """
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise InputError("is there already and not empty: choose another --out", file=config.out)
+    card = config.out / "README.md"
+    outputs = Outputs("dataset", [card], run=config.run, force=config.force)
     settings = read_json_object(config.run / "config.json")
     summary = read_json_object(config.run / "summary.json")
     if "funnel" not in summary:
         raise InputError(
             "has no funnel: the synthesis was refused or is not finished", file=config.run / "summary.json"
         )
+    claim_folder("dataset", config.out, ("data", "README.md"), run=config.run, alone=True, restart=True)
     counts = _Counts()
     rows = _counted(read_rows(config.run / "rows.jsonl"), counts)
     for number, first in enumerate(rows):
@@ -90,8 +92,9 @@ def write_dataset(config: DatasetConfig) -> Path:
     if not counts.rows:
         raise InputError("holds no rows", file=config.run / "rows.jsonl")
     # Last, so that a folder with a card is whole.
-    with atomic_writer(config.out / "README.md") as file:
+    with atomic_writer(card) as file:
         file.write(data_card(config, settings, summary, counts) + "\n")
+    outputs.record()
     return config.out
 
 

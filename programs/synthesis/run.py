@@ -14,6 +14,7 @@ from typing import Any
 from data.base.cli import config_dict
 from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
+from data.base.outputs import claim_folder
 from data.base.text import same_text_key
 from data.readers.demo import demo_items
 from data.records import Row, row_content_id
@@ -38,6 +39,7 @@ from programs.synthesis.summary import ProgramName, find_missed, refuse_unusable
 from programs.synthesis.workers import Outcome, RowWorkers, inline, rare_collections
 
 log = logging.getLogger(__name__)
+WRITTEN = ("store.sqlite", "config.json", "rows.jsonl", "summary.json")
 # Settings that change nothing about a finished row.
 _SHAPES_NOTHING = frozenset(
     {
@@ -53,7 +55,6 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     Raises InputError for anything a user can mend, KeyboardInterrupt after Ctrl-C; both leave a store to go on from.
     """
     started = time.monotonic()
-    check_files(config)
     total = count_input(config)
     refuse_forgotten_lm(config.lm, config.rows, read_input(config))
     # Reads the first rows: what is wrong with them is said before anything is written.
@@ -63,6 +64,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         specs = resolve_roles(stack, config, budget)
         program, name = build_program(config)
+        claim_folder("synthesize", config.out, WRITTEN, inputs=[config.rows, config.profile, config.program])
         store = stack.enter_context(RunStore(config.out / "store.sqlite"))
         if not profile.style:
             profile = replace(profile, style=folder_style(config, store, mined))
@@ -120,14 +122,6 @@ def _work_on_ray(
 
     spec = WorkerSpec(config=config, profile=profile, specs=specs, layouts=layouts)
     return run_on_ray(spec, program=key, total=total)
-
-
-def check_files(config: SynthesizeConfig) -> None:
-    """Raise InputError when the run would write over, or remove, the rows that it reads."""
-    if config.rows.resolve() == (config.out / "rows.jsonl").resolve():
-        raise InputError(
-            "is the file that this run would write its rows into: choose another --out", file=config.rows, field="rows"
-        )
 
 
 def refuse_forgotten_lm(lm: str, file: Path, rows: Iterable[Row]) -> None:

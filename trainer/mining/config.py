@@ -4,13 +4,14 @@ from typing import Annotated, Literal
 
 from data.base.errors import require
 from data.base.options import Bound, Count, Finite, NotNegative, options
+from data.base.outputs import ForceOption
 from trainer.encoder.options import EncoderOptions
 
 RowsFile = Annotated[str, Bound("a file name that ends in .jsonl", lambda name: name.endswith(".jsonl"))]
 
 
 @options
-class MineConfig(EncoderOptions):
+class MineConfig(EncoderOptions, ForceOption):
     """Mine hard negatives for the queries of a retrieval data set with an encoder."""
 
     data: str

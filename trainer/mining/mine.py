@@ -13,6 +13,7 @@ import torch
 from data.base.errors import BadRows
 from data.base.files import write_json
 from data.base.options import shared_options
+from data.base.outputs import Outputs
 from data.base.text import same_text_key
 from data.readers.source import read_source
 from data.records import Negative, Row
@@ -65,6 +66,8 @@ class MineReport:
 
 def mine(config: MineConfig) -> MineReport:
     """Rank, filter, sample, write `config.out` and its report. Raises InputError; leaves nothing half-written."""
+    report_file = f"{config.out}.report.json"
+    outputs = Outputs("mine", [config.out, report_file], inputs=[config.data, config.model], force=config.force)
     bad_rows = BadRows(config.skip_bad_rows)
     data = read_source(config.data, config.split, bad_rows)
     bad_rows.warn()
@@ -78,7 +81,8 @@ def mine(config: MineConfig) -> MineReport:
         report = _report(mined, counts, data, config, truncated)
         if world.is_main:
             write_rows(config.out, mined)
-            write_json(f"{config.out}.report.json", {"config": asdict(config)} | asdict(report))
+            write_json(report_file, {"config": asdict(config)} | asdict(report))
+            outputs.record()
     return report
 
 

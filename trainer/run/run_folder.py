@@ -3,17 +3,20 @@
 import importlib
 import json
 import math
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object, write_json
+from data.base.outputs import claim_folder
 from trainer.config import Tracking, TrainConfig
 
 # Settings that may differ between a run and its resumption.
 _FREE = frozenset({"out", "device", "restart", "keep_checkpoints", "tracking"})
+
+
+_WRITTEN = (*("config.json", "metrics.jsonl", "summary.json", "checkpoints", "model", "remining", "tensorboard"),)
 
 
 class RunFolder:
@@ -42,14 +45,9 @@ class RunFolder:
             self._tracker = make_tracker(self._tracking, self.path, self._settings)
 
     def _claim(self, restart: bool) -> None:
-        if restart:
-            for path in (self._summary, self._config, self._metrics):
-                path.unlink(missing_ok=True)
-            for path in (self.checkpoints, self.model, self.path / "remining", self.path / "tensorboard"):
-                shutil.rmtree(path, ignore_errors=True)
+        inputs = [self._settings[name] for name in ("rows", "dev", "model", "remine_like")]
+        claim_folder("train", self.path, _WRITTEN, inputs=inputs, alone=True, restart=restart)
         if not self._config.exists():
-            if self.path.exists() and any(self.path.iterdir()) and not restart:
-                raise InputError("is not empty and holds no run: choose another --out", file=self.path)
             write_json(self._config, self._settings)
             return
         before = read_json_object(self._config)

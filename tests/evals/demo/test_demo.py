@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from data.base.cli import run_command
-from data.base.errors import InputError
+from data.base.files import write_json
+from data.base.outputs import MARKER
 from data.base.stats import compare_paired
 from data.row_files import read_rows
 from evals.__main__ import COMMANDS
-from evals.demo.run import MARKER, WRITTEN, remove_earlier_demo, what_it_means
+from evals.demo.run import what_it_means
 
 ARMS = ["zero-shot", "mined only", "mined + generated + entropy"]
 
@@ -27,7 +28,7 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     stale = out / "rows" / "stale.jsonl"
     stale.parent.mkdir(parents=True)
     stale.write_text("", encoding="utf-8")
-    (out / MARKER).write_text("{}", encoding="utf-8")
+    write_json(out / MARKER, {"run": "demo"})
     labels = out / "diagnostics" / "audit.jsonl"
     labels.parent.mkdir()
     labels.write_text("", encoding="utf-8")
@@ -87,29 +88,6 @@ def test_the_sentence_says_what_came_out() -> None:
     assert what_it_means(compare_paired(low, high)).startswith("generated negatives made it better")
     assert what_it_means(compare_paired(high, low)).startswith("generated negatives made it worse")
     assert what_it_means(compare_paired(low, low)).startswith("no significant difference")
-
-
-@pytest.mark.parametrize("name", WRITTEN)
-def test_a_folder_with_files_of_ones_own_is_not_cleared(name: str, tmp_path: Path) -> None:
-    own = tmp_path / name
-    own.parent.mkdir(exist_ok=True)
-    own.write_text("mine", encoding="utf-8")
-    with pytest.raises(InputError, match=f"{name} is there and may be your own.*choose another folder"):
-        remove_earlier_demo(tmp_path)
-    assert own.read_text(encoding="utf-8") == "mine"
-    (tmp_path / MARKER).write_text("{}", encoding="utf-8")
-    remove_earlier_demo(tmp_path)
-    assert not own.exists()
-
-
-def test_a_link_among_a_demos_files_is_removed_and_not_what_it_points_to(tmp_path: Path) -> None:
-    own, out = tmp_path / "own", tmp_path / "demo"
-    own.mkdir()
-    out.mkdir()
-    (out / "data").symlink_to(own)
-    (out / MARKER).write_text("{}", encoding="utf-8")
-    remove_earlier_demo(out)
-    assert own.is_dir() and not (out / "data").is_symlink()
 
 
 @pytest.mark.parametrize(

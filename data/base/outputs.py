@@ -1,0 +1,169 @@
+"""What a command may write over: only what the same command made, never its input, nothing in a folder of another.
+
+`.causalneg.json` in a folder says which run the folder belongs to, and which command made which of its other files.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from data.base.errors import InputError
+from data.base.files import read_json_object, write_json
+from data.base.options import options
+
+MARKER = ".causalneg.json"
+# Folders of commands that are at work in this process: the runs that they start write inside them.
+_at_work: ContextVar[tuple[Path, ...]] = ContextVar("at_work", default=())
+
+
+@options
+class ForceOption:
+    """For commands that write files."""
+
+    force: bool = False
+    """Write over a file that is there and that this command did not make (never over what it reads)."""
+
+
+class Outputs:
+    """Checks the files that a command is going to write; `record` notes afterwards that it made them.
+
+    Args:
+        command: its name on the command line.
+        files: what it will write; None is left out.
+        inputs: what it reads: files, folders, or words for data that are no path.
+        run: the run folder that it works on, which it may write into.
+        force: write over files of the user's, too (never over an input).
+
+    Raises InputError for a file that is an input or lies in one, that another command's run folder holds, or that is
+    there already and is not as this command left it.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        files: Iterable[str | Path | None],
+        *,
+        inputs: Iterable[str | Path | None] = (),
+        run: Path | None = None,
+        force: bool = False,
+    ):
+        self._command = command
+        self._files = [Path(file) for file in files if file is not None]
+        for file in self._files:
+            _refuse_inputs(file, inputs)
+            _refuse_foreign_folder(file, command, run)
+            if file.is_dir():
+                raise InputError("is a folder, expected the name of a file to write", file=file)
+            if (
+                not force
+                and _is_there(file)
+                and _made(_marker(file.parent)).get(file.name) != ({"by": command} | _state(file))
+            ):
+                raise InputError(
+                    f"is there already, and not as `{command}` left it: choose another name, or force=true to replace "
+                    "it",
+                    file=file,
+                )
+
+    def record(self) -> None:
+        """Note the files that are there now as this command's."""
+        for file in self._files:
+            if file.is_file():
+                marker = _marker(file.parent)
+                made = _made(marker) | {file.name: {"by": self._command} | _state(file)}
+                write_json(file.parent / MARKER, marker | {"made": made})
+
+
+def claim_folder(
+    command: str,
+    folder: Path,
+    names: Sequence[str],
+    *,
+    inputs: Iterable[str | Path | None] = (),
+    run: Path | None = None,
+    alone: bool = False,
+    restart: bool = False,
+) -> None:
+    """Mark `folder` as the one of a command's run, which writes `names` there.
+
+    `restart` removes those first, if the folder is this command's. Raises InputError as `Outputs` does, and when no run
+    of this command has claimed the folder and it holds one of `names`, or with `alone` anything.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file, expected a folder to write into", file=folder)
+    _refuse_foreign_folder(folder / MARKER, command, run)
+    paths = [folder / name for name in names]
+    for path in paths:
+        _refuse_inputs(path, inputs)
+    marker = _marker(folder)
+    if marker.get("run") != command:
+        there = list(folder.iterdir()) if alone and folder.is_dir() else paths
+        if found := [path for path in there if _is_there(path)]:
+            raise InputError(
+                f"is not empty and holds no run of `{command}`: {found[0].name} may be your own; choose another --out",
+                file=folder,
+            )
+        write_json(folder / MARKER, marker | {"run": command})
+    elif restart:
+        for path in paths:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def at_work_in(folder: Path) -> Iterator[None]:
+    """While the block runs, other commands' runs may write inside this one's folder."""
+    token = _at_work.set((*_at_work.get(), folder.resolve()))
+    try:
+        yield
+    finally:
+        _at_work.reset(token)
+
+
+def _refuse_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:
+    for given in inputs:
+        source = None if given is None else Path(given)
+        if source is None or not source.exists():
+            continue
+        if path.exists() and path.samefile(source):
+            raise InputError(f"is the input {given}: choose another --out", file=path)
+        if source.resolve() in path.resolve().parents:
+            raise InputError(f"lies inside the input {given}: choose another --out", file=path)
+        if path.is_dir() and path.resolve() in source.resolve().parents:
+            raise InputError(f"holds the input {given}: choose another --out", file=path)
+
+
+def _refuse_foreign_folder(path: Path, command: str, run: Path | None) -> None:
+    """Raise InputError when a folder above `path` is another command's, unless that works on it or started this one."""
+    allowed = {*_at_work.get(), *(() if run is None else (run.resolve(),))}
+    for folder in path.resolve().parents:
+        if folder in allowed:
+            return
+        owner = "a saved model" if (folder / "modules.json").is_file() else _marker(folder).get("run")
+        if owner is not None and owner != command:
+            what = owner if " " in str(owner) else f"a run of `{owner}`"
+            raise InputError(f"lies inside {folder}, which is {what}: choose another --out", file=path)
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _marker(folder: Path) -> dict[str, Any]:
+    file = folder / MARKER
+    return read_json_object(file) if file.is_file() else {}
+
+
+def _made(marker: dict[str, Any]) -> dict[str, Any]:
+    made = marker.get("made")
+    return made if isinstance(made, dict) else {}
+
+
+def _state(file: Path) -> dict[str, int]:
+    found = file.lstat()
+    return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}

@@ -1,0 +1,93 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from data.base.errors import InputError
+from data.base.outputs import MARKER, Outputs, at_work_in, claim_folder
+
+
+def make(command: str, file: Path, text: str = "x", **options: object) -> None:
+    outputs = Outputs(command, [file], **options)  # type: ignore[arg-type]
+    file.write_text(text, encoding="utf-8")
+    outputs.record()
+
+
+def test_a_command_replaces_what_it_made_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    make("eval", file)
+    make("eval", file, "longer")
+    with pytest.raises(InputError, match=r"a\.json: is there already, and not as `mine` left it"):
+        make("mine", file)
+    file.write_text("edited by hand", encoding="utf-8")
+    with pytest.raises(InputError, match="force=true"):
+        make("eval", file)
+    make("eval", file, force=True)
+    own = tmp_path / "own.json"
+    own.write_text("mine", encoding="utf-8")
+    (tmp_path / "link.json").symlink_to(own)
+    for there in (own, tmp_path / "link.json"):
+        with pytest.raises(InputError, match="is there already"):
+            make("eval", there)
+    assert own.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("how", ["itself", "symlink", "hard link", "inside"])
+def test_an_input_is_never_an_output_not_even_by_force(how: str, tmp_path: Path) -> None:
+    source = tmp_path / "in" / "corpus.jsonl"
+    source.parent.mkdir()
+    source.write_text("{}", encoding="utf-8")
+    out, given = tmp_path / "out.jsonl", source
+    if how == "itself":
+        out = source
+    elif how == "symlink":
+        out.symlink_to(source)
+    elif how == "hard link":
+        os.link(source, out)
+    else:
+        out, given = source.parent / "new.jsonl", source.parent
+    with pytest.raises(InputError, match=r"the input .*: choose another --out"):
+        Outputs("convert", [out], inputs=[given, None, "hub:a/b"], force=True)
+    assert source.read_text(encoding="utf-8") == "{}"
+
+
+def test_a_folder_belongs_to_one_kind_of_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    claim_folder("synthesize", run, ["rows.jsonl"])
+    claim_folder("synthesize", run, ["rows.jsonl"])
+    with pytest.raises(InputError, match="lies inside .*run, which is a run of `synthesize`"):
+        claim_folder("train", run, ["config.json"])
+    with pytest.raises(InputError, match="lies inside"):
+        Outputs("mine", [run / "mined.jsonl"], force=True)
+    Outputs("report", [run / "report.html"], run=run)
+    with at_work_in(run):
+        claim_folder("train", run / "train", ["config.json"])
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "modules.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(InputError, match="which is a saved model"):
+        Outputs("eval", [model / "eval.json"], force=True)
+
+
+def test_a_restart_clears_what_the_marker_claims_alone(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    (own / "model").mkdir(parents=True)
+    for alone in (False, True):
+        with pytest.raises(InputError, match="model may be your own"):
+            claim_folder("train", own, ["model", "config.json"], alone=alone, restart=True)
+    assert (own / "model").is_dir() and not (own / MARKER).exists()
+    (own / "note.txt").write_text("n", encoding="utf-8")
+    claim_folder("train", own, ["config.json"])
+    (own / "config.json").symlink_to(own / "note.txt")
+    claim_folder("train", own, ["config.json"], restart=True)
+    assert sorted(path.name for path in own.iterdir()) == [MARKER, "model", "note.txt"]
+    with pytest.raises(InputError, match=r"holds the input|is the input"):
+        claim_folder("train", own, ["model"], inputs=[own / "model"])
+
+
+def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="is a file, expected a folder"):
+        claim_folder("train", tmp_path / "file", [])
+    with pytest.raises(InputError, match="is a folder, expected the name of a file"):
+        Outputs("eval", [tmp_path])
