@@ -11,8 +11,9 @@ from data.records import Passage, Row
 class RetrievalSet:
     """Texts by id and graded judgements; `qrels[query_id][passage_id]` > 0 means relevant.
 
-    `queries` holds the judged queries only. `name` is for messages and reports. `families` gives the family of each
-    passage in a challenge set, where a family is a group of passages about nearly the same thing; empty elsewhere.
+    `queries` holds the judged queries only. A judged passage that the corpus lacks (a bad row that was skipped) stays
+    judged: a query must not score better for want of it. `name` is for messages and reports. `families` gives the
+    family of each passage in a challenge set, where a family is a group of passages about nearly the same thing.
     `shared_ids` says whether a passage with a query's id is that query (None: where the texts are equal).
     """
 
@@ -25,7 +26,8 @@ class RetrievalSet:
 
     def positives(self, query_id: str) -> dict[str, str]:
         """Text by id of the passages that are relevant to a query."""
-        return {pid: self.passages[pid] for pid, grade in self.qrels.get(query_id, {}).items() if grade > 0}
+        grades = self.qrels.get(query_id, {}).items()
+        return {pid: self.passages[pid] for pid, grade in grades if grade > 0 and pid in self.passages}
 
     def is_a_passage(self, query_id: str) -> bool:
         """Whether the query is a passage under its own id, as in ArguAna and Quora: then that passage is no result.

@@ -1,5 +1,6 @@
 """JSONL and Parquet in and out: any file of objects, and the canonical file of training rows."""
 
+import csv
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
@@ -10,21 +11,84 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from data.base.errors import STRICT, BadRows, InputError
 from data.base.fields import Line
-from data.base.files import atomic_path, atomic_writer, numbered_lines, open_bytes
+from data.base.files import atomic_path, atomic_writer, numbered_lines, open_bytes, unpacking
 from data.records import Row, row_to_dict
 
 _GROUP = 1_000  # rows in memory at once
+PACKED = (".gz", ".zst")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+# The names that public data sets give to the two sides of a pair, most usual first.
+QUERY_FIELDS = ("query", "anchor", "question", "claim", "sentence1")
+POSITIVE_FIELDS = ("positive", "positives", "pos", "passage", "document", "answer", "context", "sentence2")
 
 
 def read_objects(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[Line]:
-    """Yield every non-blank line of a JSONL file, or every row of a Parquet file where the name ends in .parquet.
+    """Yield every object of a file by the end of its name: .parquet, .csv and .tsv with a header line, .json with an
+    array, else JSONL (its non-blank lines). All but Parquet may be packed (.gz, .zst).
 
-    Raises InputError at the first line that is not JSON, or counts it in `bad_rows` and goes on.
+    Raises InputError at the first one that cannot be read, or counts it in `bad_rows` and goes on.
     """
     path = Path(path)
-    if path.suffix == ".parquet":
+    kind = _kind(path)
+    if kind == ".parquet":
         yield from _read_parquet(path)
-        return
+    elif kind in _DELIMITERS:
+        yield from _read_table(path, _DELIMITERS[kind], bad_rows)
+    elif kind == ".json" and _begins_with(path, b"["):
+        yield from _read_array(path)
+    else:
+        yield from _read_lines(path, bad_rows)
+
+
+def _kind(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix in PACKED else path).suffix
+
+
+def _begins_with(path: Path, start: bytes) -> bool:
+    with open_bytes(path) as file, unpacking(path):
+        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(start)
+
+
+def _read_array(path: Path) -> Iterator[Line]:
+    with open_bytes(path) as file, unpacking(path):
+        try:
+            values = json.loads(file.read(), parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"not valid JSON ({error})", file=path) from error
+    for number, value in enumerate(values, start=1):
+        yield Line(value, str(path), number)
+
+
+def _read_table(path: Path, delimiter: str, bad_rows: BadRows) -> Iterator[Line]:
+    """The lines of a table as objects of its columns. A .tsv has no quoting, as usual in retrieval data."""
+    csv.field_size_limit(2**30)
+    lines = (text for _, text in numbered_lines(path, bad_rows))
+    reader = (
+        csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+        if delimiter == "\t"
+        else csv.reader(lines, delimiter=delimiter, strict=True)
+    )
+    header: list[str] | None = None
+    while True:
+        with bad_rows.catch():
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise InputError(f"not a line of a table ({error})", file=path, line=reader.line_num) from error
+            if cells is None:
+                return
+            if header is None:
+                header = [cell.strip() for cell in cells]
+                if len({*header} - {""}) < len(header):
+                    raise InputError("expected a header line of different column names", file=path, line=1)
+            elif cells:
+                line = Line(dict(zip(header, cells, strict=False)), str(path), reader.line_num)
+                if len(cells) != len(header):
+                    raise line.fault(f"expected {len(header)} columns as in the header, got {len(cells)}")
+                yield line
+
+
+def _read_lines(path: Path, bad_rows: BadRows) -> Iterator[Line]:
     for number, raw in numbered_lines(path, bad_rows):
         if not raw.strip():
             continue
@@ -48,16 +112,32 @@ def read_rows(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[Row]:
     """
     for line in read_objects(path, bad_rows):
         with bad_rows.catch():
-            yield line.read(Row)
+            try:
+                yield line.read(Row)
+            except InputError as error:
+                if not _is_pair(line.value):
+                    raise
+                raise line.fault(
+                    f"{error.what} (pairs of a query and a positive are no training rows yet: mine their negatives "
+                    f"first, just mine data={path} out=ROWS.jsonl)",
+                    error.field,
+                ) from error
+
+
+def _is_pair(value: Any) -> bool:
+    if not isinstance(value, dict) or not any(name in value for name in QUERY_FIELDS):
+        return False
+    positives = value.get("positives", [""] if any(name in value for name in POSITIVE_FIELDS) else None)
+    return isinstance(positives, list) and any(isinstance(text, str) for text in positives)
 
 
 def count_rows(path: str | Path, at_most: int | None = None) -> int:
     """How many rows a canonical file holds (its non-blank lines; they are not checked), counted up to `at_most`."""
     path = Path(path)
-    if path.suffix == ".parquet":
+    if _kind(path) == ".parquet":
         count = count_parquet_objects(path)
         return count if at_most is None else min(count, at_most)
-    with open_bytes(path) as file:
+    with open_bytes(path) as file, unpacking(path):
         return sum(1 for _ in islice((line for line in file if line.strip()), at_most))
 
 

@@ -56,6 +56,15 @@ def _number(value: Any) -> float:
     return value
 
 
+def _whole(value: Any) -> int:
+    try:
+        if isinstance(value, str) or (type(value) in (int, float) and int(value) == value):
+            return int(value)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"expected a whole number, got {value!r:.40}")
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"expected true or false, got {value!r:.40}")
@@ -83,11 +92,11 @@ OptionalText = Annotated[str | None, Read(_text_or_none)]
 BlankText = Annotated[str, Read(lambda value: _text_or_none(value) or "")]
 """The same, or the empty string."""
 
-Number = Annotated[float, Read(_number)]
-"""A number of ordinary size."""
-
 OptionalNumber = Annotated[float | None, Read(lambda value: None if value is None else _number(value))]
-"""The same, or None."""
+"""A number of ordinary size, or None."""
+
+Whole = Annotated[int, Read(_whole)]
+"""A whole number, also as text."""
 
 Flag = Annotated[bool, Read(_flag)]
 """true or false, nothing that only looks like it."""

@@ -1,15 +1,22 @@
 """Writing files so that a reader sees the old one or the whole new one, never half of it."""
 
+import gzip
 import io
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from data.base.errors import STRICT, BadRows, InputError
+
+_PACKED = {
+    **{b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"},
+    **{b"PK\x03\x04": "zip", b"\x04\x22\x4d\x18": "lz4", b"7z\xbc\xaf": "7z"},
+}
 
 
 @contextmanager
@@ -66,17 +73,34 @@ def open_text(path: str | Path) -> IO[str]:
 
 
 def open_bytes(path: str | Path) -> IO[bytes]:
-    """Open a file for reading as it is. Raises InputError when it is missing, a folder or unreadable."""
+    """Open a file for reading, unpacked if it is gzip or Zstandard.
+
+    Raises InputError when it is missing, no regular file, unreadable or packed in another way.
+    """
     path = Path(path)
     try:
-        return path.open("rb")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError("is not a regular file", file=path)
+        file = path.open("rb")
+        start = file.peek(8)
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", file=path) from error
+    packed = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
+    if packed is None:
+        return file
+    file.close()
+    if packed == "gzip":
+        return cast(IO[bytes], gzip.open(path))
+    if packed == "zstd":
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.input_stream(path, compression=packed))
+    raise InputError(f"is a {packed} file, which is not read: unpack it first", file=path)
 
 
 def numbered_lines(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[int, str]]:
     """Yield (1-based line, text) of a UTF-8 file. A line that is none is an InputError: raised, or left out."""
-    with open_bytes(path) as file:
+    with open_bytes(path) as file, unpacking(path):
         # Decoded line by line: a text file decodes ahead, so that its fault is of some line further on.
         for number, raw in enumerate(file, start=1):
             with bad_rows.catch():
@@ -86,6 +110,15 @@ def numbered_lines(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[tup
                 except UnicodeDecodeError as error:
                     raise InputError(f"not UTF-8 text ({error.reason})", file=path, line=number) from error
                 yield number, text
+
+
+@contextmanager
+def unpacking(path: str | Path) -> Iterator[None]:
+    """Faults of the disk and of packed files as InputError."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot read: {error}", file=path) from error
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:

@@ -57,11 +57,8 @@ class Outputs:
             _refuse_foreign_folder(file, command, run)
             if file.is_dir():
                 raise InputError("is a folder, expected the name of a file to write", file=file)
-            if (
-                not force
-                and _is_there(file)
-                and _made(_marker(file.parent)).get(file.name) != ({"by": command} | _state(file))
-            ):
+            made = _made(_marker(file.parent)).get(file.name)
+            if not force and _is_there(file) and made != {"by": command} | _state(file):
                 raise InputError(
                     f"is there already, and not as `{command}` left it: choose another name, or force=true to replace "
                     "it",

@@ -1,16 +1,23 @@
-"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv."""
+"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, as they are or packed (.gz, .zst)."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data.base.errors import STRICT, BadRows, InputError
-from data.base.fields import OptionalText, Text
+from data.base.fields import Line
 from data.base.files import atomic_writer, numbered_lines
-from data.base.text import clean_text, passage_text
+from data.base.text import clean_text
+from data.readers.judged import Judged
 from data.retrieval_set import RetrievalSet
-from data.row_files import read_objects, write_objects
+from data.row_files import PACKED, read_objects, write_objects
+
+_COLUMNS = ("query-id", "corpus-id", "score")
+
+
+def is_beir(folder: Path) -> bool:
+    """Whether a folder is meant as a BEIR folder."""
+    return _find(folder, "corpus.jsonl").exists() or (folder / "qrels").exists()
 
 
 def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows = STRICT) -> RetrievalSet:
@@ -21,27 +28,32 @@ def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows = STRIC
     an empty query or passage, a duplicate id, judgements of unknown ids, or a split without a positive.
     """
     folder = Path(folder)
-    qrels_file = folder / "qrels" / f"{split}.tsv"
-    for path in (folder / "corpus.jsonl", folder / "queries.jsonl", qrels_file):
+    corpus, topics, qrels_file = (_find(folder, name) for name in _names(split))
+    for path in (corpus, topics, qrels_file):
         if not path.is_file():
-            found = sorted(p.stem for p in folder.glob("qrels/*.tsv"))
+            found = _splits(folder)
             hint = f"; the folder has the splits {', '.join(found)}" if path == qrels_file and found else ""
             raise InputError(
                 f"is missing: a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/*.tsv{hint}", file=path
             )
+    judged = Judged(f"{folder.name}/{split}", bad_rows)
     families: dict[str, str] = {}
-    passages = _read_texts(folder / "corpus.jsonl", "passage", bad_rows, families)
-    queries = _read_texts(folder / "queries.jsonl", "query", bad_rows, {})
+    passages = judged.texts(_noting(families, read_objects(corpus, bad_rows)), "passage", str(corpus))
+    queries = judged.texts(read_objects(topics, bad_rows), "query", str(topics))
+    families = {passage_id: families[passage_id] for passage_id in passages if passage_id in families}
     if families and len(families) < len(passages):
         missing = next(passage_id for passage_id in passages if passage_id not in families)
-        raise InputError(
-            f"passage {missing!r} has no family while others have one", file=folder / "corpus.jsonl", field="metadata"
-        )
-    qrels = _read_qrels(qrels_file, passages, queries, bad_rows)
-    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
-        raise InputError("has no positive judgement (a score above 0)", file=qrels_file)
+        raise InputError(f"passage {missing!r} has no family while others have one", file=corpus, field="metadata")
+    try:
+        qrels = judged.judgements(_qrels(qrels_file, bad_rows), passages, queries, str(qrels_file))
+    except InputError as error:
+        others = [name for name in _splits(folder) if name != split and _has_lines(folder, name)]
+        if error.line is not None or not others:
+            raise
+        raise InputError(f"{error.what}; with judgements there are the splits {', '.join(others)}", file=qrels_file) \
+            from error  # fmt: skip
     return RetrievalSet(
-        name=f"{folder.name}/{split}",
+        name=judged.name,
         passages=passages,
         queries={query_id: queries[query_id] for query_id in qrels},
         qrels=qrels,
@@ -49,68 +61,44 @@ def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows = STRIC
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """A line of corpus.jsonl or queries.jsonl."""
+def _names(split: str) -> tuple[str, str, str]:
+    return "corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv"
 
-    _id: Text
-    title: OptionalText = None
-    text: OptionalText = None  # a few BEIR sets hold passages that have a title and no text
-    metadata: Any = None
 
-    @property
-    def family(self) -> str | None:
+def _find(folder: Path, name: str) -> Path:
+    """The file, or a packed one of that name; the plain name where neither is there."""
+    return next((path for end in ("", *PACKED) if (path := folder / f"{name}{end}").is_file()), folder / name)
+
+
+def _splits(folder: Path) -> list[str]:
+    return sorted({path.name.partition(".tsv")[0] for path in folder.glob("qrels/*.tsv*")})
+
+
+def _has_lines(folder: Path, split: str) -> bool:
+    return any(True for _ in _qrels(_find(folder, f"qrels/{split}.tsv"), BadRows()))
+
+
+def _noting(families: dict[str, str], lines: Iterable[Line]) -> Iterator[Line]:
+    """The lines of a corpus; a passage's family, if it has one, goes into `families`."""
+    for line in lines:
         # Public sets keep other things in "metadata", too, and under "family" other things than a name.
-        family = self.metadata.get("family") if isinstance(self.metadata, dict) else None
-        return clean_text(str(family)) or None if type(family) in (str, int) else None
+        metadata = line.value.get("metadata") if isinstance(line.value, dict) else None
+        family = metadata.get("family") if isinstance(metadata, dict) else None
+        if type(family) in (str, int) and clean_text(str(family)):
+            families[clean_text(str(line.value.get("_id")))] = clean_text(str(family))
+        yield line
 
 
-def _read_texts(path: Path, what: str, bad_rows: BadRows, families: dict[str, str]) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for line in read_objects(path, bad_rows):
-        with bad_rows.catch():
-            found = line.read(_Text)
-            text_id, text = found._id, passage_text(found.title if what == "passage" else None, found.text or "")
-            if text_id in texts:
-                raise line.fault(f"the {what} id {text_id!r} occurs twice", "_id")
-            if not text:
-                raise line.fault("is missing" if "text" not in line.value else "is empty", "text")
-            texts[text_id] = text
-            if found.family is not None:
-                families[text_id] = found.family
-    if not texts:
-        raise InputError(f"holds no {what}", file=path)
-    return texts
-
-
-def _read_qrels(
-    path: Path, passages: dict[str, str], queries: dict[str, str], bad_rows: BadRows
-) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    for line, raw in numbered_lines(path, bad_rows):
+def _qrels(path: Path, bad_rows: BadRows) -> Iterator[Line]:
+    for number, raw in numbered_lines(path, bad_rows):
         cells = raw.rstrip("\r\n").split("\t")
-        if not raw.strip() or (line == 1 and not _is_number(cells[-1])):
+        if not raw.strip() or (number == 1 and not _is_number(cells[-1])):
             continue
-        with bad_rows.catch():
-            query_id, passage_id, grade = _qrels_cells(cells, path, line)
-            if query_id not in queries:
-                raise InputError(f"names the unknown query {query_id!r}", file=path, line=line, field="query-id")
-            if passage_id not in passages:
-                raise InputError(f"names the unknown passage {passage_id!r}", file=path, line=line, field="corpus-id")
-            qrels.setdefault(query_id, {})[passage_id] = grade
-    return qrels
-
-
-def _qrels_cells(cells: list[str], path: Path, line: int) -> tuple[str, str, int]:
-    if len(cells) != 3:
-        raise InputError(
-            f"expected 3 tab-separated columns (query-id, corpus-id, score), got {len(cells)}", file=path, line=line
-        )
-    try:
-        grade = int(cells[2])
-    except ValueError as error:
-        raise InputError(f"expected a whole number, got {cells[2]!r}", file=path, line=line, field="score") from error
-    return cells[0].strip(), cells[1].strip(), grade
+        line = Line(dict(zip(_COLUMNS, cells, strict=False)), str(path), number)
+        if len(cells) == len(_COLUMNS):
+            yield line
+        else:
+            bad_rows.add(line.fault(f"expected 3 tab-separated columns ({', '.join(_COLUMNS)}), got {len(cells)}"))
 
 
 def _is_number(cell: str) -> bool:

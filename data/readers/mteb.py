@@ -5,15 +5,18 @@ score. Data that is already in the local hub cache, or a task whose path is a lo
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from data.base.errors import InputError, first_line
+from data.base.errors import STRICT, BadRows, InputError, first_line
+from data.base.fields import Line
+from data.readers.judged import Judged
 from data.retrieval_set import RetrievalSet
 
 _DEFAULT_SUBSET = "default"
 
 
-def read_mteb(spec: str, split: str) -> RetrievalSet:
+def read_mteb(spec: str, split: str, bad_rows: BadRows = STRICT) -> RetrievalSet:
     """Read TASK or TASK/SUBSET. Raises InputError without the extra `mteb`, for a task that is not plain text
     retrieval, for one that needs code of its own, for an unknown subset or split, and when the data cannot be loaded.
     """
@@ -31,10 +34,10 @@ def read_mteb(spec: str, split: str) -> RetrievalSet:
         raise InputError(f"MTEB has no task of this name{hint}", file=f"mteb:{spec}") from unknown
     if not isinstance(task, AbsTaskRetrieval):
         raise InputError(f"is a {task.metadata.type} task; only retrieval tasks can be read", file=f"mteb:{spec}")
-    return retrieval_set_of(task, subset, split)
+    return retrieval_set_of(task, subset, split, bad_rows)
 
 
-def retrieval_set_of(task: Any, subset: str, split: str) -> RetrievalSet:
+def retrieval_set_of(task: Any, subset: str, split: str, bad_rows: BadRows = STRICT) -> RetrievalSet:
     """The judged queries of an MTEB retrieval task; an empty `subset` is the only one. Raises InputError."""
     name = f"mteb:{task.metadata.name}" + (f"/{subset}" if subset else "")
     if task.metadata.dataset.get("trust_remote_code"):
@@ -58,18 +61,28 @@ def retrieval_set_of(task: Any, subset: str, split: str) -> RetrievalSet:
     found = task.dataset[subset][split]
     if found.get("top_ranked"):
         raise InputError("ranks given candidates only; expected a task that searches the whole corpus", file=name)
-    queries, corpus = found["queries"], found["corpus"]
-    if "text" not in queries.column_names or "text" not in corpus.column_names or "instruction" in queries.column_names:
+    topics, corpus = found["queries"], found["corpus"]
+    if "text" not in topics.column_names or "text" not in corpus.column_names or "instruction" in topics.column_names:
         raise InputError("expected queries and passages of plain text, without an instruction each", file=name)
+    # Joined as MTEB itself does it: the same task must give the same figures.
+    judged = Judged(f"{name}:{split}", bad_rows, join=lambda title, text: f"{title or ''} {text}")
+    passages = judged.texts(_lines(corpus, f"{name} corpus"), "passage", name)
+    queries = judged.texts(_lines(topics, f"{name} queries"), "query", name)
+    relevant = [
+        {"query-id": query_id, "corpus-id": passage_id, "score": grade}
+        for query_id, graded in found["relevant_docs"].items()
+        for passage_id, grade in graded.items()
+    ]
+    qrels = judged.judgements(_lines(relevant, f"{name} qrels"), passages, queries, name)
     return RetrievalSet(
-        name=f"{name}:{split}",
-        passages={str(line["id"]): _passage(line) for line in corpus},
-        queries={str(line["id"]): str(line["text"]) for line in queries},
-        qrels={str(query): dict(graded) for query, graded in found["relevant_docs"].items()},
+        name=judged.name,
+        passages=passages,
+        queries={query_id: queries[query_id] for query_id in qrels},
+        qrels=qrels,
         shared_ids=bool(task.ignore_identical_ids),
     )
 
 
-def _passage(line: dict[str, Any]) -> str:
-    # As MTEB itself joins them: the same task must give the same figures.
-    return f"{line.get('title') or ''} {line['text']}".strip()
+def _lines(values: Iterable[dict[str, Any]], file: str) -> Iterator[Line]:
+    for number, value in enumerate(values, start=1):
+        yield Line({"_id": value.get("id")} | value, file, number)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from data.base.errors import STRICT, BadRows, InputError
 from data.hub import pinned_revision
-from data.readers.beir import read_beir
+from data.readers.beir import is_beir, read_beir
 from data.readers.mteb import read_mteb
+from data.readers.pair_options import PairOptions
 from data.readers.pairs import read_hf_dataset, read_pairs
 from data.readers.recorded import bundled_set
 from data.retrieval_set import RetrievalSet
@@ -14,31 +15,34 @@ from data.retrieval_set import RetrievalSet
 log = logging.getLogger(__name__)
 
 
-def read_source(spec: str, split: str, bad_rows: BadRows = STRICT) -> RetrievalSet:
-    """Read `spec`: a BEIR folder, a .jsonl or .parquet file of pairs, a local data set folder (Parquet, JSON, CSV or
-    what `save_to_disk` wrote), `hub:ORG/NAME[@REVISION]`, `mteb:TASK[/SUBSET]` (extra `mteb`), or what ships with the
-    project: `bundled:demo` (splits train, seen, dev, test) and `bundled:xquad-sentences` (train, dev, test).
+def read_source(spec: str, split: str, bad_rows: BadRows = STRICT, pairs: PairOptions | None = None) -> RetrievalSet:
+    """Read `spec`: a BEIR folder, a file of pairs (.jsonl, .json, .csv, .tsv, .parquet), a local data set folder
+    (Parquet, JSON, CSV or what `save_to_disk` wrote), `hub:ORG/NAME[@REVISION]`, `mteb:TASK[/SUBSET]` (extra `mteb`),
+    or what ships with the project: `bundled:demo` (splits train, seen, dev, test) and `bundled:xquad-sentences`
+    (train, dev, test).
 
-    A hub set is read at one commit, which is logged, so that a later run can name it. Raises InputError.
+    A hub set is read at one commit, which is logged, so that a later run can name it. `pairs` names columns and corpus
+    of pairs. Raises InputError.
     """
     if spec.startswith("bundled:"):
         return bundled_set(spec, split)
     if spec.startswith("mteb:"):
-        return read_mteb(spec.removeprefix("mteb:"), split)
+        return read_mteb(spec.removeprefix("mteb:"), split, bad_rows)
     if spec.startswith("hub:"):
         name, _, revision = spec.removeprefix("hub:").partition("@")
         pinned = pinned_revision(name, revision or None)
         if pinned is not None and pinned != revision:
             log.info("%s is at %s now: hub:%s@%s reads the same again", spec, pinned, name, pinned)
-        return read_hf_dataset(name, split, pinned, bad_rows)
+        return read_hf_dataset(name, split, pinned, bad_rows, pairs)
     path = Path(spec)
     if path.is_dir():
-        beir = (path / "corpus.jsonl").exists() or (path / "qrels").exists()
-        return read_beir(path, split, bad_rows) if beir else read_hf_dataset(spec, split, bad_rows=bad_rows)
+        return (
+            read_beir(path, split, bad_rows) if is_beir(path) else read_hf_dataset(spec, split, None, bad_rows, pairs)
+        )
     if path.is_file():
-        return read_pairs(path, bad_rows)
+        return read_pairs(path, bad_rows, pairs)
     raise InputError(
-        "does not exist; expected a BEIR folder, a .jsonl or .parquet file of pairs, a data set folder, hub:ORG/NAME, "
-        "mteb:TASK, bundled:demo or bundled:xquad-sentences",
+        "does not exist; expected a BEIR folder, a file of pairs (.jsonl, .json, .csv, .tsv, .parquet), a data set "
+        "folder, hub:ORG/NAME, mteb:TASK, bundled:demo or bundled:xquad-sentences",
         file=spec,
     )

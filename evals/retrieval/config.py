@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from data.base.options import Bound, options
 from data.base.outputs import ForceOption
+from data.readers.pair_options import PairOptions
 from trainer.encoder.options import EncoderOptions
 
 TableFile = Annotated[
@@ -13,7 +14,7 @@ TableFile = Annotated[
 
 
 @options
-class EvalConfig(EncoderOptions, ForceOption):
+class EvalConfig(EncoderOptions, PairOptions, ForceOption):
     """Score an encoder on judged queries: nDCG@10, MRR@10, recall, MAP and accuracy@1, with 95% intervals."""
 
     model: str

@@ -27,10 +27,10 @@ _LONGEST = "21 words and more"
 
 def run_eval(config: EvalConfig) -> None:
     """Print the tables; write means, intervals, slices and per-query scores where asked. Raises InputError."""
-    inputs = [config.data, config.model, config.baseline, config.rows]
+    inputs = [config.data, config.corpus, config.model, config.baseline, config.rows]
     outputs = Outputs("eval", [config.out, config.per_query], inputs=inputs, force=config.force)
     bad_rows = BadRows(config.skip_bad_rows)
-    retrieval_set = read_source(config.data, config.split, bad_rows)
+    retrieval_set = read_source(config.data, config.split, bad_rows, config)
     measured = _measure(config, retrieval_set)
     baseline = None if config.baseline is None else _measure(config.with_model(config.baseline), retrieval_set)
     slices = by_length(retrieval_set.queries)

@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 from data.base.errors import require
 from data.base.options import Bound, Count, Finite, NotNegative, options
 from data.base.outputs import ForceOption
+from data.readers.pair_options import PairOptions
 from trainer.encoder.options import EncoderOptions
 
 RowsFile = Annotated[str, Bound("a file name that ends in .jsonl", lambda name: name.endswith(".jsonl"))]
 
 
 @options
-class MineConfig(EncoderOptions, ForceOption):
+class MineConfig(EncoderOptions, PairOptions, ForceOption):
     """Mine hard negatives for the queries of a retrieval data set with an encoder."""
 
     data: str

@@ -67,9 +67,11 @@ class MineReport:
 def mine(config: MineConfig) -> MineReport:
     """Rank, filter, sample, write `config.out` and its report. Raises InputError; leaves nothing half-written."""
     report_file = f"{config.out}.report.json"
-    outputs = Outputs("mine", [config.out, report_file], inputs=[config.data, config.model], force=config.force)
+    outputs = Outputs(
+        "mine", [config.out, report_file], inputs=[config.data, config.corpus, config.model], force=config.force
+    )
     bad_rows = BadRows(config.skip_bad_rows)
-    data = read_source(config.data, config.split, bad_rows)
+    data = read_source(config.data, config.split, bad_rows, config)
     bad_rows.warn()
     rows = list(data.rows())
     with join_world(config.device) as (world, device):

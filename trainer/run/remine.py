@@ -38,7 +38,7 @@ class Remining:
     def __init__(self, config: TrainConfig, rows: Sequence[Row], examples: Examples):
         assert config.remine_like is not None
         self._rules = read_rules(config.remine_like)
-        self.data = read_source(self._rules.data, self._rules.split, BadRows(self._rules.skip_bad_rows))
+        self.data = read_source(self._rules.data, self._rules.split, BadRows(self._rules.skip_bad_rows), self._rules)
         self._examples, self._num_rows = examples, len(rows)
         self._embeddings = Path(config.out) / "remining"
         known = {row.query_id: row for row in self.data.rows()}

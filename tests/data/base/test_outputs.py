@@ -55,7 +55,7 @@ def test_a_folder_belongs_to_one_kind_of_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     claim_folder("synthesize", run, ["rows.jsonl"])
     claim_folder("synthesize", run, ["rows.jsonl"])
-    with pytest.raises(InputError, match="lies inside .*run, which is a run of `synthesize`"):
+    with pytest.raises(InputError, match=r"lies inside .*run, which is a run of `synthesize`"):
         claim_folder("train", run, ["config.json"])
     with pytest.raises(InputError, match="lies inside"):
         Outputs("mine", [run / "mined.jsonl"], force=True)

@@ -1,15 +1,20 @@
+import csv
+import gzip
+import io
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from data.base.errors import BadRows, InputError
+from data.base.errors import STRICT, BadRows, InputError
 from data.base.text import same_text_key
 from data.formats.convert import write_format
 from data.readers.beir import read_beir, write_beir
 from data.readers.demo import demo_family_set, demo_items, demo_train_set
+from data.readers.pair_options import PairOptions
 from data.readers.pairs import read_hf_dataset, read_pairs
 from data.readers.recorded import BUNDLED, bundled_rows
 from data.readers.source import read_source
@@ -323,3 +328,142 @@ def test_the_bundled_corpora_are_what_their_readmes_say() -> None:
         read_source("bundled:squad", "test")
     with pytest.raises(InputError, match="unknown bundled corpus"):
         bundled_rows("bundled:squad", "naive")
+
+
+def test_a_skipped_passage_makes_no_query_score_better(folder: Path) -> None:
+    lines = (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "corpus.jsonl").write_text("\n".join(lines[1:]) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match="names the unknown passage 'p1'"):
+        read_beir(folder)
+    bad_rows = BadRows()
+    found = read_beir(folder, bad_rows=bad_rows)
+    assert found.qrels == {"q1": {"p1": 2, "p3": 0}, "q2": {"p2": 1}} and bad_rows.count == 1
+    assert found.positives("q1") == {} and [row.query_id for row in found.rows()] == ["q2"]
+
+
+def test_two_grades_for_one_passage_are_refused(folder: Path) -> None:
+    with (folder / "qrels" / "test.tsv").open("a", encoding="utf-8") as file:
+        file.write("q2\tp2\t1\nq2\tp2\t0\n")
+    with pytest.raises(InputError, match=r"test\.tsv:6: field 'score': is 0, and 1 in an earlier line"):
+        read_beir(folder)
+
+
+def test_an_empty_split_names_those_with_something(folder: Path, tmp_path: Path) -> None:
+    import datasets
+
+    (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"no positive judgement.*there are the splits test"):
+        read_beir(folder, "dev")
+    table = datasets.Dataset.from_dict({"anchor": ["q1"], "positive": ["a"]})
+    datasets.DatasetDict({"train": table, "dev": table.select([])}).save_to_disk(str(tmp_path / "dict"))
+    with pytest.raises(InputError, match="split 'dev' is empty; with something in it: train"):
+        read_source(str(tmp_path / "dict"), "dev")
+
+
+@pytest.mark.parametrize("end", [".gz", ".zst"])
+def test_packed_files_are_read(end: str, small: RetrievalSet, folder: Path) -> None:
+    import pyarrow
+
+    for path in [*folder.glob("*.jsonl"), *folder.glob("qrels/*.tsv")]:
+        packed = pyarrow.compress(path.read_bytes(), codec="zstd", asbytes=True) if end == ".zst" else None
+        path.with_name(f"{path.name}{end}").write_bytes(packed or gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert read_source(str(folder), "test") == small
+    corpus = folder / f"corpus.jsonl{end}"
+    corpus.write_bytes(corpus.read_bytes()[:-9])
+    with pytest.raises(InputError, match=f"corpus.jsonl{end}: cannot read"):
+        read_beir(folder)
+
+
+@pytest.mark.parametrize(("start", "name"), [(b"PK\x03\x04", "zip"), (b"BZh9", "bzip2"), (b"\xfd7zXZ\x00", "xz")])
+def test_other_packed_files_are_named(start: bytes, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(start + b"abc")
+    with pytest.raises(InputError, match=f"is a {name} file, which is not read: unpack it first"):
+        read_pairs(path)
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(InputError, match="is not a regular file"):
+        list(read_rows(tmp_path / "rows.jsonl"))
+
+
+PAIRS = [{"q": "which one", "good": "the first", "head": "T"}, {"q": 'say "two"', "good": "the, second", "head": ""}]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv", "p.tsv", "p.parquet", "p.csv.gz"])
+def test_pairs_of_any_file_and_any_columns(name: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path, columns = tmp_path / name, PairOptions(query="q", positive="good", title="head")
+    if name == "p.parquet":
+        parquet.write_table(pa.Table.from_pylist(PAIRS), path)
+    elif name == "p.jsonl":
+        write_objects(path, PAIRS)
+    elif name == "p.json":
+        path.write_text(json.dumps(PAIRS), encoding="utf-8")
+    elif name == "p.tsv":
+        path.write_text("".join("\t".join(line) + "\n" for line in [PAIRS[0], *map(dict.values, PAIRS)]), "utf-8")
+    else:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(PAIRS[0]))
+        writer.writeheader()
+        writer.writerows(PAIRS)
+        raw = text.getvalue().encode()
+        path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    found = read_source(str(path), "train", STRICT, columns)
+    assert list(found.queries.values()) == ["which one", 'say "two"']
+    assert list(found.passages.values()) == ["T\nthe first", "the, second"]
+    with pytest.raises(InputError, match="expected the field nothing; found q, good, head"):
+        read_pairs(path, STRICT, PairOptions(query="nothing"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("query,positive\na\n", r":2: expected 2 columns as in the header, got 1"),
+        ('query,positive\n"a,b\n', r":2: not a line of a table"),
+        ("query,query\na,b\n", r":1: expected a header line of different column names"),
+        ("query,positive\na,\n", r":2: field 'positive': is empty"),
+    ],
+)
+def test_a_bad_table_is_one_clear_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_pairs(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize("kind", ["texts", "file", "beir"])
+def test_a_corpus_beside_the_pairs(kind: str, tmp_path: Path, small: RetrievalSet) -> None:
+    texts = {"a.txt": "the first", "b/c.txt": "the second", "d.txt": "a third"}
+    corpus = tmp_path / "corpus"
+    if kind == "texts":
+        for name, text in texts.items():
+            (corpus / name).parent.mkdir(parents=True, exist_ok=True)
+            (corpus / name).write_text(text, encoding="utf-8")
+    elif kind == "file":
+        corpus = tmp_path / "corpus.jsonl"
+        write_objects(corpus, [{"id": name, "passage": text} for name, text in texts.items()])
+    else:
+        write_beir(corpus, replace(small, passages=texts, queries={}, qrels={}), "test")
+    pairs = tmp_path / "pairs.jsonl"
+    for positive in ("The  first", "a.txt"):
+        write_objects(pairs, [{"query": "q", "positive": positive}])
+        found = read_source(str(pairs), "train", STRICT, PairOptions(corpus=str(corpus)))
+        assert found.passages == texts
+        assert list(found.qrels.values()) == [{"a.txt": 1}]
+    write_objects(pairs, [{"query": "q", "positive": "not there"}])
+    assert len(read_pairs(pairs, STRICT, PairOptions(corpus=str(corpus))).passages) == 4
+    write_objects(pairs, [{"query": "q", "positive": "a.txt"}, {"query": "r", "positive": "z.txt"}])
+    with pytest.raises(InputError, match=r"'z.txt' is no id of a passage in"):
+        read_pairs(pairs, STRICT, PairOptions(corpus=str(corpus)))
+
+
+def test_rows_that_are_pairs_say_to_mine_first(tmp_path: Path) -> None:
+    write_objects(tmp_path / "pairs.jsonl", [{"query": "q", "positive": "p"}])
+    with pytest.raises(
+        InputError, match=r"field 'positives': is missing .*mine their negatives first, just mine data="
+    ):
+        list(read_rows(tmp_path / "pairs.jsonl"))
