@@ -35,7 +35,7 @@ class Outputs:
         files: what it will write; None is left out.
         inputs: what it reads: files, folders, or words for data that are no path.
         run: the run folder that it works on, which it may write into.
-        force: write over files of the user's, too (never over an input).
+        force: write over files of the user's, too (never over an input); `flag` is what the command calls it.
 
     Raises InputError for a file that is an input or lies in one, that another command's run folder holds, or that is
     there already and is not as this command left it.
@@ -49,19 +49,20 @@ class Outputs:
         inputs: Iterable[str | Path | None] = (),
         run: Path | None = None,
         force: bool = False,
+        flag: str = "force",
     ):
         self._command = command
         self._files = [Path(file) for file in files if file is not None]
         for file in self._files:
             _refuse_inputs(file, inputs)
-            _refuse_foreign_folder(file, command, run)
+            _refuse_foreign_folder(file, file.resolve().parents, command, run)
             if file.is_dir():
                 raise InputError("is a folder, expected the name of a file to write", file=file)
             made = _made(_marker(file.parent)).get(file.name)
             if not force and _is_there(file) and made != {"by": command} | _state(file):
                 raise InputError(
-                    f"is there already, and not as `{command}` left it: choose another name, or force=true to replace "
-                    "it",
+                    f"is there already, and not as `{command}` left it: choose another --out, or {flag}=true to "
+                    "replace it",
                     file=file,
                 )
 
@@ -89,9 +90,7 @@ def claim_folder(
     `restart` removes those first, if the folder is this command's. Raises InputError as `Outputs` does, and when no run
     of this command has claimed the folder and it holds one of `names`, or with `alone` anything.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError("is a file, expected a folder to write into", file=folder)
-    _refuse_foreign_folder(folder / MARKER, command, run)
+    _refuse_foreign_folder(folder, (folder.resolve(), *folder.resolve().parents), command, run)
     paths = [folder / name for name in names]
     for path in paths:
         _refuse_inputs(path, inputs)
@@ -135,10 +134,13 @@ def _refuse_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:
             raise InputError(f"holds the input {given}: choose another --out", file=path)
 
 
-def _refuse_foreign_folder(path: Path, command: str, run: Path | None) -> None:
-    """Raise InputError when a folder above `path` is another command's, unless that works on it or started this one."""
+def _refuse_foreign_folder(path: Path, folders: Iterable[Path], command: str, run: Path | None) -> None:
+    """Raise InputError when one of the folders, innermost first, is a file or of another command's run, unless this
+    command works on it (`run`) or was started by it."""
     allowed = {*_at_work.get(), *(() if run is None else (run.resolve(),))}
-    for folder in path.resolve().parents:
+    for folder in folders:
+        if folder.is_file():
+            raise InputError("is a file, expected a folder to write into", file=folder)
         if folder in allowed:
             return
         owner = "a saved model" if (folder / "modules.json").is_file() else _marker(folder).get("run")

@@ -66,7 +66,7 @@ def _split_folder(folder: Path, split: str) -> Path:
         raise InputError(f"has no split {split!r}; it has {', '.join(splits)}", file=folder)
     full = [name for name in splits if read_json_object(folder / name / "state.json").get("_data_files")]
     if split not in full:
-        found = ', '.join(full) or 'none'
+        found = ", ".join(full) or "none"
         raise InputError(f"its split {split!r} is empty; with something in it: {found}", file=folder)
     return folder / split
 

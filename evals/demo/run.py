@@ -1,6 +1,7 @@
 """`just demo`: the whole job on the demo data, mine to evaluate, as a user would run it command by command."""
 
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Iterator

@@ -40,7 +40,7 @@ class Sample:
 
 def draft_profile(config: ProfileConfig) -> CorpusProfile:
     """Ask the model, write `config.out` and return the profile as a run will read it. Raises InputError."""
-    outputs = Outputs("profile", [config.out], inputs=[config.data], force=config.overwrite)
+    outputs = Outputs("profile", [config.out], inputs=[config.data], force=config.overwrite, flag="overwrite")
     if config.lm.startswith("recorded:"):
         raise InputError("answers are recorded for the demo's own prompts alone: name a real model", field="lm")
     sample = draw_sample(read_source(config.data, config.split), config.sample, config.seed)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.base.files import write_json
-from tests.chaos import disks, fuzz, kills, provider_faults, throughput, training
+from tests.chaos import disks, fuzz, kills, owner, provider_faults, throughput, training
 from tests.chaos.promises import BrokenPromiseError
 
 Scenario = Callable[[Path], dict[str, Any]]
@@ -34,6 +34,7 @@ SCENARIOS: dict[str, Scenario] = {
     "training-kills": training.kill_and_resume,
     "training-worker": training.worker_killed,
     "fuzz": fuzz.fuzz,
+    "owner": owner.owner,
 }
 NEED_ROOT = ("full-tmpfs", "read-only")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import disks, kills, provider_faults
+from tests.chaos import disks, kills, owner, provider_faults
 
 
 @pytest.mark.slow
@@ -32,3 +32,8 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
     first, second = disks.read_only_folder(tmp_path)["lines"]
     assert "read-only" in first
     assert "Read-only" in second
+
+
+def test_no_command_writes_over_what_is_not_its_own(tmp_path: Path) -> None:
+    figures = owner.owner(tmp_path)
+    assert figures["held"] == figures["tried"] > 80

@@ -97,7 +97,7 @@ def test_the_sentence_says_what_came_out() -> None:
         (["eval", "model={model}", "data=nowhere"], "nowhere: does not exist"),
         (["eval", "model={model}", "data={beir}", "per-query=q.txt"], "--per-query: expected a name that ends in"),
         (["eval", "model={model}", "data={beir}", "split=dev"], "has the splits test"),
-        (["demo", "out={beir}/corpus.jsonl/x", "model={model}"], "cannot write"),
+        (["demo", "out={beir}/corpus.jsonl/x", "model={model}"], "is a file, expected a folder to write into"),
     ],
 )
 def test_bad_input_is_one_line(

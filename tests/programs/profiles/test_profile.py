@@ -106,7 +106,7 @@ def test_passages_cannot_close_their_field(draft: Callable[..., Any], tmp_path: 
 def test_an_edited_draft_is_not_written_over(draft: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "my.toml").write_text("relevance = 'mine'\n")
     with Describing() as server:
-        with pytest.raises(InputError, match="perhaps edited"):
+        with pytest.raises(InputError, match=r"not as `profile` left it.*overwrite=true"):
             draft(server)
         assert server.prompts == []
         assert draft(server, overwrite=True).relevance == RELEVANCE
