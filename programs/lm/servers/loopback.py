@@ -62,10 +62,14 @@ class LoopbackServer(ABC):
     async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         """Answer one chat completion request whose token and JSON form are already checked."""
 
+    def add_routes(self, app: web.Application) -> None:
+        """What is served; a subclass may add to it."""
+        app.router.add_post("/v1/chat/completions", self._completions)
+
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         app = web.Application(client_max_size=_MAX_REQUEST_BYTES)
-        app.router.add_post("/v1/chat/completions", self._completions)
+        self.add_routes(app)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         self._loop.run_until_complete(runner.setup())
         site = web.TCPSite(runner, HOST, 0, backlog=1024)

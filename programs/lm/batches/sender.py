@@ -1,0 +1,227 @@
+"""Collects the calls of many rows into waves and hands each caller its answer when its wave has come back."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from data.base.errors import InputError
+from data.base.text import content_id
+from programs.lm.batches.books import Wave, WaveBooks, now
+from programs.lm.batches.lines import BatchAnswer, BatchRequest
+from programs.lm.batches.services import BatchService
+from programs.lm.faults import CallError
+
+log = logging.getLogger(__name__)
+# Providers take files of up to 200 MB (OpenAI) or 100 MB; a wave stays below both.
+_MOST_BYTES = 90_000_000
+# Between two steps of a row there is only parsing: when no request has come for so long, every row waits for an answer.
+_NOTHING_MOVES_S = 1.0
+# Asked about a wave again after so long, then after ever longer.
+_FIRST_LOOK_S, _LONGEST_LOOK_S = 2.0, 120.0
+_GROWTH = 1.3
+# A wave that the service refuses to take is tried again so often, a refused connection being no refusal for good.
+_SEND_TRIES = 5
+
+
+@dataclass(slots=True)
+class SenderView:
+    """What a progress line shows: waves and requests out, requests back, age of the oldest wave in seconds."""
+
+    waves_out: int = 0
+    waves_sent: int = 0
+    requests_out: int = 0
+    requests_back: int = 0
+    oldest_s: float = 0.0
+
+
+class WaveSender:
+    """The waves of one model.
+
+    `complete` waits for the answer to one request. A wave is sent when it has `batch_size` requests or 90 MB, or when
+    nothing else can move. Use as an async context manager; leaving it lets waves run on at the service.
+    """
+
+    def __init__(
+        self,
+        service: BatchService,
+        books: WaveBooks,
+        *,
+        target: str,
+        batch_size: int,
+        first_look_s: float = _FIRST_LOOK_S,
+        nothing_moves_s: float = _NOTHING_MOVES_S,
+    ):
+        self._service, self._books, self._target, self._batch_size = service, books, target, batch_size
+        self._first_look_s, self._nothing_moves_s = first_look_s, nothing_moves_s
+        self._waiting: dict[str, asyncio.Future[BatchAnswer]] = {}
+        self._pending: dict[str, BatchRequest] = {}
+        self._pending_bytes = 0
+        self._out: dict[str, Wave] = {}
+        self._came = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fault: Exception | None = None
+        self.view = SenderView()
+
+    async def __aenter__(self) -> "WaveSender":
+        for wave in self._books.out():
+            if wave.target == self._target:
+                await self._take_up(wave)
+        self._start(self._collect())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def complete(self, request: BatchRequest) -> BatchAnswer:
+        """The answer to this request; one that an earlier run received or still has out is not sent again."""
+        if self._fault is not None:
+            raise self._fault
+        kept = self._books.take(request.id)
+        if kept is not None and not kept.lost:
+            return kept
+        if kept is not None:
+            self._books.used(request.id)
+        future = self._waiting.setdefault(request.id, asyncio.get_running_loop().create_future())
+        if request.id not in self._pending and not any(request.id in wave.ids for wave in self._out.values()):
+            self._pending[request.id] = request
+            self._pending_bytes += len(request.line())
+            self._came.set()
+        return await asyncio.shield(future)
+
+    def used(self, request: BatchRequest) -> None:
+        """The caller has stored what it needs of this answer."""
+        self._books.used(request.id)
+
+    @property
+    def waves(self) -> Sequence[Wave]:
+        """The waves that are out, oldest first."""
+        return sorted(self._out.values(), key=lambda wave: wave.made_at)
+
+    async def cancel_all(self) -> int:
+        """Ask the service to stop every wave that is out; returns how many."""
+        for wave in self.waves:
+            if wave.batch_id is not None:
+                await self._service.cancel(wave.batch_id)
+        return len(self._out)
+
+    async def _take_up(self, wave: Wave) -> None:
+        """Go on with a wave of an earlier run: one without an id may have been made all the same."""
+        if wave.batch_id is None:
+            batch_id = await self._service.find(wave.mark)
+            if batch_id is None:
+                self._books.never_sent(wave.mark)
+                return
+            self._books.sent(wave.mark, batch_id)
+            wave = replace(wave, batch_id=batch_id)
+        self._follow(wave)
+
+    async def _collect(self) -> None:
+        while True:
+            await self._came.wait()
+            self._came.clear()
+            while len(self._pending) < self._batch_size and self._pending_bytes < _MOST_BYTES:
+                try:
+                    await asyncio.wait_for(self._came.wait(), self._nothing_moves_s)
+                    self._came.clear()
+                except TimeoutError:
+                    break
+            while self._pending:
+                await self._send(self._next_wave())
+                if len(self._pending) < self._batch_size:
+                    break
+            if self._pending:
+                self._came.set()
+
+    def _next_wave(self) -> list[BatchRequest]:
+        chosen, size = [], 0
+        for request in list(self._pending.values()):
+            length = len(request.line())
+            if chosen and (len(chosen) == self._batch_size or size + length > _MOST_BYTES):
+                break
+            chosen.append(self._pending.pop(request.id))
+            size += length
+        self._pending_bytes -= size
+        return chosen
+
+    async def _send(self, requests: Sequence[BatchRequest]) -> None:
+        made_at = now()
+        # The time makes a mark of its own for requests that are sent again after their wave was lost.
+        mark = content_id(self._target, repr(made_at), *(request.id for request in requests))
+        wave = Wave(mark=mark, target=self._target, ids=frozenset(r.id for r in requests), made_at=made_at)
+        self._books.made(wave)
+        self._out[mark] = wave
+        pause = self._first_look_s
+        for attempt in range(_SEND_TRIES):
+            try:
+                batch_id = await self._service.send(requests, mark)
+                break
+            except CallError as fault:
+                # The answer may have been lost on its way, with the batch made.
+                found = await self._service.find(mark)
+                if found is not None:
+                    batch_id = found
+                    break
+                if attempt == _SEND_TRIES - 1:
+                    self._books.never_sent(mark)
+                    raise InputError(f"a batch of {len(requests)} requests could not be sent: {fault}") from None
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_LOOK_S)
+        self._books.sent(mark, batch_id)
+        self.view.waves_sent += 1
+        log.info("batch %s: %d requests sent to %s", batch_id, len(requests), self._target)
+        self._follow(replace(wave, batch_id=batch_id))
+
+    def _follow(self, wave: Wave) -> None:
+        self._out[wave.mark] = wave
+        self._count()
+        self._start(self._until_back(wave))
+
+    async def _until_back(self, wave: Wave) -> None:
+        assert wave.batch_id is not None
+        pause = self._first_look_s
+        while (state := await self._service.state(wave.batch_id)).status == "running":
+            self._count()
+            await asyncio.sleep(pause)
+            pause = min(pause * _GROWTH, _LONGEST_LOOK_S)
+        if state.status == "refused":
+            raise InputError(f"the provider refused batch {wave.batch_id}: {state.reason}; nothing of it was billed")
+        answers = {answer.id: answer for answer in await self._service.answers(state)}
+        if foreign := answers.keys() - wave.ids:
+            raise InputError(
+                f"batch {wave.batch_id} has answers to {len(foreign)} requests that are not this run's, such as "
+                f"{min(foreign)!r}: expected the custom_id of the request file",
+                file=state.files[0] if state.files else None,
+            )
+        lost = {one: BatchAnswer(id=one, status=0, message=state.reason or "no answer", lost=True) for one in wave.ids}
+        self._books.settled(wave.mark, {**lost, **answers}.values())
+        del self._out[wave.mark]
+        self.view.requests_back += len(wave.ids)
+        self._count()
+        for one, answer in {**lost, **answers}.items():
+            future = self._waiting.pop(one, None)
+            if future is not None and not future.done():
+                future.set_result(answer)
+
+    def _count(self) -> None:
+        self.view.waves_out = len(self._out)
+        self.view.requests_out = sum(len(wave.ids) for wave in self._out.values())
+        self.view.oldest_s = max((now() - wave.made_at for wave in self._out.values()), default=0.0)
+
+    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        # Nothing that waits can get an answer any more.
+        self._fault = self._fault or task.exception()  # type: ignore[assignment]
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(task.exception() or CallError("bad_response", "the batches ended"))
+        self._waiting.clear()
