@@ -51,7 +51,7 @@ class Batch:
             "id": self.id, "object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h",
             "input_file_id": f"file-{self.id}", "created_at": int(time.time()), "status": self.status,
             "metadata": self.metadata,
-            "errors": {"data": [{"message": "fake fault failed", "code": "invalid"}]} if self.status == "failed" else None,
+            "errors": {"data": [{"message": "fake fault failed"}]} if self.status == "failed" else None,
             "output_file_id": f"output-{self.id}" if ended and self.output else None,
             "error_file_id": f"errors-{self.id}" if ended and self.errors else None,
             "request_counts": {

@@ -61,7 +61,9 @@ class WaveBooks:
             self._db.execute(
                 "INSERT OR REPLACE INTO waves VALUES (?, ?, NULL, 'made', ?)", (wave.mark, wave.target, wave.made_at)
             )
-            self._db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?)", [(wave.mark, one) for one in wave.ids])
+            self._db.executemany(
+                "INSERT OR REPLACE INTO requests VALUES (?, ?)", [(wave.mark, one) for one in wave.ids]
+            )
 
     def sent(self, mark: str, batch_id: str) -> None:
         """Write down the id that the service gave a wave."""

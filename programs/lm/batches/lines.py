@@ -12,7 +12,9 @@ from data.base.errors import InputError, first_line
 from data.base.text import content_id
 
 # litellm's own settings of a call, which are no part of a request.
-_NOT_SENT = frozenset({"api_base", "api_key", "timeout", "num_retries", "max_retries", "cache", "caching", "rollout_id"})
+_NOT_SENT = frozenset(
+    {"api_base", "api_key", "timeout", "num_retries", "max_retries", "cache", "caching", "rollout_id"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,9 @@ def batch_request(model: str, messages: Iterable[Mapping[str, Any]], settings: M
     """
     name, provider, _, _ = litellm.get_llm_provider(model)
     extra = dict(settings.get("extra_body") or {})
-    wanted = {key: value for key, value in settings.items() if key not in _NOT_SENT | {"extra_body"} and value is not None}
+    wanted = {
+        key: value for key, value in settings.items() if key not in _NOT_SENT | {"extra_body"} and value is not None
+    }
     try:
         taken = get_optional_params(model=name, custom_llm_provider=provider, **wanted)
     except litellm.UnsupportedParamsError as error:

@@ -136,7 +136,8 @@ class WaveSender:
                 self._came.set()
 
     def _next_wave(self) -> list[BatchRequest]:
-        chosen, size = [], 0
+        chosen: list[BatchRequest] = []
+        size = 0
         for request in list(self._pending.values()):
             length = len(request.line())
             if chosen and (len(chosen) == self._batch_size or size + length > _MOST_BYTES):
@@ -220,7 +221,7 @@ class WaveSender:
         if task.cancelled() or task.exception() is None:
             return
         # Nothing that waits can get an answer any more.
-        self._fault = self._fault or task.exception()  # type: ignore[assignment]
+        self._fault = self._fault or task.exception()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(task.exception() or CallError("bad_response", "the batches ended"))

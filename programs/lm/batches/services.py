@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import litellm
+import openai
 
 from data.base.errors import InputError, first_line
 from data.base.files import atomic_writer
 from programs.lm.batches.lines import BatchAnswer, BatchRequest, BatchState, read_answers
-from programs.lm.faults import final_fault
+from programs.lm.faults import CallError, redact
 from programs.lm.models import ModelSpec
 
 # The providers whose batch functions litellm has.
-BATCH_PROVIDERS = frozenset({"openai", "azure", "vertex_ai", "bedrock", "hosted_vllm", "litellm_proxy", "mistral", "xai"})
+BATCH_PROVIDERS = frozenset(
+    {"openai", "azure", "vertex_ai", "bedrock", "hosted_vllm", "litellm_proxy", "mistral", "xai"}
+)
 # Under this name a batch's metadata carries our mark, by which a batch is found whose id never arrived.
 MARK = "causalneg_wave"
 _PAGE, _MOST_PAGES = 100, 20
@@ -61,12 +64,14 @@ class ProviderBatches:
         content = "".join(request.line() for request in requests).encode()
         upload = litellm.acreate_file(file=(f"{mark}.jsonl", content), purpose="batch", **self._client)
         file = await self._asked(upload)
-        batch = await self._asked(
-            litellm.acreate_batch(
-                completion_window="24h", endpoint="/v1/chat/completions", input_file_id=file.id,
-                metadata={MARK: mark}, **self._client,
-            )  # fmt: skip
+        created = litellm.acreate_batch(
+            completion_window="24h",
+            endpoint="/v1/chat/completions",
+            input_file_id=file.id,
+            metadata={MARK: mark},
+            **self._client,
         )
+        batch = await self._asked(created)
         return str(batch.id)
 
     async def find(self, mark: str) -> str | None:
@@ -91,14 +96,16 @@ class ProviderBatches:
         if batch.status not in _ENDED or batch.status == "cancelling":
             return BatchState(status="running", done=done)
         files = tuple(file for file in (batch.output_file_id, batch.error_file_id) if file)
-        return BatchState(status="ended", done=done, files=files, reason="" if batch.status == "completed" else batch.status)
+        return BatchState(
+            status="ended", done=done, files=files, reason="" if batch.status == "completed" else batch.status
+        )
 
     async def answers(self, state: BatchState) -> list[BatchAnswer]:
         found: list[BatchAnswer] = []
         for file_id in state.files:
             content = await self._asked(litellm.afile_content(file_id=file_id, **self._client))
             text = content.content.decode("utf-8", "replace")
-            found += await asyncio.to_thread(lambda text=text, name=file_id: list(read_answers(text, file=name)))
+            found += await asyncio.to_thread(_all_answers, text, file_id)
         return found
 
     async def cancel(self, batch_id: str) -> None:
@@ -107,8 +114,27 @@ class ProviderBatches:
     async def _asked(self, call: Awaitable[Any]) -> Any:
         try:
             return await call
-        except litellm.exceptions.OpenAIError as error:
-            raise final_fault(error, role=self._role, model=self._spec.name) from None
+        except openai.OpenAIError as error:
+            # litellm's own errors are of these classes too.
+            raise self._fault(error) from None
+
+    def _fault(self, error: openai.OpenAIError) -> Exception:
+        status = getattr(error, "status_code", None)
+        detail = redact(first_line(error))
+        who = f"{self._role} {self._spec.name}"
+        if status in (401, 403):
+            return InputError(f"{who}: the key was refused; check the key in the environment ({detail})")
+        if isinstance(error, openai.APITimeoutError):
+            return CallError("timeout", detail)
+        if isinstance(error, openai.APIConnectionError):
+            return CallError("connection", detail)
+        if status == 429 or (isinstance(status, int) and status >= 500):
+            return CallError("rate_limited" if status == 429 else "server_error", detail)
+        return InputError(f"{who}: the batch endpoint refused the request ({detail})")
+
+
+def _all_answers(text: str, file: str) -> list[BatchAnswer]:
+    return list(read_answers(text, file=file))
 
 
 class FolderBatches:
