@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from data.base.errors import InputError
 from data.base.text import content_id
@@ -60,7 +61,7 @@ class WaveSender:
         self._out: dict[str, Wave] = {}
         self._came = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._fault: Exception | None = None
+        self._fault: BaseException | None = None
         self.view = SenderView()
 
     async def __aenter__(self) -> "WaveSender":
@@ -211,8 +212,8 @@ class WaveSender:
         self.view.requests_out = sum(len(wave.ids) for wave in self._out.values())
         self.view.oldest_s = max((now() - wave.made_at for wave in self._out.values()), default=0.0)
 
-    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
-        task = asyncio.create_task(work)  # type: ignore[arg-type]
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
