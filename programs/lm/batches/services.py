@@ -92,7 +92,7 @@ class ProviderBatches:
         done = (counts.completed + counts.failed) if counts else 0
         if batch.status == "failed":
             faults = batch.errors.data if batch.errors and batch.errors.data else []
-            return BatchState(status="refused", reason=first_line(faults[0].message if faults else "no reason given"))
+            return BatchState(status="refused", reason=str(faults[0].message if faults else "no reason given"))
         if batch.status not in _ENDED or batch.status == "cancelling":
             return BatchState(status="running", done=done)
         files = tuple(file for file in (batch.output_file_id, batch.error_file_id) if file)
