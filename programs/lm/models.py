@@ -171,7 +171,8 @@ class Price:
 
 
 def known_price(spec: ModelSpec) -> Price | None:
-    """The model's price, or None when nobody has said what it costs (litellm itself would call that zero)."""
+    """The model's price as it is called, or None when nobody has said what that costs (litellm itself would call it
+    zero). Batches have a price of their own."""
     if spec.is_local:
         return Price(prompt=0.0, completion=0.0)
     provider, _, bare = spec.model.partition("/")
@@ -180,7 +181,8 @@ def known_price(spec: ModelSpec) -> Price | None:
     # name takes its own price. Some providers are listed in parts: vertex_ai-language-models, bedrock_converse.
     bare_entries = [listed] if str(listed.get("litellm_provider")).startswith(provider) else []
     for entry in (named, *bare_entries):
-        prompt, completion = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
+        kind = "_batches" if spec.in_batches else ""
+        prompt, completion = entry.get(f"input_cost_per_token{kind}"), entry.get(f"output_cost_per_token{kind}")
         if prompt is not None and completion is not None:
             return Price(prompt=float(prompt), completion=float(completion))
     return None

@@ -109,13 +109,16 @@ class RoleEngine:
                     answer = await self._sender.send(messages, parameters)
                     outcome, kept = _judge(answer)
             except Exception as raised:  # noqa: BLE001 - whatever went wrong with a call is one of its outcomes
-                error, fault = raised, user_error(raised, role=self.role, model=self.spec.name)
+                error, fault = raised, raised
+                if not isinstance(raised, (CallError, InputError)):
+                    fault = user_error(raised, role=self.role, model=self.spec.name)
                 outcome = fault.loss if isinstance(fault, CallError) else "refused"
             finally:
                 seconds = time.monotonic() - started
                 self._meter.charge(key, outcome, held, seconds, prompt_chars=chars, answer=answer, kept=kept)
-            if kept is not None and answer is not None:
+            if answer is not None:
                 self._sender.stored(messages, parameters)
+            if kept is not None:
                 self._failed_in_a_row, self._answered_once = 0, True
                 if self._limit:
                     self._limit.answered(seconds)

@@ -13,8 +13,9 @@ from data.base.text import content_id
 
 # litellm's own settings of a call, which are no part of a request.
 _NOT_SENT = frozenset(
-    {"api_base", "api_key", "timeout", "num_retries", "max_retries", "cache", "caching", "rollout_id"}
-)
+    {"api_base", "api_key", "timeout", "num_retries", "max_retries", "cache", "caching", "rollout_id", "model",
+     "extra_body"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,23 +45,24 @@ class BatchAnswer:
     lost: bool = False
 
 
-def batch_request(model: str, messages: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]) -> BatchRequest:
-    """The request for litellm's `model`, its settings named as the provider wants them.
+def batch_request(
+    model: str, messages: Iterable[Mapping[str, Any]], settings: Mapping[str, Any], *, asker: str = ""
+) -> BatchRequest:
+    """The request for litellm's `model`, its settings named as the provider wants them; `asker` tells equal ones apart.
 
     Raises InputError when the model does not take one of them.
     """
     name, provider, _, _ = litellm.get_llm_provider(model)
     extra = dict(settings.get("extra_body") or {})
-    wanted = {
-        key: value for key, value in settings.items() if key not in _NOT_SENT | {"extra_body"} and value is not None
-    }
+    wanted = {key: value for key, value in settings.items() if key not in _NOT_SENT and value is not None}
     try:
         taken = get_optional_params(model=name, custom_llm_provider=provider, **wanted)
     except litellm.UnsupportedParamsError as error:
         raise InputError(f"{model} does not take a setting: {first_line(error)}", field="extra") from error
     taken.pop("extra_body", None)
     body = {"model": name, "messages": list(messages), **taken, **extra}
-    return BatchRequest(id=content_id(json.dumps(body, ensure_ascii=False, sort_keys=True, default=str)), body=body)
+    text = json.dumps(body, ensure_ascii=False, sort_keys=True, default=str)
+    return BatchRequest(id=content_id(asker, text), body=body)
 
 
 def read_answers(text: str, *, file: str) -> Iterator[BatchAnswer]:

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from data.base.errors import InputError
 from data.base.text import content_id
@@ -25,15 +25,29 @@ _GROWTH = 1.3
 _SEND_TRIES = 5
 
 
+T = TypeVar("T")
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """What the service answers, asked again while it cannot be reached: a wave that is out loses nothing by waiting."""
+    pause = _FIRST_LOOK_S
+    while True:
+        try:
+            return await ask()
+        except CallError as fault:
+            log.warning("the batch service does not answer (%s): asked again in %.0f s", fault, pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_LOOK_S)
+
+
 @dataclass(slots=True)
 class SenderView:
-    """What a progress line shows: waves and requests out, requests back, age of the oldest wave in seconds."""
+    """What a progress line shows: waves sent and out, requests out and back."""
 
     waves_out: int = 0
     waves_sent: int = 0
     requests_out: int = 0
     requests_back: int = 0
-    oldest_s: float = 0.0
 
 
 class WaveSender:
@@ -95,6 +109,16 @@ class WaveSender:
     def used(self, request: BatchRequest) -> None:
         """The caller has stored what it needs of this answer."""
         self._books.used(request.id)
+
+    @property
+    def nothing_to_send(self) -> bool:
+        """Whether all that was asked for is in a wave that is out."""
+        return not self._pending and all(wave.batch_id for wave in self._out.values())
+
+    @property
+    def oldest_s(self) -> float:
+        """Seconds since the oldest wave that is out was made."""
+        return max((now() - wave.made_at for wave in self._out.values()), default=0.0)
 
     @property
     def waves(self) -> Sequence[Wave]:
@@ -184,13 +208,13 @@ class WaveSender:
     async def _until_back(self, wave: Wave) -> None:
         assert wave.batch_id is not None
         pause = self._first_look_s
-        while (state := await self._service.state(wave.batch_id)).status == "running":
+        while (state := await _patiently(lambda: self._service.state(wave.batch_id or ""))).status == "running":
             self._count()
             await asyncio.sleep(pause)
             pause = min(pause * _GROWTH, _LONGEST_LOOK_S)
         if state.status == "refused":
             raise InputError(f"the provider refused batch {wave.batch_id}: {state.reason}; nothing of it was billed")
-        answers = {answer.id: answer for answer in await self._service.answers(state)}
+        answers = {answer.id: answer for answer in await _patiently(lambda: self._service.answers(state))}
         if foreign := answers.keys() - wave.ids:
             raise InputError(
                 f"batch {wave.batch_id} has answers to {len(foreign)} requests that are not this run's, such as "
@@ -210,7 +234,6 @@ class WaveSender:
     def _count(self) -> None:
         self.view.waves_out = len(self._out)
         self.view.requests_out = sum(len(wave.ids) for wave in self._out.values())
-        self.view.oldest_s = max((now() - wave.made_at for wave in self._out.values()), default=0.0)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,6 +1,7 @@
 """Where waves of requests go: a provider's batch endpoint through litellm, or a folder of files."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ BATCH_PROVIDERS = frozenset(
 # Under this name a batch's metadata carries our mark, by which a batch is found whose id never arrived.
 MARK = "causalneg_wave"
 _PAGE, _MOST_PAGES = 100, 20
+_LEFT_ALONE_S = 60.0
 _ENDED = frozenset({"completed", "expired", "cancelled", "cancelling"})
 
 
@@ -158,6 +160,11 @@ class FolderBatches:
         response = self._responses / f"{batch_id}.jsonl"
         if not response.is_file():
             return BatchState(status="running")
+        with (self._requests / f"{batch_id}.jsonl").open("rb") as asked, response.open("rb") as answered:
+            num_asked, num_answered = (sum(1 for line in file if line.endswith(b"\n")) for file in (asked, answered))
+        # Whoever writes the file may not be done with it: it is read when it is complete, or was left alone for a while.
+        if num_answered < num_asked and time.time() - response.stat().st_mtime < _LEFT_ALONE_S:
+            return BatchState(status="running", done=num_answered)
         return BatchState(status="ended", files=(str(response),))
 
     async def answers(self, state: BatchState) -> list[BatchAnswer]:

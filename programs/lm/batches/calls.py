@@ -1,0 +1,142 @@
+"""One model's calls as requests of waves: the Sender of `send=batch` and `send=files`, and a run's set of them."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import litellm
+from dspy import lm15
+
+from data.base.errors import InputError
+from programs.lm.batches.books import WaveBooks
+from programs.lm.batches.lines import BatchAnswer, BatchRequest, batch_request
+from programs.lm.batches.sender import WaveSender
+from programs.lm.batches.services import BatchService, FolderBatches, ProviderBatches
+from programs.lm.meter import UNSENT, Answer, read_answer
+from programs.lm.models import ModelSpec
+
+log = logging.getLogger(__name__)
+Send = Literal["calls", "batch", "files"]
+_LOST = "the batch ended before this request was worked on"
+
+
+class WaveCalls:
+    """Sends a model's attempts with the next wave. `whose` names the row that asks: equal requests of two rows are two.
+
+    Raises lm15's errors as a live call would; a request that nobody worked on counts as a server's fault, so that it
+    goes into the next wave, as often as the run retries.
+    """
+
+    if_cancelled: ClassVar[str] = UNSENT
+
+    def __init__(self, spec: ModelSpec, waves: WaveSender, whose: Callable[[], str]):
+        self._spec, self._waves, self._whose = spec, waves, whose
+
+    async def send(self, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> Answer:
+        request = self._request(messages, parameters)
+        answer = await self._waves.complete(request)
+        if answer.body is None:
+            self._waves.used(request)
+            raise _error(answer)
+        return read_answer(litellm.ModelResponse(**answer.body))
+
+    def stored(self, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> None:
+        self._waves.used(self._request(messages, parameters))
+
+    def _request(self, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> BatchRequest:
+        return batch_request(self._spec.model, messages, parameters, asker=self._whose())
+
+
+def _error(answer: BatchAnswer) -> Exception:
+    if answer.lost:
+        return lm15.ServerError(f"{_LOST} ({answer.message})")
+    kinds = {401: lm15.AuthError, 403: lm15.AuthError, 404: lm15.UnsupportedModelError, 429: lm15.RateLimitError}
+    kind = kinds.get(answer.status, lm15.ServerError if answer.status >= 500 else lm15.InvalidRequestError)
+    return kind(answer.message)
+
+
+class Waves:
+    """The waves of all models of a run, for `send` other than calls. Enter it in the loop that the run works in.
+
+    `out` is the run folder: batches.sqlite keeps what is out, requests/ and responses/ are those of send=files.
+    """
+
+    def __init__(self, send: Send, out: Path, *, batch_size: int, whose: Callable[[], str], first_look_s: float = 2.0):
+        self._send, self._out, self._batch_size, self._whose = send, out, batch_size, whose
+        self._first_look_s = first_look_s
+        self._books = WaveBooks(out / "batches.sqlite")
+        self._senders: dict[str, WaveSender] = {}
+        self._stack = AsyncExitStack()
+
+    def sender(self, role: str, spec: ModelSpec) -> WaveCalls:
+        """The Sender for a model. Raises InputError for one that batches cannot reach."""
+        if spec.key not in self._senders:
+            self._senders[spec.key] = WaveSender(
+                self._service(role, spec),
+                self._books,
+                target=spec.name,
+                batch_size=self._batch_size,
+                first_look_s=self._first_look_s,
+            )
+        return WaveCalls(spec, self._senders[spec.key], self._whose)
+
+    def _service(self, role: str, spec: ModelSpec) -> BatchService:
+        if self._send == "files":
+            return FolderBatches(self._out)
+        if spec.is_local:
+            raise InputError(f"{spec.name} runs on this machine and takes no batches: use send=calls", field="send")
+        return ProviderBatches(spec, role)
+
+    async def __aenter__(self) -> Self:
+        for sender in self._senders.values():
+            await self._stack.enter_async_context(sender)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+        self._books.close()
+
+    async def until_all_out(self) -> None:
+        """Return when every request that can be made is out at the service."""
+        while not (self.requests_out and all(sender.nothing_to_send for sender in self._senders.values())):
+            await asyncio.sleep(0.2)
+
+    @property
+    def requests_out(self) -> int:
+        """Requests in waves that have not come back."""
+        return sum(sender.view.requests_out for sender in self._senders.values())
+
+    def progress(self) -> str:
+        """Waves and requests out and back, and the age of the oldest wave, in words."""
+        views = [sender.view for sender in self._senders.values()]
+        oldest = max((sender.oldest_s for sender in self._senders.values()), default=0.0)
+        age = f", oldest {oldest / 60:.0f} min" if oldest >= 60 else ""
+        return (
+            f"{sum(v.waves_out for v in views)} batches out with {self.requests_out} requests, "
+            f"{sum(v.requests_back for v in views)} back{age}"
+        )
+
+    def left_running(self) -> str:
+        """What a run that ends before its waves says of them; empty when none is out."""
+        waves = [wave for sender in self._senders.values() for wave in sender.waves]
+        if not waves:
+            return ""
+        names = ", ".join(wave.batch_id or wave.mark for wave in waves[:3]) + (", ..." if len(waves) > 3 else "")
+        where = "" if self._send == "batch" else f"; their files are in {self._out / 'requests'}"
+        return (
+            f"{len(waves)} batches with {self.requests_out} requests go on without this run ({names}){where}: the same "
+            "command fetches what came back and goes on, with cancel=true it cancels them"
+        )
+
+
+async def cancel_waves(send: Send, out: Path, specs: Mapping[str, list[ModelSpec]]) -> int:
+    """Ask for every wave of this run folder that is still out to be cancelled; returns how many."""
+    waves = Waves(send, out, batch_size=1, whose=str)
+    for role, models in specs.items():
+        for spec in models:
+            waves.sender(role, spec)
+    async with waves:
+        return sum([await sender.cancel_all() for sender in waves._senders.values()])
