@@ -13,10 +13,16 @@ from programs.synthesis.dataset import DatasetConfig, run_dataset
 
 def _synthesize(config: SynthesizeConfig) -> None:
     # Imported here: the libraries behind the run take seconds to load, which --help should not.
-    from programs.synthesis.run import synthesize
+    from programs.synthesis.run import BatchesOutError, cancel_batches, synthesize
     from programs.synthesis.summary import synthesis_table
 
-    sys.stdout.write(synthesis_table(synthesize(config)))
+    if config.cancel:
+        sys.stdout.write(f"{cancel_batches(config)}\n")
+        return
+    try:
+        sys.stdout.write(synthesis_table(synthesize(config)))
+    except BatchesOutError as out:
+        sys.stdout.write(f"{out}\n")
 
 
 def _optimize(config: OptimizeConfig) -> None:

@@ -104,6 +104,29 @@ class LMOptions(CallOptions):
     key in the environment, or recorded:demo, which replays the answers recorded for the demo queries."""
 
 
+Send = Literal["calls", "batch", "files"]
+
+
+@options
+class SendOptions:
+    """How calls travel."""
+
+    send: Send = "calls"
+    """calls: each by itself, answered at once. batch: many together through the provider's batch endpoint, at its batch
+    price, within a day. files: as OUT/requests/*.jsonl in OpenAI's batch format, whose answers are awaited as
+    OUT/responses/*.jsonl; no network."""
+
+    batch_size: Annotated[int, between(1, 50_000)] = 10_000
+    """Most requests in one batch, and most rows at work at once with send=batch or files."""
+
+    wait: bool = True
+    """With send=batch or files: go on until every row is done. no-wait leaves once all that can be asked is out; the
+    same command goes on later."""
+
+    cancel: bool = False
+    """Cancel this run folder's batches that are out, and do nothing else."""
+
+
 @options
 class WritingOptions(CallOptions):
     """How negatives are written and verified."""

@@ -60,8 +60,9 @@ class ModelSpec:
     `name` is what users and records call it; `model` is litellm's string. `key_env` names the environment variable that
     the key came from, where that was chosen. Models that are `is_local` run on this machine and cost nothing; of any
     other model the price is what litellm's list says, or unknown. `schema_constrained` models are decoded under the
-    JSON schema, lengths included, so that they cannot run on. `extra` goes to litellm with every call, as it is
-    (reasoning_effort, extra_body, num_ctx, api_version): JSON values, and part of what makes an answer this model's.
+    JSON schema, lengths included, so that they cannot run on. `in_batches` takes the price of batches. `extra` goes to
+    litellm with every call, as it is (reasoning_effort, extra_body, num_ctx, api_version): JSON values, and part of
+    what makes an answer this model's.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ModelSpec:
     max_tokens: int | None = None
     timeout_s: float = 120.0
     is_local: bool = False
+    in_batches: bool = False
     schema_constrained: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 

@@ -1,7 +1,7 @@
 """How one attempt at a call travels: by itself through litellm, or with many others as a provider's batch."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import litellm
 from dspy.clients.engines.litellm_errors import litellm_errors
@@ -33,9 +33,8 @@ class Sender(Protocol):
 class LiveSender:
     """Every attempt is a request of its own, answered at once."""
 
-    if_cancelled: ClassVar[str] = "cancelled"
-
     def __init__(self, spec: ModelSpec):
+        self.if_cancelled = "cancelled"
         self._spec = spec
 
     async def send(self, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> Answer:

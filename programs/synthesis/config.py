@@ -5,14 +5,14 @@ from typing import Literal
 
 from data.base.errors import require
 from data.base.options import Count, Natural, Share, options
-from programs.options import LMOptions, WritingOptions
+from programs.options import LMOptions, SendOptions, WritingOptions
 
 Engine = Literal["local", "ray"]
 Method = Literal["counterfactual", "naive"]
 
 
 @options
-class SynthesizeConfig(WritingOptions, LMOptions):
+class SynthesizeConfig(SendOptions, WritingOptions, LMOptions):
     """Write and verify counterfactual negatives for the rows of a JSONL file."""
 
     rows: Path
@@ -71,6 +71,8 @@ class SynthesizeConfig(WritingOptions, LMOptions):
     """How many mined passages show the generator how the corpus reads, when the profile names none."""
 
     def __post_init__(self) -> None:
+        in_process = self.send == "calls" or self.engine == "local"
+        require(in_process, "send", "calls with --engine ray, whose actors have no batches in common", self.send)
         if self.method == "naive":
             recorded = self.lm == "recorded:demo"
             require(not recorded, "lm", "a model with --method naive, which recorded:demo has no answers for", self.lm)

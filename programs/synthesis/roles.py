@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -10,6 +11,7 @@ import dspy
 from data.base.errors import InputError
 from data.base.text import content_id
 from programs.lm.adapters import LAYOUTS, make_adapter
+from programs.lm.batches.calls import Waves
 from programs.lm.budget import Budget
 from programs.lm.faults import PASSING_LOSSES, UNREADABLE, CallError, RunStoppedError
 from programs.lm.models import Models, ModelSpec, log_roles
@@ -71,6 +73,8 @@ def resolve_roles(stack: ExitStack, config: Any, budget: Budget) -> dict[str, li
 
     def resolve(role: str, flag: str, name: str, api_base: str | None, temperature: float) -> None:
         spec = models.resolve(name, flag=flag, temperature=temperature, api_base=api_base)
+        if getattr(config, "send", "calls") != "calls":
+            spec = replace(spec, in_batches=True)
         budget.check_priced(spec, flag)
         specs.setdefault(role, []).append(spec)
 
@@ -98,6 +102,7 @@ def open_roles(
     budget: Budget,
     limits: ConcurrencyByPlace | None = None,
     layouts: Mapping[str, AdapterName] | None = None,
+    waves: Waves | None = None,
 ) -> tuple[dict[str, RoleLM], Mapping[str, AdapterName]]:
     """Open the models of each role and put generator and verifier, each with its layout, into `program`.
 
@@ -105,9 +110,10 @@ def open_roles(
     Returns the models by role, and the layouts.
     """
     limits = limits or ConcurrencyByPlace(config.concurrency)
-    lms = {role: _open_role(role, models, config, store, budget, limits) for role, models in specs.items()}
+    lms = {role: _open_role(role, models, config, store, budget, limits, waves) for role, models in specs.items()}
     if layouts is None:
-        layouts = {role: choose_adapter(config.adapter, lms[role], store) for role in ("generator", "verifier")}
+        choose = choose_adapter if waves is None else _adapter_without_a_probe
+        layouts = {role: choose(config.adapter, lms[role], store) for role in ("generator", "verifier")}
     adapters = {role: make_adapter(layout, lms[role].spec) for role, layout in layouts.items()}
     program.use(
         generator=lms["generator"],
@@ -119,12 +125,29 @@ def open_roles(
 
 
 def _open_role(
-    role: str, specs: Sequence[ModelSpec], config: Any, store: RunStore, budget: Budget, limits: ConcurrencyByPlace
+    role: str,
+    specs: Sequence[ModelSpec],
+    config: Any,
+    store: RunStore,
+    budget: Budget,
+    limits: ConcurrencyByPlace,
+    waves: Waves | None,
 ) -> RoleLM:
-    first, *others = [(spec, limits.of(spec), config.seed + number) for number, spec in enumerate(specs)]
-    fallbacks = [RoleLM(role, spec, config.retries, limit, store, seed, budget) for spec, limit, seed in others]
-    spec, limit, seed = first
-    return RoleLM(role, spec, config.retries, limit, store, seed, budget, fallbacks)
+    fallbacks: list[RoleLM] = []
+    for number, spec in reversed(list(enumerate(specs))):
+        # A batch takes whatever it is given: only calls of their own are limited.
+        limit, sender = (limits.of(spec), None) if waves is None else (None, waves.sender(role, spec))
+        behind = tuple(fallbacks) if number == 0 else ()
+        lm = RoleLM(role, spec, config.retries, limit, store, config.seed + number, budget, behind, sender)
+        fallbacks.insert(0, lm)
+    return fallbacks[0]
+
+
+def _adapter_without_a_probe(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterName:
+    """The layout where a probe's answer would take as long as a batch: json where the model takes a schema."""
+    if wanted != "auto":
+        return wanted
+    return "json" if lm.supports_response_schema and not lm.spec.name.startswith("recorded:") else "chat"
 
 
 def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterName:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -19,6 +19,7 @@ from data.base.text import same_text_key
 from data.readers.demo import demo_items
 from data.records import Row, row_content_id
 from data.row_files import count_rows, read_rows
+from programs.lm.batches.calls import Waves, cancel_waves
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.models import needs_no_auth_call
 from programs.lm.pacing import ConcurrencyByPlace
@@ -34,7 +35,7 @@ from programs.profiles.profile import (
 )
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import Specs, build_program, open_roles, resolve_roles, work_key
-from programs.synthesis.store import RunStore
+from programs.synthesis.store import RunStore, current_row
 from programs.synthesis.summary import ProgramName, find_missed, refuse_unusable, usage_summary, write_results
 from programs.synthesis.workers import Outcome, RowWorkers, inline, rare_collections
 
@@ -45,8 +46,23 @@ _SHAPES_NOTHING = frozenset(
     {
         *("rows", "out", "max_rows", "again", "accept_unusable_verifier", "max_miss_rate", "budget_usd"),
         *("budget_tokens", "concurrency", "retries", "timeout_s", "engine", "ray_actors", "ray_address"),
+        *("send", "batch_size", "wait", "cancel"),
     }
 )
+
+
+class BatchesOutError(InputError):
+    """The run has ended and its batches go on: the same command fetches what came back."""
+
+
+def cancel_batches(config: SynthesizeConfig) -> str:
+    """Ask for every batch of this run folder that is out to be cancelled; returns what was done, in words."""
+    with ExitStack() as stack:
+        specs = resolve_roles(stack, config, Budget())
+        count = asyncio.run(cancel_waves(config.send, config.out, specs))
+    return (
+        f"{count} batches of {config.out} are being cancelled; what they had answered is still fetched by a later run"
+    )
 
 
 def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
@@ -70,7 +86,10 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
             profile = replace(profile, style=folder_style(config, store, mined))
         budget.add_spent(store.usage(whole_folder=True).values())
         limits = ConcurrencyByPlace(config.concurrency)
-        _, layouts = open_roles(program, specs, config, store=store, budget=budget, limits=limits)
+        waves = None
+        if config.send != "calls":
+            waves = Waves(config.send, config.out, batch_size=config.batch_size, whose=current_row.get)
+        _, layouts = open_roles(program, specs, config, store=store, budget=budget, limits=limits, waves=waves)
         store.program = key = work_key(program, profile, specs, layouts, config)
         refuse_unasked_again(config, store)
         write_json(config.out / "config.json", config_dict(config))
@@ -81,8 +100,8 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
                 outcome = _work_on_ray(config, profile, specs, layouts, key, total)
                 store = stack.enter_context(RunStore(store.path, program=key))
             else:
-                workers = RowWorkers(program, profile, config, store, limits.all())
-                outcome = _work_here(workers, specs, read_input(config), total)
+                workers = RowWorkers(program, profile, config, store, limits.all(), waves)
+                outcome = _work_here(workers, specs, read_input(config), total, waves)
         except BudgetSpentError as spent:
             raise InputError(f"{spent}; finished rows are kept: a larger budget on the same command goes on") from None
         seconds = time.monotonic() - started
@@ -94,10 +113,12 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         )
 
 
-def _work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: int) -> Outcome:
+def _work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: int, waves: Waves | None) -> Outcome:
     threads = not all(needs_no_auth_call(spec) for models in specs.values() for spec in models)
     with rare_collections():
-        outcome = asyncio.run(inline(workers.run(rows, total), threads=threads))
+        outcome = asyncio.run(inline(_in_waves(workers.run(rows, total), waves), threads=threads))
+    if workers.stopped and waves is not None and waves.requests_out:
+        raise BatchesOutError(waves.left_running())
     if workers.stopped:
         log.info(
             "stopped: %d rows finished in this run, %d calls in flight were given up; run the same command again to go "
@@ -107,6 +128,13 @@ def _work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: in
         )
         raise KeyboardInterrupt
     return outcome
+
+
+async def _in_waves(work: Awaitable[Outcome], waves: Waves | None) -> Outcome:
+    if waves is None:
+        return await work
+    async with waves:
+        return await work
 
 
 def _work_on_ray(

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from data.base.progress import progress_bar
 from data.base.text import content_id
 from data.records import Row, row_content_id
+from programs.lm.batches.calls import Waves
 from programs.lm.pacing import AdaptiveConcurrency
 from programs.modules.row_program import RowInputs, RowProgram
 from programs.profiles.profile import CorpusProfile
@@ -53,9 +54,10 @@ class RowWorkers:
         config: SynthesizeConfig,
         store: RunStore,
         limits: Sequence[AdaptiveConcurrency],
+        waves: Waves | None = None,
     ):
         self._program, self._profile, self._config = program, profile, config
-        self._store, self._limits = store, limits
+        self._store, self._limits, self._waves = store, limits, waves
         self._done = Funnel()
         self._under_way: set[str] = set()
         self._ending = asyncio.Event()
@@ -66,15 +68,28 @@ class RowWorkers:
     async def run(self, rows: Iterator[Row], total: int) -> Outcome:
         """Synthesise the unfinished rows."""
         with progress_bar(total=total, unit="row", desc="synthesize") as progress, self._stop_on_interrupt():
-            count = min(self._config.concurrency, total)
-            workers = [asyncio.create_task(self._work(rows, progress)) for _ in range(count)]
-            ending = asyncio.create_task(self._ending.wait())
+            # Rows whose calls wait for a batch cost nothing but memory: as many are at work as a batch has requests.
+            at_once = self._config.concurrency if self._waves is None else self._config.batch_size
+            workers = [asyncio.create_task(self._work(rows, progress)) for _ in range(min(at_once, total))]
+            ending = asyncio.create_task(self._ending.wait() if self._config.wait else self._until_all_out())
             try:
                 await self._until_done_or_ending(workers, ending)
             finally:
                 await _cancel([*workers, ending])
-        lowest = min(int(limit.lowest) for limit in self._limits)
+        lowest = min((int(limit.lowest) for limit in self._limits), default=0)
         return Outcome(funnel=self._done, condemned=self._condemned, lowest_limit=lowest)
+
+    async def _until_all_out(self) -> bool:
+        """Until Ctrl-C, or until nothing more can be asked before a batch comes back."""
+        assert self._waves is not None
+        out, ending = asyncio.create_task(self._waves.until_all_out()), asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait([out, ending], return_when=asyncio.FIRST_COMPLETED)
+            self.stopped = True
+        finally:
+            out.cancel()
+            ending.cancel()
+        return True
 
     async def _until_done_or_ending(self, workers: list["asyncio.Task[None]"], ending: "asyncio.Task[bool]") -> None:
         waiting: set[asyncio.Task[None]] = set(workers)
@@ -92,7 +107,8 @@ class RowWorkers:
         """Start no further call, and let those in flight come to their end for a short while: they are paid for."""
         for limit in self._limits:
             limit.close()
-        await asyncio.wait([asyncio.create_task(limit.settled()) for limit in self._limits], timeout=_SETTLE_S)
+        if self._limits:
+            await asyncio.wait([asyncio.create_task(limit.settled()) for limit in self._limits], timeout=_SETTLE_S)
         self.cancelled_calls = sum(limit.in_flight for limit in self._limits)
 
     async def _work(self, rows: Iterator[Row], progress: Any) -> None:
@@ -111,9 +127,9 @@ class RowWorkers:
             finally:
                 self._under_way.discard(row_id)
             progress.update()
-            progress.set_postfix_str(
-                f"accepted {self._done.accepted}, failed {self._done.rows_failed.total()}", refresh=False
-            )
+            waves = "" if self._waves is None else f", {self._waves.progress()}"
+            note = f"accepted {self._done.accepted}, failed {self._done.rows_failed.total()}{waves}"
+            progress.set_postfix_str(note, refresh=False)
 
     async def _synthesize(self, row: Row, row_id: str) -> None:
         current_row.set(row_id)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Self
 
 import litellm
 from dspy import lm15
@@ -17,9 +17,9 @@ from programs.lm.batches.sender import WaveSender
 from programs.lm.batches.services import BatchService, FolderBatches, ProviderBatches
 from programs.lm.meter import UNSENT, Answer, read_answer
 from programs.lm.models import ModelSpec
+from programs.options import Send
 
 log = logging.getLogger(__name__)
-Send = Literal["calls", "batch", "files"]
 _LOST = "the batch ended before this request was worked on"
 
 
@@ -30,9 +30,8 @@ class WaveCalls:
     goes into the next wave, as often as the run retries.
     """
 
-    if_cancelled: ClassVar[str] = UNSENT
-
     def __init__(self, spec: ModelSpec, waves: WaveSender, whose: Callable[[], str]):
+        self.if_cancelled = UNSENT
         self._spec, self._waves, self._whose = spec, waves, whose
 
     async def send(self, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> Answer:
@@ -50,12 +49,17 @@ class WaveCalls:
         return batch_request(self._spec.model, messages, parameters, asker=self._whose())
 
 
+_KINDS: Mapping[int, type[Exception]] = {
+    401: lm15.AuthError, 403: lm15.AuthError, 404: lm15.UnsupportedModelError, 429: lm15.RateLimitError
+}  # fmt: skip
+
+
 def _error(answer: BatchAnswer) -> Exception:
+    lost: type[Exception] = lm15.ServerError
+    refused: type[Exception] = lm15.InvalidRequestError
     if answer.lost:
-        return lm15.ServerError(f"{_LOST} ({answer.message})")
-    kinds = {401: lm15.AuthError, 403: lm15.AuthError, 404: lm15.UnsupportedModelError, 429: lm15.RateLimitError}
-    kind = kinds.get(answer.status, lm15.ServerError if answer.status >= 500 else lm15.InvalidRequestError)
-    return kind(answer.message)
+        return lost(f"{_LOST} ({answer.message})")
+    return _KINDS.get(answer.status, lost if answer.status >= 500 else refused)(answer.message)
 
 
 class Waves:

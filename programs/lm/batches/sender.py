@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -76,6 +77,8 @@ class WaveSender:
         self._came = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._fault: BaseException | None = None
+        self._looked_at: set[str] = set()
+        self._last_event = time.monotonic()
         self.view = SenderView()
 
     async def __aenter__(self) -> "WaveSender":
@@ -103,6 +106,7 @@ class WaveSender:
         if request.id not in self._pending and not any(request.id in wave.ids for wave in self._out.values()):
             self._pending[request.id] = request
             self._pending_bytes += len(request.line())
+            self._last_event = time.monotonic()
             self._came.set()
         return await asyncio.shield(future)
 
@@ -112,8 +116,9 @@ class WaveSender:
 
     @property
     def nothing_to_send(self) -> bool:
-        """Whether all that was asked for is in a wave that is out."""
-        return not self._pending and all(wave.batch_id for wave in self._out.values())
+        """Whether all that was asked for is in a wave that is out, and every wave that is out was found unfinished."""
+        quiet = time.monotonic() - self._last_event > 2 * self._nothing_moves_s
+        return quiet and not self._pending and self._out.keys() <= self._looked_at
 
     @property
     def oldest_s(self) -> float:
@@ -209,7 +214,7 @@ class WaveSender:
         assert wave.batch_id is not None
         pause = self._first_look_s
         while (state := await _patiently(lambda: self._service.state(wave.batch_id or ""))).status == "running":
-            self._count()
+            self._looked_at.add(wave.mark)
             await asyncio.sleep(pause)
             pause = min(pause * _GROWTH, _LONGEST_LOOK_S)
         if state.status == "refused":
@@ -225,6 +230,7 @@ class WaveSender:
         self._books.settled(wave.mark, {**lost, **answers}.values())
         del self._out[wave.mark]
         self.view.requests_back += len(wave.ids)
+        self._last_event = time.monotonic()
         self._count()
         for one, answer in {**lost, **answers}.items():
             future = self._waiting.pop(one, None)

@@ -162,7 +162,7 @@ class FolderBatches:
             return BatchState(status="running")
         with (self._requests / f"{batch_id}.jsonl").open("rb") as asked, response.open("rb") as answered:
             num_asked, num_answered = (sum(1 for line in file if line.endswith(b"\n")) for file in (asked, answered))
-        # Whoever writes the file may not be done with it: it is read when it is complete, or was left alone for a while.
+        # Whoever writes the file may not be done with it: it is read when complete, or when left alone for a while.
         if num_answered < num_asked and time.time() - response.stat().st_mtime < _LEFT_ALONE_S:
             return BatchState(status="running", done=num_answered)
         return BatchState(status="ended", files=(str(response),))

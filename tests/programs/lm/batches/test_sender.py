@@ -13,7 +13,7 @@ from programs.lm.batches.books import WaveBooks
 from programs.lm.batches.lines import BatchAnswer, BatchRequest, batch_request, read_answers
 from programs.lm.batches.sender import WaveSender
 from programs.lm.batches.services import FolderBatches, ProviderBatches
-from programs.lm.models import loopback_model
+from programs.lm.models import ModelSpec
 from tests.fakes.fake_batches import BatchFault, FakeBatches
 
 
@@ -30,7 +30,7 @@ def books(tmp_path: Path) -> Iterator[WaveBooks]:
 
 
 def service_of(server: FakeBatches) -> ProviderBatches:
-    spec = loopback_model("openai/fake", model="openai/fake", api_base=server.api_base, token=server.token)
+    spec = ModelSpec(name="openai/fake", model="openai/fake", api_base=server.api_base, api_key=server.token)
     return ProviderBatches(spec, "generator")
 
 

@@ -1,0 +1,137 @@
+"""A synthesis whose calls travel as batches: same rows, one file a wave, resumed without sending twice."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.base.errors import InputError
+from data.row_files import read_rows
+from programs.lm.batches import calls
+from programs.lm.servers.recorded import RecordedServer
+from programs.options import Send
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import BatchesOutError, cancel_batches, synthesize
+from programs.synthesis.store import RunStore
+from tests.fakes.fake_batches import BatchFault, FakeBatches
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waves are sent and looked after at once, as the fake provider has nothing else to do."""
+    real = calls.WaveSender
+
+    def quick(*args: Any, **given: Any) -> calls.WaveSender:
+        return real(*args, **{**given, "first_look_s": 0.02, "nothing_moves_s": 0.1})
+
+    monkeypatch.setattr(calls, "WaveSender", quick)
+
+
+def config(
+    server: FakeBatches, rows: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *, send: Send = "batch", **more: Any
+) -> SynthesizeConfig:
+    monkeypatch.setenv("OPENAI_API_KEY", server.token)
+    return SynthesizeConfig(
+        rows=rows, out=out, lm="openai/fake", api_base=server.api_base, send=send, adapter="chat", **more
+    )
+
+
+def test_rows_are_the_same_as_with_calls(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(6)
+    with FakeBatches() as server:
+        synthesize(config(server, rows, tmp_path / "batch", monkeypatch, batch_size=1000))
+        assert max(server.sent().values()) == 1
+        assert len(server.batches) <= 4  # a wave a step: extract, write, judge, repair
+        with RunStore(tmp_path / "batch" / "store.sqlite") as store:
+            used = store.usage(whole_folder=True).values()
+        assert sum(role.prompt_tokens + role.completion_tokens for role in used) == server.billed()
+        synthesize(config(server, rows, tmp_path / "calls", monkeypatch, send="calls"))
+    assert list(read_rows(tmp_path / "batch" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "fault", ["expired", "cancelled", "error_lines", "reordered", "duplicated", "drop_after_create"]
+)
+def test_no_row_is_lost_by_what_happens_to_a_batch(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BatchFault
+) -> None:
+    with FakeBatches(batch_fault=lambda number: fault if number in (0, 2) else None) as server:
+        summary = synthesize(config(server, made_rows(6), tmp_path / "run", monkeypatch, batch_size=1000))
+    assert summary["funnel"]["rows"] == 6
+    assert summary["funnel"]["rows_failed"] == {}
+
+
+def test_no_wait_leaves_and_the_same_command_goes_on(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(4)
+    with FakeBatches(batch_s=1.0) as server:
+        settings = config(server, rows, tmp_path / "run", monkeypatch, wait=False)
+        left = 0
+        for _ in range(10):
+            try:
+                summary = synthesize(settings)
+                break
+            except BatchesOutError as out:
+                left += 1
+                assert "the same command fetches" in str(out)
+                time.sleep(1.0)
+        assert left >= 2
+        assert summary["funnel"]["rows"] == 4
+        assert max(server.sent().values()) == 1
+
+
+def test_cancel_asks_the_provider(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeBatches(batch_s=60.0) as server:
+        settings = config(server, made_rows(3), tmp_path / "run", monkeypatch, wait=False)
+        with pytest.raises(BatchesOutError):
+            synthesize(settings)
+        assert "1 batches" in cancel_batches(settings)
+        assert [batch.status for batch in server.batches.values()] == ["cancelled"]
+
+
+def test_recorded_models_take_no_batches(demo_rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="takes no batches: use send=calls"):
+        synthesize(SynthesizeConfig(rows=demo_rows, out=tmp_path / "run", send="batch", max_rows=1))
+
+
+def test_files_are_answered_by_whoever_reads_them_and_give_the_live_rows(demo_rows: Path, tmp_path: Path) -> None:
+    """`run-batch`: reads each request file, asks the recorded answers, writes the response file."""
+    out = tmp_path / "files"
+    ended = threading.Event()
+
+    def run_batch(server: RecordedServer) -> None:
+        import httpx
+
+        with httpx.Client(headers={"Authorization": f"Bearer {server.token}"}) as client:
+            while not ended.is_set():
+                for asked in sorted((out / "requests").glob("*.jsonl")):
+                    answered = out / "responses" / asked.name
+                    if answered.exists():
+                        continue
+                    lines = []
+                    for line in asked.read_text(encoding="utf-8").splitlines():
+                        request = json.loads(line)
+                        reply = client.post(f"{server.api_base}/chat/completions", json=request["body"], timeout=30)
+                        response = {"status_code": reply.status_code, "body": reply.json()}
+                        lines.append(json.dumps({"custom_id": request["custom_id"], "response": response}) + "\n")
+                    answered.with_suffix(".part").write_text("".join(lines), encoding="utf-8")
+                    answered.with_suffix(".part").rename(answered)
+                ended.wait(0.05)
+
+    with RecordedServer() as server:
+        reader = threading.Thread(target=run_batch, args=(server,), daemon=True)
+        reader.start()
+        synthesize(SynthesizeConfig(rows=demo_rows, out=out, send="files", max_rows=8))
+        ended.set()
+        reader.join()
+    synthesize(SynthesizeConfig(rows=demo_rows, out=tmp_path / "live", max_rows=8))
+    assert list(read_rows(out / "rows.jsonl")) == list(read_rows(tmp_path / "live" / "rows.jsonl"))
