@@ -19,6 +19,7 @@ SHARED = {
     "CallOptions": "api-base api-key-env extra adapter max-tokens timeout-s retries budget-usd budget-tokens seed",
     "LMOptions": "lm",
     "WritingOptions": "verifier-lm verifier-api-base profile max-rows negatives-per-row temperature concurrency",
+    "SendOptions": "send batch-size wait cancel",
     "FeedbackOptions": "retriever ranking-temperature",
 }
 OWN = {
@@ -45,7 +46,7 @@ OWN = {
     ),
     "trainer publish": (["HubOptions"], "model evaluations"),
     "programs synthesize": (
-        ["WritingOptions", "LMOptions", "CallOptions"],
+        ["SendOptions", "WritingOptions", "LMOptions", "CallOptions"],
         (
             "rows out method lm-fallbacks verifier-fallbacks program batched repairs canary-share max-miss-rate "
             "accept-unusable-verifier again engine ray-actors ray-address malformed-retries style-passages"

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from data.base.files import write_json
-from tests.chaos import disks, fuzz, kills, owner, provider_faults, throughput, training
+from tests.chaos import batches, disks, fuzz, kills, owner, provider_faults, throughput, training
 from tests.chaos.promises import BrokenPromiseError
 
 Scenario = Callable[[Path], dict[str, Any]]
 SCENARIOS: dict[str, Scenario] = {
     "faults": provider_faults.provider_faults,
     "kills": kills.kills,
+    "batch-kills": batches.batch_kills,
     "interrupt": kills.interrupt,
     "interrupt-stalled": lambda folder: kills.interrupt(folder, answer_s=10.0),
     "two-at-once": kills.two_at_once,

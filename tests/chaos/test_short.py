@@ -4,13 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import disks, kills, owner, provider_faults
+from tests.chaos import batches, disks, kills, owner, provider_faults
 
 
 @pytest.mark.slow
 def test_a_mixture_of_all_faults(tmp_path: Path) -> None:
     figures = provider_faults.provider_faults(tmp_path, queries=10, share=0.4)
     assert figures["faults"] > 30
+
+
+@pytest.mark.slow
+def test_batches_that_are_killed(tmp_path: Path) -> None:
+    assert batches.batch_kills(tmp_path, kills=2, queries=6)["requests_sent_twice"] == 0
 
 
 @pytest.mark.slow
