@@ -25,12 +25,12 @@ SHARED = {
 OWN = {
     "data demo": ([], "out"),
     "data leakage": ([], "rows eval split skip-bad-rows"),
-    "data convert": ([], "input out source to num-negatives skip-bad-rows"),
+    "data convert": ([], "input out source to num-negatives skip-bad-rows force"),
     "trainer mine": (
         ["EncoderOptions"],
         (
             "data out split num-negatives rank-from rank-to max-score absolute-margin relative-margin sampling seed "
-            "backend cache skip-bad-rows"
+            "backend cache skip-bad-rows corpus query positive title force"
         ),
     ),
     "trainer train": (
@@ -59,9 +59,12 @@ OWN = {
             "style-passages"
         ),
     ),
-    "programs dataset": (["HubOptions"], "run out source title"),
+    "programs dataset": (["HubOptions"], "run out source title force"),
     "programs profile": (["LMOptions", "CallOptions"], "data split out overwrite sample"),
-    "evals eval": (["EncoderOptions"], "data split baseline out per-query rows slice-measure skip-bad-rows"),
+    "evals eval": (
+        ["EncoderOptions"],
+        "data split baseline out per-query rows slice-measure skip-bad-rows corpus query positive title force",
+    ),
     "evals demo": (["LMOptions", "CallOptions"], "out model num-mined epochs lr"),
     "evals ablate": (
         ["EncoderOptions"],
@@ -75,10 +78,10 @@ OWN = {
         ["EncoderOptions"],
         (
             "run rows baseline out audit temperature grade-sharpness max-rows parameter-rows permutations seed "
-            "skip-bad-rows"
+            "skip-bad-rows force"
         ),
     ),
-    "evals report": ([], "run out title"),
+    "evals report": ([], "run out title force"),
     "evals compare": (["FeedbackOptions", "WritingOptions", "CallOptions"], "rows lms out"),
     "evals probe": (["LMOptions", "CallOptions"], ""),
 }
