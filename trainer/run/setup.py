@@ -77,7 +77,7 @@ def load_encoder(config: TrainConfig, device: str | None) -> Encoder:
         raise InputError(
             f"--matryoshka: expected widths below the embeddings' {encoder.dimension}, not {config.matryoshka}"
         )
-    if config.matryoshka and not encoder.normalize:
+    if config.matryoshka and not encoder.settings.normalize:
         raise InputError("--matryoshka: needs a model that normalises its embeddings")
     return encoder
 
