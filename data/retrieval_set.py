@@ -25,8 +25,8 @@ class RetrievalSet:
     shared_ids: bool | None = None
 
     def positives(self, query_id: str) -> dict[str, str]:
-        """Text by id of the passages that are relevant to a query."""
-        grades = self.qrels.get(query_id, {}).items()
+        """Text by id of the passages that are relevant to a query, the highest grade first."""
+        grades = sorted(self.qrels.get(query_id, {}).items(), key=lambda judged: -judged[1])
         return {pid: self.passages[pid] for pid, grade in grades if grade > 0 and pid in self.passages}
 
     def is_a_passage(self, query_id: str) -> bool:
@@ -45,7 +45,7 @@ class RetrievalSet:
         )
 
     def rows(self) -> Iterator[Row]:
-        """One row without negatives for each query that has a positive."""
+        """One row without negatives for each query that has a positive; its first positive is the best graded."""
         for query_id, query in self.queries.items():
             positives = self.positives(query_id)
             if positives:

@@ -29,8 +29,8 @@ OWN = {
     "trainer mine": (
         ["EncoderOptions"],
         (
-            "data out split num-negatives rank-from rank-to max-score absolute-margin relative-margin sampling seed "
-            "backend cache skip-bad-rows corpus query positive title force"
+            "data out split num-negatives rank-from rank-to max-score absolute-margin relative-margin "
+            "margin-anchor sampling seed backend cache skip-bad-rows corpus query positive title force"
         ),
     ),
     "trainer train": (

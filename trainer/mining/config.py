@@ -8,6 +8,7 @@ from data.base.outputs import ForceOption
 from data.readers.pair_options import PairOptions
 from trainer.encoder.options import EncoderOptions
 
+MarginAnchor = Literal["nearest", "mean", "lowest"]
 RowsFile = Annotated[str, Bound("a file name that ends in .jsonl", lambda name: name.endswith(".jsonl"))]
 
 
@@ -37,10 +38,14 @@ class MineConfig(EncoderOptions, PairOptions, ForceOption):
     """Highest similarity of a negative (None: no bound)."""
 
     absolute_margin: NotNegative | None = None
-    """A negative scores below the query's lowest positive minus this, in units of similarity (None: off)."""
+    """A negative scores below the positive minus this, in units of similarity (None: off)."""
 
     relative_margin: NotNegative | None = 0.05
-    """A negative scores below the query's lowest positive minus this share of its size (0.05: 5 %; None: off)."""
+    """A negative scores below the positive minus this share of its size (0.05: 5 %; None: off)."""
+
+    margin_anchor: MarginAnchor = "nearest"
+    """Of several positives, the one that margins count from: the one that the passage is most similar to (nearest), the
+    mean of their scores, or the lowest. One positive that the encoder ranks low leaves few negatives with lowest."""
 
     sampling: Literal["top", "random"] = "top"
     """Which of the passages left: the best-ranked (top), or a seeded sample (random)."""

@@ -28,17 +28,17 @@ class Limits:
     relative_margin: float | None = None
 
 
-def score_ceilings(positive_scores_Q: Floats, limits: Limits) -> dict[str, Floats]:
-    """The score that a negative must stay below, for each margin rule that is on.
+def score_ceilings(anchor_QK: Floats, limits: Limits) -> dict[str, Floats]:
+    """The score that a negative must stay below, for each margin rule that is on, by the positive's score.
 
     Absolute: positive - margin. Relative: positive - margin * |positive|, which lies below the positive for negative
     scores too (positive * (1 - margin) would lie above it).
     """
     ceilings = {}
     if limits.absolute_margin is not None:
-        ceilings["absolute_margin"] = positive_scores_Q - np.float32(limits.absolute_margin)
+        ceilings["absolute_margin"] = anchor_QK - np.float32(limits.absolute_margin)
     if limits.relative_margin is not None:
-        ceilings["relative_margin"] = positive_scores_Q - np.float32(limits.relative_margin) * np.abs(positive_scores_Q)
+        ceilings["relative_margin"] = anchor_QK - np.float32(limits.relative_margin) * np.abs(anchor_QK)
     return ceilings
 
 
@@ -46,11 +46,12 @@ def apply_rules(
     scores_QK: Floats,
     is_positive_QK: np.ndarray[Any, np.dtype[np.bool_]],
     is_same_text_QK: np.ndarray[Any, np.dtype[np.bool_]],
-    positive_scores_Q: Floats,
+    anchor_QK: Floats,
     limits: Limits,
 ) -> Codes:
     """The code of the first rule that each ranked passage breaks, 0 for those kept.
 
+    `anchor_QK` is the score of the positive that a passage is compared with, or [Q, 1] where it is the query's own.
     Ranks count the passages that are neither positive nor of a positive's text, from 1 for the best. A
     passage must score strictly below the ceiling of each margin.
     """
@@ -68,6 +69,6 @@ def apply_rules(
     drop("rank_window", outside)
     if limits.max_score is not None:
         drop("max_score", scores_QK > np.float32(limits.max_score))
-    for rule, ceiling_Q in score_ceilings(positive_scores_Q, limits).items():
-        drop(rule, scores_QK >= ceiling_Q[:, None])
+    for rule, ceiling_QK in score_ceilings(anchor_QK, limits).items():
+        drop(rule, scores_QK >= ceiling_QK)
     return codes_QK

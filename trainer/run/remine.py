@@ -105,8 +105,9 @@ def read_rules(path: str) -> MineConfig:
     """What `mine` was asked for, from the report that it wrote beside its rows. Raises InputError."""
     settings = read_json_object(path).get("config")
     try:
-        # The encoder is the one in training, with its own width, prompts and length.
-        return replace(MineConfig(**settings or {}), cache=None)
+        # The encoder is the one in training, with its own width, prompts and length. Reports without an anchor are of a
+        # version that counted margins from the lowest positive.
+        return replace(MineConfig(**({"margin_anchor": "lowest"} | (settings or {}))), cache=None)
     except TypeError as error:
         raise InputError(
             "is no report of this `mine` (it writes OUT.report.json beside its rows)", file=path

@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from data.base.errors import InputError
 from data.readers.beir import write_beir
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows
+from trainer.mining.advice import advice
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine, mine_rows
+from trainer.mining.ranked import Ranker
 
 
 def retrieval_set(texts: list[str], positives: list[int]) -> RetrievalSet:
@@ -46,12 +50,89 @@ def test_many_positives_do_not_eat_up_the_rank_window() -> None:
     assert ids == ["p4", "p5"]
 
 
-def test_margins_count_from_the_lowest_positive() -> None:
-    ids, counts = mined(
-        retrieval_set(TEXTS, [0, 1]), [0.9, 0.5, 0.7, 0.48, 0.44, 0.1], relative_margin=0.1, num_negatives=5
+@pytest.mark.parametrize(
+    ("anchor", "kept"), [("nearest", ["p2", "p4"]), ("mean", ["p3", "p4", "p5"]), ("lowest", ["p5"])]
+)
+def test_margins_count_from_the_chosen_positive(anchor: str, kept: list[str]) -> None:
+    # p0 and p1 are positives, which the query ranks first and last but one; p2 is like p0, p3 like p1.
+    places = {"p0": (0.9, 1, 0), "p1": (0.3, 0, 1), "p2": (0.7, 1, 0), "p3": (0.5, 0, 1), "p4": (0.4, 1, 0),
+              "p5": (0.2, 0.5, 0.5)}  # fmt: skip
+    passages, query = np.array(list(places.values()), np.float32), np.array([[1.0, 0.0, 0.0]], np.float32)
+    source = retrieval_set(TEXTS, [0, 1])
+    config = MineConfig(data="-", out="o.jsonl", relative_margin=0.1, margin_anchor=anchor)  # type: ignore[arg-type]
+    (row,), counts = mine_rows(list(source.rows()), source, query, passages, config)
+    # p5 is as near to p0 as to p1: the one with the lower number.
+    assert [n.id for n in row.negatives] == (kept if anchor != "nearest" else [*kept, "p5"])
+    assert counts["relative_margin"] == 4 - len(row.negatives)
+
+
+def many_positives(num_queries: int = 60, seed: int = 0) -> tuple[RetrievalSet, np.ndarray, np.ndarray]:
+    """A corpus like Cranfield's: 1,000 passages, 2 to 20 positives a query, some of which it ranks far below others."""
+    rng = np.random.default_rng(seed)
+    passages = rng.normal(size=(1000, 32)).astype(np.float32)
+    queries = rng.normal(size=(num_queries, 32)).astype(np.float32)
+    qrels: dict[str, dict[str, int]] = {}
+    for q, query in enumerate(queries):
+        chosen = rng.choice(1000, size=rng.integers(2, 21), replace=False)
+        passages[chosen] += rng.uniform(0, 1.2, size=(len(chosen), 1)).astype(np.float32) * query
+        qrels[f"q{q}"] = {f"p{i}": 1 + n % 4 for n, i in enumerate(chosen.tolist())}
+    passages /= np.linalg.norm(passages, axis=1, keepdims=True)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    source = RetrievalSet(
+        name="c",
+        passages={f"p{i}": f"passage {i}" for i in range(1000)},
+        queries={query_id: f"query {query_id}" for query_id in qrels},
+        qrels=qrels,
     )
-    assert ids == ["p4", "p5"]
-    assert counts["relative_margin"] == 2
+    return source, queries, passages
+
+
+def test_many_positives_leave_next_to_no_query_without_negatives() -> None:
+    source, queries, passages = many_positives()
+    rows = list(source.rows())
+    for row in rows:
+        grades = [source.qrels[row.query_id][passage.id] for passage in row.positives]
+        assert grades == sorted(grades, reverse=True)
+    empty = {}
+    for anchor in ("nearest", "lowest"):
+        config = MineConfig(data="-", out="o.jsonl", margin_anchor=anchor)
+        mined_now, _ = mine_rows(rows, source, queries, passages, config)
+        empty[anchor] = sum(not row.negatives for row in mined_now)
+    assert empty["lowest"] > len(rows) / 2
+    assert empty["nearest"] <= 0.03 * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"margin_anchor": "lowest"}, "margin-anchor=nearest (now lowest)"),
+        ({"absolute_margin": 1.2, "rank_to": 1000}, "absolute-margin=0.6 (now 1.2)"),
+        ({"rank_to": 5, "relative_margin": None}, "rank-to=25 (now 5)"),
+    ],
+)
+def test_the_advice_names_what_helps_and_how_much(settings: dict[str, Any], named: str) -> None:
+    source, queries, passages = many_positives()
+    rows = list(source.rows())
+    config = MineConfig(**({"data": "-", "out": "o.jsonl"} | settings))
+    before, _ = mine_rows(rows, source, queries, passages, config)
+    words = advice(before, queries, Ranker(source, passages, queries, config), config)
+    assert named in words
+    name, value = named.partition(" ")[0].split("=")
+    flag = name.replace("-", "_")
+    changed = replace(config, **{flag: type(getattr(config, flag))(value)})
+    after, _ = mine_rows(rows, source, queries, passages, changed)
+    more = [len(new.negatives) - len(old.negatives) for new, old in zip(after, before, strict=True)]
+    assert sum(more) > 0
+    assert f"would bring {sum(more)} more to {sum(m > 0 for m in more)} of them" in words
+    assert f"leave {sum(not row.negatives for row in after)} with none" in words
+
+
+def test_the_advice_says_when_the_corpus_is_too_small() -> None:
+    source = retrieval_set(TEXTS, [0, 1])
+    config = MineConfig(data="-", out="o.jsonl", relative_margin=0.0)
+    query, passages = np.ones((1, 1), np.float32), np.linspace(1, 0.1, 6, dtype=np.float32)[:, None]
+    rows, _ = mine_rows(list(source.rows()), source, query, passages, config)
+    assert "too few other passages" in advice(rows, query, Ranker(source, passages, query, config), config)
 
 
 def test_copies_of_a_positive_of_the_query_and_of_each_other_are_dropped() -> None:
@@ -123,7 +204,7 @@ def test_report_names_the_setting_to_change(tiny_bert: Path, tmp_path: Path) -> 
         )
     )
     assert report.queries_empty == 4 and report.taken == 0
-    assert "--absolute-margin (now 1.9)" in report.advice
+    assert "absolute-margin=" in report.advice and "(now 1.9)" in report.advice
     assert "4 with none" in report.summary()
 
 
@@ -131,7 +212,7 @@ def test_a_place_that_an_approximate_index_left_empty_is_no_passage(monkeypatch:
     def half_empty(queries, k):  # type: ignore[no-untyped-def]
         return np.array([[0.9, 0.5, -np.inf]], np.float32), np.array([[0, 2, -1]])
 
-    monkeypatch.setattr("trainer.mining.mine._search", lambda *_: half_empty)
+    monkeypatch.setattr("trainer.mining.ranked._search", lambda *_: half_empty)
     ids, counts = mined(retrieval_set(TEXTS, [0]), [0.9, 0.1, 0.5, 0.1, 0.1, 0.1])
     assert ids == ["p2"] and counts["kept"] == 1 and counts["rank_window"] == 1
 

@@ -18,7 +18,7 @@ def codes(
         np.array([scores], np.float32),
         np.array([mark[0]]),
         np.array([mark[1]]),
-        np.array([positive], np.float32),
+        np.array([[positive]], np.float32),
         limits,
     )
     return ["kept" if code == KEPT else RULES[code - 1] for code in found[0].tolist()]
@@ -59,8 +59,10 @@ def test_relative_margin_lies_below_the_positive_for_negative_scores_too() -> No
 
 @given(positive=st.floats(-1, 1, width=32), margin=st.floats(0, 1, width=32))
 def test_ceilings_never_lie_above_the_positive(positive: float, margin: float) -> None:
-    ceilings = score_ceilings(np.array([positive], np.float32), Limits(absolute_margin=margin, relative_margin=margin))
-    assert all(ceiling[0] <= np.float32(positive) for ceiling in ceilings.values())
+    ceilings = score_ceilings(
+        np.array([[positive]], np.float32), Limits(absolute_margin=margin, relative_margin=margin)
+    )
+    assert all(ceiling <= np.float32(positive) for ceiling in ceilings.values())
 
 
 @given(
@@ -83,4 +85,6 @@ def test_every_rule_has_a_code_of_its_own() -> None:
 @pytest.mark.parametrize("width", [0, 1])
 def test_no_ranked_passages(width: int) -> None:
     empty = np.empty((width, 0))
-    assert apply_rules(empty, empty.astype(bool), empty.astype(bool), np.zeros(width, np.float32), Limits()).size == 0
+    assert (
+        apply_rules(empty, empty.astype(bool), empty.astype(bool), np.zeros((width, 1), np.float32), Limits()).size == 0
+    )
