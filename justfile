@@ -45,6 +45,11 @@ mine *flags: setup
 synthesize *flags: setup
     @{{ python }} -m programs synthesize "$@"
 
+# the messages that a synthesis would send for its first rows, with their sizes, without any model: just prompts rows=rows.jsonl
+[no-cd, no-exit-message]
+prompts *flags: setup
+    @{{ python }} -m programs prompts "$@"
+
 # train the retriever: just train rows=runs/x/rows.jsonl dev=DIR out=runs/model
 [no-cd, no-exit-message]
 train *flags: setup

@@ -7,7 +7,7 @@ from typing import Any
 from data.base.cli import run_command
 from programs.optimize.config import OptimizeConfig
 from programs.profiles.config import ProfileConfig
-from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.config import PromptsConfig, SynthesizeConfig
 from programs.synthesis.dataset import DatasetConfig, run_dataset
 
 
@@ -25,6 +25,12 @@ def _synthesize(config: SynthesizeConfig) -> None:
         sys.stdout.write(f"{out}\n")
 
 
+def _prompts(config: PromptsConfig) -> None:
+    from programs.preview.prompts import run_prompts
+
+    run_prompts(config)
+
+
 def _optimize(config: OptimizeConfig) -> None:
     from programs.optimize.run import optimize
     from programs.synthesis.summary import optimization_table
@@ -40,6 +46,7 @@ def _profile(config: ProfileConfig) -> None:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "synthesize": (SynthesizeConfig, _synthesize),
+    "prompts": (PromptsConfig, _prompts),
     "optimize": (OptimizeConfig, _optimize),
     "dataset": (DatasetConfig, run_dataset),
     "profile": (ProfileConfig, _profile),

@@ -52,6 +52,13 @@ OWN = {
             "accept-unusable-verifier again engine ray-actors ray-address malformed-retries style-passages"
         ),
     ),
+    "programs prompts": (
+        ["SendOptions", "WritingOptions", "LMOptions", "CallOptions"],
+        (
+            "write rows out method lm-fallbacks verifier-fallbacks program batched repairs canary-share max-miss-rate "
+            "accept-unusable-verifier again engine ray-actors ray-address malformed-retries style-passages"
+        ),
+    ),
     "programs optimize": (
         ["FeedbackOptions", "WritingOptions", "LMOptions", "CallOptions"],
         (

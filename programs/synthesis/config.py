@@ -77,3 +77,14 @@ class SynthesizeConfig(SendOptions, WritingOptions, LMOptions):
             recorded = self.lm == "recorded:demo"
             require(not recorded, "lm", "a model with --method naive, which recorded:demo has no answers for", self.lm)
             require(self.program is None, "program", "none with --method naive, which is never compiled", self.program)
+
+
+@options
+class PromptsConfig(SynthesizeConfig):
+    """Show the messages that `synthesize` would send for the first rows, with the same options, without any model."""
+
+    max_rows: Count | None = 3
+    """Use only the first this many rows; None uses all."""
+
+    write: Path | None = None
+    """File that receives the prompts; None prints them."""

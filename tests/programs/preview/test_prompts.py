@@ -1,0 +1,39 @@
+"""The prompts that a run would send, shown without a model, are the ones that it sends."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.base.text import content_id
+from programs.lm.usage import message_text
+from programs.preview.prompts import collect_prompts, run_prompts
+from programs.synthesis.config import PromptsConfig, SynthesizeConfig
+from programs.synthesis.run import synthesize
+from tests.fakes.fake_model import FakeModel
+
+
+def test_the_first_prompts_are_those_of_the_run(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(2)
+    shared = {"rows": rows, "adapter": "chat", "style_passages": 0}
+    shown = collect_prompts(PromptsConfig(**shared, lm="openai/fake"))
+    extracted = {content_id(message_text(p.messages[-1])) for p in shown if p.predictor == "extract"}
+    with FakeModel() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        synthesize(SynthesizeConfig(**shared, out=tmp_path / "run", lm="openai/fake", api_base=server.api_base))
+    assert len(extracted) == 2
+    assert extracted == {served.request for served in server.log if served.kind == "extract"}
+    assert {p.predictor for p in shown} >= {"extract", "violate", "verify"}
+
+
+def test_a_forecast_for_all_rows_closes_the_list(
+    made_rows: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = run_prompts(
+        PromptsConfig(rows=made_rows(5), lm="openai/gpt-4.1-mini", write=tmp_path / "prompts.txt", max_rows=2)
+    )
+    text = (tmp_path / "prompts.txt").read_text(encoding="utf-8")
+    assert text.count("=====") == 2 * len(prompts)
+    assert "5 rows: about" in (out := capsys.readouterr().out) and "USD at list price" in out
