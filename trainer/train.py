@@ -9,12 +9,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from data.base.errors import InputError
+from data.base.files import folder_lock
 from data.base.progress import progress_bar
 from data.retrieval_set import find_leakage
 from trainer.config import TrainConfig
@@ -40,7 +42,7 @@ def train(config: TrainConfig, *, at_last_step: Callable[[Encoder], None] | None
     `at_last_step` gets the encoder as the last step left it, before the best weights by dev take its place.
     Raises InputError for bad input, for an `out` that holds another run, and when the loss is no longer finite.
     """
-    with join_world(config.device) as (world, device):
+    with join_world(config.device) as (world, device), _held(config, world):
         run = _Run(config, world, device)
         if (finished := run.open_folder()) is not None:
             log.info("%s already holds this run, finished; --restart trains anew", config.out)
@@ -61,6 +63,10 @@ def train(config: TrainConfig, *, at_last_step: Callable[[Encoder], None] | None
         if at_last_step is not None and world.is_main:
             at_last_step(run.encoder)
         return run.finish()
+
+
+def _held(config: TrainConfig, world: World) -> AbstractContextManager[None]:
+    return folder_lock(config.out) if world.is_main else nullcontext()
 
 
 class _Run:

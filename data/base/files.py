@@ -1,10 +1,14 @@
 """Writing files so that a reader sees the old one or the whole new one, never half of it."""
 
+import fcntl
+import glob
 import gzip
 import io
 import json
 import os
+import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +21,8 @@ _PACKED = {
     **{b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"},
     **{b"PK\x03\x04": "zip", b"\x04\x22\x4d\x18": "lz4", b"7z\xbc\xaf": "7z"},
 }
+# A folder of a writer that is older than this is locked by it, or left over.
+_YOUNG_S = 60.0
 
 
 @contextmanager
@@ -29,7 +35,11 @@ def atomic_path(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as home:
+        _remove_leftovers(path)
+        with (
+            tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as home,
+            _locked(Path(home)),
+        ):
             new = Path(home) / path.name
             if folder:
                 new.mkdir()
@@ -44,6 +54,57 @@ def atomic_path(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
             new.replace(path)
     except OSError as error:
         raise InputError(f"cannot write: {error.strerror or error}", file=path) from error
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what a killed process left of earlier tries to write `path`: those that nobody holds."""
+    for home in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        # One that has just been made is not held yet.
+        if time.time() - home.stat().st_mtime > _YOUNG_S:
+            with _locked(home) as held:
+                if held:
+                    shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def folder_lock(folder: str | Path) -> Iterator[None]:
+    """Hold a run's folder, which is made, until the block or the process ends, however it ends.
+
+    Raises InputError when another process holds it, or when it cannot be made.
+    """
+    folder = Path(folder)
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write: {error.strerror or error}", file=folder) from error
+    with _locked(folder) as held:
+        if not held:
+            raise InputError(
+                "another process is working in this folder; wait for it or choose another out folder", file=folder
+            )
+        try:
+            yield
+        finally:
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder if nobody else has; says whether. Where the file system knows no locks it counts as held."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:
+            yield True
+        else:
+            yield True
+    finally:
+        os.close(opened)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 
 from data.base.cli import config_dict, text_table
 from data.base.errors import InputError
-from data.base.files import read_json_object, write_json
+from data.base.files import folder_lock, read_json_object, write_json
 from data.base.options import shared_options
 from data.base.outputs import at_work_in, claim_folder
 from data.base.stats import Floats, Interval, holm, randomisation_p_value, seeds_and_queries_interval
@@ -55,7 +55,7 @@ def run_ablate(config: AblateConfig) -> dict[str, Any]:
     """
     inputs = [config.rows, config.naive_rows, config.dev, config.test, config.model]
     claim_folder("ablate", config.out, ("ablation.json", "ablation.svg", "arms"), inputs=inputs)
-    with at_work_in(config.out):
+    with at_work_in(config.out), folder_lock(config.out):
         return _ablate(config)
 
 

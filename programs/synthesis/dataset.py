@@ -76,21 +76,22 @@ def write_dataset(config: DatasetConfig) -> Path:
     """
     card = config.out / "README.md"
     outputs = Outputs("dataset", [card], run=config.run, force=config.force)
-    settings = read_json_object(config.run / "config.json")
-    summary = read_json_object(config.run / "summary.json")
+    from programs.synthesis.store import synthesis_folder  # --help should not load what this does
+
+    run = synthesis_folder(config.run) or config.run
+    settings = read_json_object(run / "config.json")
+    summary = read_json_object(run / "summary.json")
     if "funnel" not in summary:
-        raise InputError(
-            "has no funnel: the synthesis was refused or is not finished", file=config.run / "summary.json"
-        )
+        raise InputError("has no funnel: the synthesis was refused or is not finished", file=run / "summary.json")
     claim_folder("dataset", config.out, ("data", "README.md"), run=config.run, alone=True, restart=True)
     counts = _Counts()
-    rows = _counted(read_rows(config.run / "rows.jsonl"), counts)
+    rows = _counted(read_rows(run / "rows.jsonl"), counts)
     for number, first in enumerate(rows):
         shard = islice(rows, _SHARD_ROWS - 1)
         path = config.out / "data" / f"train-{number:05}.parquet"
         write_parquet_objects(path, (row_to_dict(row) for row in chain([first], shard)))
     if not counts.rows:
-        raise InputError("holds no rows", file=config.run / "rows.jsonl")
+        raise InputError("holds no rows", file=run / "rows.jsonl")
     # Last, so that a folder with a card is whole.
     with atomic_writer(card) as file:
         file.write(data_card(config, settings, summary, counts) + "\n")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from data.base.errors import InputError
+from data.base.files import folder_lock
 from data.readers.beir import write_beir
 from data.records import Row
 from data.row_files import write_rows
@@ -345,3 +346,8 @@ def test_learning_rate_rises_and_falls_linearly() -> None:
 def test_bad_settings_name_their_flag(values: dict, flag: str) -> None:
     with pytest.raises(InputError, match=flag):
         TrainConfig(**({"rows": "r", "out": "o"} | values))
+
+
+def test_two_trainings_do_not_work_in_one_folder(config: TrainConfig) -> None:
+    with folder_lock(config.out), pytest.raises(InputError, match="another process is working in this folder"):
+        train(config)

@@ -30,7 +30,8 @@ _HUB_IGNORED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 def find_model_folder(spec: str, revision: str | None = None) -> Path:
     """The local folder of `bundled:all-MiniLM-L6-v2`, of a local path, or of a hub name ("org/name", downloaded once).
 
-    Raises InputError that says what was looked for when there is no such model or it has no safetensors weights.
+    Of a local folder that is no model but the run that trained one, the model. Raises InputError that says what was
+    looked for when there is no such model or it has no safetensors weights.
     """
     if spec.startswith("bundled:"):
         if spec != BUNDLED_MODEL:
@@ -43,11 +44,18 @@ def find_model_folder(spec: str, revision: str | None = None) -> Path:
                 f"unknown model {spec!r}: expected {BUNDLED_MODEL}, a folder that exists, or a hub name like org/name"
             )
         folder = _download(spec, revision)
-    if not any((folder / name).is_file() for name in ("config.json", "modules.json", "adapter_config.json")):
-        raise InputError("is not a model: it has neither config.json nor modules.json", file=folder)
+    if not (folder / "modules.json").is_file() and not any(folder.glob("*.safetensors")):
+        # A run of `train` has a config.json of its own.
+        folder = next((part for part in (folder / "model", folder / "train" / "model") if _is_model(part)), folder)
+    if not _is_model(folder):
+        raise InputError("is not a model: it has neither config.json nor modules.json, nor model/ in it", file=folder)
     if not any(folder.rglob("*.safetensors")):
         raise InputError("has no .safetensors weights (pickled weights are not read)", file=folder)
     return folder
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "modules.json", "adapter_config.json"))
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -15,16 +15,19 @@ def publish(config: PublishConfig) -> str | None:
         write_token()
     if not config.model.is_dir():
         raise InputError("is no folder: expected OUT/model of `train`", file=config.model)
-    find_model_folder(str(config.model))
-    add_evaluations(config.model, config.evaluations, licence=config.licence)
+    model = find_model_folder(str(config.model))
+    add_evaluations(model, config.evaluations, licence=config.licence)
     if config.hub is None:
         return None
     return push_folder(
-        config.model, config.hub, "model", private=config.private, message="Trained with hard negatives of CausalNeg"
+        model, config.hub, "model", private=config.private, message="Trained with hard negatives of CausalNeg"
     )
 
 
 def run_publish(config: PublishConfig) -> None:
     """The command: publish and say where."""
     address = publish(config)
-    sys.stdout.write(f"card: {config.model / 'README.md'}\n" + (f"on the hub: {address}\n" if address else ""))
+    sys.stdout.write(
+        f"card: {find_model_folder(str(config.model)) / 'README.md'}\n"
+        + (f"on the hub: {address}\n" if address else "")
+    )

@@ -11,6 +11,7 @@ import torch
 
 from data.base.cli import run_command
 from data.base.errors import InputError
+from data.base.files import folder_lock
 from data.base.stats import bootstrap_interval, seeds_and_queries_interval
 from data.readers.beir import write_beir
 from data.readers.demo import demo_family_set, demo_items, demo_train_set
@@ -18,7 +19,7 @@ from data.readers.recorded import bundled_rows
 from data.records import Negative, Passage, Row
 from data.row_files import read_rows, write_rows
 from evals.__main__ import COMMANDS
-from evals.ablation.ablate import SHOWN, _inputs_key, ablation_table, read_ablation
+from evals.ablation.ablate import SHOWN, _inputs_key, ablation_table, read_ablation, run_ablate
 from evals.ablation.arms import MINED, NEGATIVES, arm_rows, arms_of, num_short, what_is_missing
 from evals.ablation.config import AblateConfig
 from evals.ablation.plot import ablation_plot
@@ -263,3 +264,8 @@ def test_a_folder_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ablation.json").write_text('{"format": 0}', encoding="utf-8")
     with pytest.raises(InputError, match="has format 0"):
         read_ablation(tmp_path)
+
+
+def test_a_folder_that_another_one_works_in_is_refused(tmp_path: Path) -> None:
+    with folder_lock(tmp_path), pytest.raises(InputError, match="another process is working in this folder"):
+        run_ablate(config(out=tmp_path))

@@ -1,5 +1,6 @@
 """A synthesised set as a data set folder: load_dataset reads it, the card says how it arose."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,10 @@ def test_the_card_says_how_it_arose(run: Path, tmp_path: Path) -> None:
     ):
         assert words in card.text, words
     assert str(run) not in card.content
+    # The folder of the whole job does as well.
+    shutil.copytree(run, tmp_path / "job" / "synthesis")
+    again = replace(config, run=tmp_path / "job", out=tmp_path / "again")
+    assert (write_dataset(again) / "README.md").read_text(encoding="utf-8") == card.content
 
 
 def test_the_card_of_a_naive_run_claims_no_verifier(

@@ -1,6 +1,7 @@
 """The encoder gives sentence-transformers' vectors, before and after saving, for every pooling and with prompts."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tokenizers import normalizers
 from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
 from trainer.encoder.encoder import Encoder
+from trainer.encoder.model_files import find_model_folder
 from trainer.encoder.pooling import POOLINGS
 
 
@@ -206,3 +208,13 @@ def test_weights_that_are_not_finite_are_refused(tiny_bert: Path, tmp_path: Path
 def test_a_length_that_the_model_cannot_take_is_refused(max_length: int, tiny_bert: Path) -> None:
     with pytest.raises(InputError, match="max_length"):
         Encoder.load(str(tiny_bert), max_length=max_length)
+
+
+def test_of_the_folder_of_a_run_the_model_that_it_trained_is_taken(tiny_bert: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bert, tmp_path / "train" / "model")
+    (tmp_path / "train" / "config.json").write_text("{}", encoding="utf-8")
+    for given in (tmp_path, tmp_path / "train", tmp_path / "train" / "model"):
+        assert find_model_folder(str(given)) == tmp_path / "train" / "model"
+    (tmp_path / "train" / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="nor model/ in it"):
+        find_model_folder(str(tmp_path))
