@@ -40,6 +40,11 @@ lint: setup
 mine *flags: setup
     @{{ python }} -m trainer mine "$@"
 
+# one row live on the terminal, nothing kept: just try query="..." passage="..." lm=MODEL, or just try for a demo row
+[no-cd, no-exit-message]
+try *flags: setup
+    @{{ python }} -m programs try "$@"
+
 # write and verify counterfactual negatives with a language model: just synthesize rows=rows.jsonl out=runs/x lm=MODEL
 [no-cd, no-exit-message]
 synthesize *flags: setup
@@ -81,6 +86,7 @@ ablate *flags: setup
     @{{ python }} -m evals ablate "$@"
 
 # kinds of negatives on real questions with a capable model's recorded answers, no key: just demo-real seeds=5
+[no-cd, no-exit-message]
 demo-real *flags: setup
     @{{ python }} -m evals ablate rows=bundled:xquad-sentences naive-rows=bundled:xquad-sentences \
         test=bundled:xquad-sentences dev=bundled:xquad-sentences out=runs/demo-real lr=6e-5 "$@"

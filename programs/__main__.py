@@ -7,7 +7,7 @@ from typing import Any
 from data.base.cli import run_command
 from programs.optimize.config import OptimizeConfig
 from programs.profiles.config import ProfileConfig
-from programs.synthesis.config import PromptsConfig, SynthesizeConfig
+from programs.synthesis.config import PromptsConfig, SynthesizeConfig, TryConfig
 from programs.synthesis.dataset import DatasetConfig, run_dataset
 
 
@@ -31,6 +31,12 @@ def _prompts(config: PromptsConfig) -> None:
     run_prompts(config)
 
 
+def _try(config: TryConfig) -> None:
+    from programs.preview.try_row import try_row
+
+    try_row(config)
+
+
 def _optimize(config: OptimizeConfig) -> None:
     from programs.optimize.run import optimize
     from programs.synthesis.summary import optimization_table
@@ -45,6 +51,7 @@ def _profile(config: ProfileConfig) -> None:
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "try": (TryConfig, _try),
     "synthesize": (SynthesizeConfig, _synthesize),
     "prompts": (PromptsConfig, _prompts),
     "optimize": (OptimizeConfig, _optimize),

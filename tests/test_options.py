@@ -45,6 +45,7 @@ OWN = {
         ),
     ),
     "trainer publish": (["HubOptions"], "model evaluations"),
+    "programs try": (["WritingOptions", "LMOptions", "CallOptions"], "query passage"),
     "programs synthesize": (
         ["SendOptions", "WritingOptions", "LMOptions", "CallOptions"],
         (

@@ -1,9 +1,10 @@
-"""Text as it enters the project: one normal form for passages and queries, and the key that compares them."""
+"""Text as it enters the project: one normal form, the key that compares two texts, and the words that differ."""
 
 import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
+from difflib import SequenceMatcher
 
 # C0 and C1 controls except tab and newline: they have no meaning in a passage and break JSON, SQLite and terminals.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -26,6 +27,14 @@ _TOKEN = re.compile(rf"[{_HAN}{_THAI}]|(?:[^\W{_HAN}{_THAI}]|[{_MARKS}])+|[^\w\s
 def public_address(text: str) -> str:
     """An address as it may be written down: without a user's name and password, and without the values of a query."""
     return re.sub(r"(?<=[?&])([^=&#\s]+)=[^&#\s]*", r"\1=[secret]", re.sub(r"(?<=://)[^/?#\s]*@", "", text))
+
+
+# Beyond this the comparison takes seconds and so many marks say nothing.
+_MOST_WORDS = 3000
+# From this share of words kept on, a text is an edit of the other; below, it is a rewrite.
+LIGHT_EDIT = 0.5
+_REWRITE_PIECE = 4
+Range = tuple[int, int]
 
 
 def clean_text(text: str) -> str:
@@ -60,6 +69,34 @@ def num_words(text: str) -> int:
         return len(text.split())
     others = sum(any(map(str.isalnum, word)) for word in _SPACELESS.sub(" ", text).split())
     return others + max(1, round(num_han / 2 + num_thai / 4))
+
+
+def changed_ranges(first: str, second: str) -> tuple[list[Range], list[Range], float]:
+    """(ranges only in the first text, ranges only in the second, share of words kept from 0 to 1).
+
+    Ranges are [start, end) in characters, in order, without overlap; neighbouring changed words make one range, and so
+    do those of a rewrite with fewer than four kept words between them. Case does not count. Texts of more than 3000
+    words are not compared: no ranges, share 0. Without a kept piece there are no ranges either.
+    """
+    words = [list(tokens(text)) for text in (first, second)]
+    if not words[0] or not words[1] or max(map(len, words)) > _MOST_WORDS:
+        return [], [], 0.0
+    folded = [[match[0].casefold() for match in found] for found in words]
+    matcher = SequenceMatcher(None, folded[0], folded[1], autojunk=False)
+    kept = matcher.ratio()
+    # Of a rewrite only what is kept in a longer piece is left unmarked: single words in common mean nothing.
+    shortest = 1 if kept >= LIGHT_EDIT else _REWRITE_PIECE
+    ranges: tuple[list[Range], list[Range]] = ([], [])
+    blocks = [block for block in matcher.get_matching_blocks() if block.size >= shortest or not block.size]
+    if len(blocks) == 1:  # the end alone: another text, in which everything would be marked
+        return [], [], kept
+    place = [0, 0]
+    for *starts, length in blocks:
+        for side, (start, end) in enumerate(zip(place, starts, strict=True)):
+            if start < end:
+                ranges[side].append((words[side][start].start(), words[side][end - 1].end()))
+        place = [start + length for start in starts]
+    return ranges[0], ranges[1], kept
 
 
 def same_text_key(text: str) -> str:

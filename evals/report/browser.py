@@ -2,21 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
 from typing import Any
 
 from markupsafe import Markup
 
-from data.base.text import content_id, tokens
+from data.base.text import changed_ranges, content_id
 from data.records import Row, Verdict
 from programs.modules.candidates import Synthesis
-
-# Beyond this the comparison takes seconds and so many marks say nothing.
-_MOST_WORDS = 3000
-# From this share of words kept on, a text is an edit of the other; below, it is a rewrite.
-LIGHT_EDIT = 0.5
-_REWRITE_PIECE = 4
-Range = tuple[int, int]
 
 # Everything else of the page is well under 0.3 MB.
 MOST_BYTES = 4_400_000
@@ -118,31 +110,3 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any]:
     if verdict is None:
         return {}
     return {"answers": verdict.answers_query, "satisfied": list(verdict.satisfied), "reason": verdict.reason}
-
-
-def changed_ranges(first: str, second: str) -> tuple[list[Range], list[Range], float]:
-    """(ranges only in the first text, ranges only in the second, share of words kept from 0 to 1).
-
-    Ranges are [start, end) in characters, in order, without overlap; neighbouring changed words make one range, and so
-    do those of a rewrite with fewer than four kept words between them. Case does not count. Texts of more than 3000
-    words are not compared: no ranges, share 0. Without a kept piece there are no ranges either.
-    """
-    words = [list(tokens(text)) for text in (first, second)]
-    if not words[0] or not words[1] or max(map(len, words)) > _MOST_WORDS:
-        return [], [], 0.0
-    folded = [[match[0].casefold() for match in found] for found in words]
-    matcher = SequenceMatcher(None, folded[0], folded[1], autojunk=False)
-    kept = matcher.ratio()
-    # Of a rewrite only what is kept in a longer piece is left unmarked: single words in common mean nothing.
-    shortest = 1 if kept >= LIGHT_EDIT else _REWRITE_PIECE
-    ranges: tuple[list[Range], list[Range]] = ([], [])
-    blocks = [block for block in matcher.get_matching_blocks() if block.size >= shortest or not block.size]
-    if len(blocks) == 1:  # the end alone: another text, in which everything would be marked
-        return [], [], kept
-    place = [0, 0]
-    for *starts, length in blocks:
-        for side, (start, end) in enumerate(zip(place, starts, strict=True)):
-            if start < end:
-                ranges[side].append((words[side][start].start(), words[side][end - 1].end()))
-        place = [start + length for start in starts]
-    return ranges[0], ranges[1], kept

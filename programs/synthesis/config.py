@@ -88,3 +88,19 @@ class PromptsConfig(SynthesizeConfig):
 
     write: Path | None = None
     """File that receives the prompts; None prints them."""
+
+
+@options
+class TryConfig(WritingOptions, LMOptions):
+    """Write and verify the negatives of one row, and show them beside its passage."""
+
+    query: str | None = None
+    """The query; None, with recorded:demo, shows the demo's first row."""
+
+    passage: str | None = None
+    """A passage that answers it; None, with recorded:demo, takes the demo's."""
+
+    def __post_init__(self) -> None:
+        if self.lm != "recorded:demo":
+            for name, value in (("query", self.query), ("passage", self.passage)):
+                require(bool(value and value.strip()), name, "a text, as --lm is a model of your own", value)

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.report.browser import changed_ranges
+from data.base.text import changed_ranges
 
 
 def cut(text: str, ranges: list) -> list[str]:
