@@ -54,7 +54,7 @@ class Outputs:
         self._command = command
         self._files = [Path(file) for file in files if file is not None]
         for file in self._files:
-            _refuse_inputs(file, inputs)
+            refuse_inputs(file, inputs)
             _refuse_foreign_folder(file, file.resolve().parents, command, run)
             if file.is_dir():
                 raise InputError("is a folder, expected the name of a file to write", file=file)
@@ -93,7 +93,7 @@ def claim_folder(
     _refuse_foreign_folder(folder, (folder.resolve(), *folder.resolve().parents), command, run)
     paths = [folder / name for name in names]
     for path in paths:
-        _refuse_inputs(path, inputs)
+        refuse_inputs(path, inputs)
     marker = _marker(folder)
     if marker.get("run") != command:
         there = list(folder.iterdir()) if alone and folder.is_dir() else paths
@@ -121,7 +121,8 @@ def at_work_in(folder: Path) -> Iterator[None]:
         _at_work.reset(token)
 
 
-def _refuse_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:
+def refuse_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Raise InputError when an output is one of the inputs, also through links, or one lies inside the other."""
     for given in inputs:
         source = None if given is None else Path(given)
         if source is None or not source.exists():

@@ -14,7 +14,7 @@ from typing import Any
 from data.base.cli import config_dict
 from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
-from data.base.outputs import claim_folder
+from data.base.outputs import claim_folder, refuse_inputs
 from data.base.text import same_text_key
 from data.readers.demo import demo_items
 from data.records import Row, row_content_id
@@ -71,6 +71,8 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     Raises InputError for anything a user can mend, KeyboardInterrupt after Ctrl-C; both leave a store to go on from.
     """
     started = time.monotonic()
+    for name in WRITTEN:
+        refuse_inputs(config.out / name, [config.rows])
     total = count_input(config)
     refuse_forgotten_lm(config.lm, config.rows, read_input(config))
     # Reads the first rows: what is wrong with them is said before anything is written.

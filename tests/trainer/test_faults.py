@@ -12,6 +12,7 @@ import torch
 
 from data.base.errors import InputError
 from data.base.files import write_json
+from data.base.outputs import claim_folder
 from data.row_files import write_rows
 from tests.chaos import training
 from tests.trainer.tiny_data import training_rows
@@ -117,6 +118,7 @@ def test_a_model_whose_modules_lie_outside_its_folder_is_refused(tiny_bert: Path
 
 
 def test_a_pickle_is_no_checkpoint(config: TrainConfig, caplog: pytest.LogCaptureFixture) -> None:
+    claim_folder("train", Path(config.out), ())
     folder = Path(config.out) / "checkpoints" / "step-00000002"
     folder.mkdir(parents=True)
     write_json(Path(config.out) / "config.json", json.loads(json.dumps(dataclasses.asdict(config))))
