@@ -12,6 +12,8 @@ from data.base.options import Bound, Count, Natural, Positive, at_least, between
 
 # A mined negative that answers the query: a further positive, left out, or kept as it is.
 MinedRelevant = Literal["promote", "drop", "keep"]
+# Line-up: all passages of a row in one call. One by one: a call each.
+VerifyBy = Literal["line-up", "one-by-one"]
 AdapterName = Literal["auto", "chat", "json", "xml"]
 ModelName = Annotated[str, Bound("a model string", lambda name: bool(name.strip()))]
 Temperature = Annotated[float, between(0, 2)]
@@ -140,13 +142,22 @@ class WritingOptions(CallOptions):
 
     profile: str = "generic"
     """Corpus profile (what counts as relevant, how passages read): one that ships (generic, encyclopaedic_qa,
-    multi_hop_qa, web_search, scientific_claims, help_centre) or a .toml file, as `profile` drafts one."""
+    multi_hop_qa, web_search, scientific_claims, scientific_topics, help_centre) or a .toml file, as `profile` drafts
+    one."""
 
     max_rows: Count | None = None
     """Use only the first this many rows; None uses all."""
 
     negatives_per_row: Count = 4
     """At most this many generated negatives are tried for a row."""
+
+    batched: bool = True
+    """Write all violations of a row in one call: fewer and cheaper requests, but one bad answer loses them all. A
+    compiled program fits the setting that it was compiled with."""
+
+    verify: VerifyBy | None = None
+    """How passages are judged: line-up (all of a row and its known positive in one call, shuffled and unlabelled) or
+    one-by-one. None is line-up; the naive method then judges nothing. A compiled program fits its own setting."""
 
     temperature: Temperature = 0.7
     """Sampling temperature of the generator; the verifier's is 0. Reasoning models get none."""

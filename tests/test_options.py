@@ -18,7 +18,8 @@ SHARED = {
     "HubOptions": "licence hub private",
     "CallOptions": "api-base api-key-env extra adapter max-tokens timeout-s retries budget-usd budget-tokens seed",
     "LMOptions": "lm",
-    "WritingOptions": "verifier-lm verifier-api-base profile max-rows negatives-per-row temperature concurrency",
+    "WritingOptions": "verifier-lm verifier-api-base profile max-rows negatives-per-row batched verify "
+    "temperature concurrency",
     "SendOptions": "send batch-size wait cancel",
     "FeedbackOptions": "retriever ranking-temperature",
 }
@@ -49,7 +50,7 @@ OWN = {
     "programs synthesize": (
         ["SendOptions", "WritingOptions", "LMOptions", "CallOptions"],
         (
-            "rows out method lm-fallbacks verifier-fallbacks program batched repairs canary-share max-miss-rate "
+            "rows out method lm-fallbacks verifier-fallbacks program repairs canary-share max-miss-rate "
             "accept-unusable-verifier again engine ray-actors ray-address malformed-retries style-passages"
         ),
     ),
@@ -91,7 +92,7 @@ OWN = {
     ),
     "evals report": ([], "run out title force"),
     "evals compare": (["FeedbackOptions", "WritingOptions", "CallOptions"], "rows lms out"),
-    "evals probe": (["LMOptions", "CallOptions"], ""),
+    "evals probe": (["LMOptions", "CallOptions"], "verify"),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from data.base.arguments import Split
 from data.base.errors import require
 from data.base.options import Count, options
-from programs.options import AdapterName, FeedbackOptions, LMOptions, ModelName
+from programs.options import AdapterName, FeedbackOptions, LMOptions, ModelName, VerifyBy
 
 ModelNames = Annotated[tuple[ModelName, ...], Split(r"[\s,]+")]
 
@@ -40,3 +40,7 @@ class ProbeConfig(LMOptions):
     lm: ModelName
 
     adapter: AdapterName = "chat"
+
+    verify: VerifyBy = "line-up"
+    """How passages are judged: line-up (among the other passages of their row, whose verdicts an injection might turn
+    too) or one-by-one."""

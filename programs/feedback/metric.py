@@ -6,7 +6,7 @@ from typing import Any
 import dspy
 
 from data.records import Row
-from programs.feedback.labels import LabelledPassage
+from programs.feedback.labels import judged_right
 from programs.feedback.retriever import Retriever
 from programs.feedback.row import RowFeedback, row_feedback
 from programs.feedback.score import Bands, CorpusStyle
@@ -28,29 +28,15 @@ def synthesis_judge(retriever: Retriever, bands: Bands, style: CorpusStyle | Non
 
 
 def verifier_judge(example: dspy.Example, prediction: dspy.Prediction) -> tuple[float, Words]:
-    """Judge a verdict by the label: half for the relevance, half for the share of requirements judged right."""
-    label: LabelledPassage = example.label
-    verdict = prediction.verdict
-    if verdict is None:
-        return 0.0, lambda predictor, output: "There was no usable verdict: one true or false for every requirement."
-    right = verdict.answers_query == label.relevant
-    if label.satisfied is None:
-        wrong: list[int] = []
-        score = float(right)
-    else:
-        pairs = zip(verdict.satisfied, label.satisfied, strict=True)
-        wrong = [number for number, (said, known) in enumerate(pairs) if said != known]
-        score = 0.5 * right + 0.5 * (1 - len(wrong) / len(label.satisfied))
+    """Judge verdicts by the labels of their passages: the mean over the passages."""
+    found = [judged_right(*pair) for pair in zip(prediction.verdicts, example.known, strict=True)]
 
     def words(predictor: str | None, output: Any) -> str:
-        known = "answers" if label.relevant else "does not answer"
-        said = [f"{'Right' if right else 'Wrong'}: the passage {known} the query."]
-        for number in wrong:
-            truth = "met" if label.satisfied and label.satisfied[number] else "not met"
-            said.append(f"Wrong on requirement {label.requirements[number]!r}: it is {truth}.")
-        return " ".join(said)
+        if len(found) == 1:
+            return found[0][1]
+        return "\n".join(f"Passage {number}. {said}" for number, (_, said) in enumerate(found, start=1))
 
-    return score, words
+    return sum(score for score, _ in found) / len(found), words
 
 
 def float_metric(judge: Judge) -> Callable[..., float]:

@@ -60,7 +60,8 @@ class ModelSpec:
     `name` is what users and records call it; `model` is litellm's string. `key_env` names the environment variable that
     the key came from, where that was chosen. Models that are `is_local` run on this machine and cost nothing; of any
     other model the price is what litellm's list says, or unknown. `schema_constrained` models are decoded under the
-    JSON schema, lengths included, so that they cannot run on. `in_batches` takes the price of batches. `extra` goes to
+    JSON schema, lengths included, so that they cannot run on. A model that `judges_only_known` replays recorded
+    verdicts: it has none on passages that it did not write. `in_batches` takes the price of batches. `extra` goes to
     litellm with every call, as it is (reasoning_effort, extra_body, num_ctx, api_version): JSON values, and part of
     what makes an answer this model's.
     """
@@ -76,6 +77,7 @@ class ModelSpec:
     is_local: bool = False
     in_batches: bool = False
     schema_constrained: bool = False
+    judges_only_known: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -264,7 +266,9 @@ class Models:
                 raise InputError(f"there are no recorded answers called {name!r}: expected {recorded.NAME}", field=flag)
             if self._recorded is None:
                 self._recorded = self._stack.enter_context(recorded.RecordedServer())
-            return ModelSpec(name=name, model=recorded.MODEL, **_served_by(self._recorded), **shared)
+            return ModelSpec(
+                name=name, model=recorded.MODEL, judges_only_known=True, **_served_by(self._recorded), **shared
+            )
         if name.startswith(PREFIX):
             if name not in self._running:
                 server = LocalServer(Path(name.removeprefix(PREFIX)), flag=flag)

@@ -13,6 +13,8 @@ from programs.modules.verifier import Fate, fate_of
 class Candidate:
     """One planned violation and its fate; `verdict` is the last draft's, `generator` the model that wrote it.
 
+    `place` is where the draft stood in its line-up, from 1; 0 when it was not judged in one.
+
     `verdicts` counts the verdicts on all its drafts, refused ones included, `verdicts_relevant` those of them that said
     "answers the query".
     `requirement` is None for the naive baseline, which plans nothing.
@@ -25,6 +27,7 @@ class Candidate:
     text: str = ""
     explanation: str = ""
     verdict: Verdict | None = None
+    place: int = 0
     verdicts: int = 0
     verdicts_relevant: int = 0
     repaired: bool = False
@@ -43,11 +46,10 @@ class Candidate:
         """The candidate with this verdict on its draft; as it is when there was no usable one."""
         if verdict is None:
             return self
-        assert self.requirement is not None  # every violation is planned for one
         return replace(
             self,
             verdict=verdict,
-            fate=fate_of(verdict, self.requirement.id),
+            fate=fate_of(verdict, None if self.requirement is None else self.requirement.id),
             verdicts=self.verdicts + 1,
             verdicts_relevant=self.verdicts_relevant + verdict.answers_query,
         )
@@ -57,15 +59,22 @@ class Candidate:
 class Synthesis:
     """One row's outcome.
 
-    `failure` names the loss of the whole row (nothing could be planned), else None. `canary` is the verdict on the
-    known positive where it was asked for. `faults` counts what went wrong on the way, mended or not.
+    `failure` names the loss of the whole row, else None: nothing could be planned, or "positive_refused" (the reason is
+    `failure_detail`) when the extraction or the verifier said that the known positive does not meet the query.
+    `canary` is the verdict on the known positive where it was asked for, one that refuses it if there were several.
+    `mined` are the verdicts on RowInputs.mined, in their order, None where there is none. The places are those in the
+    line-up, from 1; 0 for what was not judged in one. `faults` counts what went wrong on the way, mended or not.
     """
 
     requirements: tuple[Requirement, ...] = ()
     information_need: str = ""
+    answer_boundary: str = ""
     candidates: tuple[Candidate, ...] = ()
     canary: Verdict | None = None
     canary_asked: bool = False
+    canary_place: int = 0
+    mined: tuple[Verdict | None, ...] = ()
+    mined_places: tuple[int, ...] = ()
     failure: str | None = None
     failure_detail: str = ""
     faults: Mapping[str, int] = field(default_factory=Counter)
@@ -130,6 +139,8 @@ def synthesis_from_dict(value: Mapping[str, Any]) -> Synthesis:
             "requirements": tuple(Requirement(**requirement) for requirement in value["requirements"]),
             "candidates": candidates,
             "canary": _verdict(value["canary"]),
+            "mined": tuple(_verdict(verdict) for verdict in value["mined"]),
+            "mined_places": tuple(value["mined_places"]),
             "faults": Counter(value["faults"]),
         }
     )

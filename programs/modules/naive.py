@@ -1,4 +1,4 @@
-"""The baseline that counterfactual negatives are compared with: one plain prompt, no requirements, no verifier.
+"""The baseline that counterfactual negatives are compared with: one plain prompt that plans nothing.
 
 It runs through the same store, budget and retries, so that a comparison differs in the prompts alone.
 """
@@ -15,24 +15,42 @@ from programs.lm.faults import CallError
 from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.predictors import Predictor, Step, author
 from programs.modules.row_program import Role, RowInputs, RowProgram, draft_candidate
-from programs.modules.signatures import WriteHardNegatives
+from programs.modules.signatures import ExtractRequirements, WriteHardNegatives
+from programs.modules.synthesizer import extract_step, read_extraction
+from programs.modules.verifier import VERIFY_SIGNATURES
+from programs.options import VerifyBy
 
 NAIVE = "naive"
 
 
 class NaiveWriter(RowProgram):
-    """One call a row; every passage that is not empty, too long or a copy counts as accepted, unverified."""
+    """One call a row; every passage that is not empty, too long or a copy counts as accepted, unverified.
 
-    roles: ClassVar[Mapping[Predictor, Role]] = {"write": "generator"}
+    With `verify` the requirements are extracted too and the passages judged by them, like those of a Synthesizer: then
+    the ones that do not answer the query are accepted, with their verdicts.
+    """
 
-    def __init__(self, *, negatives_per_row: int = 4, malformed_retries: int = 2):
+    roles: ClassVar[Mapping[Predictor, Role]] = {"write": "generator", "extract": "generator", "verify": "verifier"}
+
+    def __init__(self, *, negatives_per_row: int = 4, malformed_retries: int = 2, verify: VerifyBy | None = None):
         super().__init__(malformed_retries)
-        self.signatures = {"write": WriteHardNegatives}
-        self.write = dspy.Predict(WriteHardNegatives)
-        self.negatives_per_row = negatives_per_row
+        self.verify_by, self.negatives_per_row = verify, negatives_per_row
+        self.signatures: dict[Predictor, type[dspy.Signature]] = {"write": WriteHardNegatives}
+        if verify is not None:
+            self.signatures |= {"extract": ExtractRequirements, "verify": VERIFY_SIGNATURES[verify]}
+        for name, signature in self.signatures.items():
+            setattr(self, name, dspy.Predict(signature))
 
     async def run(self, row: RowInputs, faults: Counter[str]) -> Synthesis:
-        """One call, its passages taken as they are."""
+        """One call, its passages taken as they are or judged."""
+        outcome = Synthesis()
+        if self.verify_by is not None:
+            requirements = await self.call(extract_step(row, self.negatives_per_row), faults)
+            if isinstance(requirements, CallError):
+                return Synthesis(failure=f"extract_{requirements.loss}", failure_detail=requirements.detail)
+            outcome = read_extraction(requirements, row.passage, faults)
+            if outcome.failure is not None:
+                return outcome
         count = self.negatives_per_row
         asked = {"query": row.query, "passage": row.passage, "count": count}
         found = await self.call(Step("write", asked, expected_length=("negatives", count)), faults)
@@ -44,6 +62,9 @@ class NaiveWriter(RowProgram):
             draft_candidate(planned, text, generator=author(found), step="write", known=known, faults=faults)
             for text in found.negatives
         ]
-        # What a verifier would see next is taken as it is.
-        candidates = [replace(d, fate="accepted") if d.fate == "not_verified" else d for d in drafts]
-        return Synthesis(candidates=tuple(candidates))
+        if self.verify_by is not None:
+            drafts, outcome = await self.judge_row(row, outcome, drafts, faults, first=True)
+        else:
+            # What a verifier would see next is taken as it is.
+            drafts = [replace(d, fate="accepted") if d.fate == "not_verified" else d for d in drafts]
+        return replace(outcome, candidates=tuple(drafts))

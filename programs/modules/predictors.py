@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,11 +26,16 @@ _TAG = re.compile(rf"<(/?(?:{'|'.join(sorted(FIELD_NAMES, key=len, reverse=True)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of a predictor; `expected_length` names an output list and how long it must be to be of use."""
+    """One call of a predictor.
+
+    `expected_length` names an output list and how long it must be to be of use; `fault_of` says what else makes an
+    answer useless, None for a good one.
+    """
 
     predictor: Predictor
     inputs: Mapping[str, Any]
     expected_length: tuple[str, int] | None = None
+    fault_of: Callable[[dspy.Prediction], str | None] | None = None
 
     def as_data(self) -> dict[str, Any]:
         """The inputs as they may stand in a prompt."""
@@ -131,6 +136,8 @@ def _checked(step: Step, prediction: dspy.Prediction) -> dspy.Prediction:
         found = len(getattr(prediction, name))
         if found != wanted:
             raise CallError("malformed", f"{found} values of {name}, {wanted} were wanted")
+    if step.fault_of is not None and (fault := step.fault_of(prediction)) is not None:
+        raise CallError("malformed", fault)
     prediction._answered_by = answered_by.get()
     return prediction
 

@@ -2,9 +2,9 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import dspy
 
@@ -13,13 +13,20 @@ from programs.lm.adapters import ChatLayout
 from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.predictors import AskingModule, Predictor
 from programs.modules.signatures import MAX_PASSAGE_CHARS, MAX_REMARK_CHARS
+from programs.modules.verifier import POSITIVE_REFUSED, Question, judge, numbered
+from programs.options import VerifyBy
 
 Role = Literal["generator", "verifier"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowInputs:
-    """What the program sees of a row: corpus profile, query, known positive, and the texts it must not repeat."""
+    """What the program sees of a row: corpus profile, query, known positive, and the texts it must not repeat.
+
+    `mined` are the nearest mined passages, to be judged with the row's own; `seed_id` seeds the order of its line-up
+    (empty: its query does). `canary` has the positive judged too where passages are judged one by one; a line-up always
+    has it.
+    """
 
     query: str
     passage: str
@@ -27,11 +34,18 @@ class RowInputs:
     style: tuple[str, ...] = ()
     known_texts: tuple[str, ...] = ()
     canary: bool = False
+    mined: tuple[str, ...] = ()
+    seed_id: str = ""
 
 
 class RowProgram(AskingModule):
-    """A program that turns one row into a synthesis; subclasses write `run` and name the role of each predictor."""
+    """A program that turns one row into a synthesis; subclasses write `run` and name the role of each predictor.
 
+    Those that have a predictor `verify` judge with `judge_row`, in the way of `verify_by`.
+    """
+
+    verify_by: VerifyBy | None
+    verify: dspy.Predict
     signatures: dict[Predictor, type[dspy.Signature]]
     roles: ClassVar[Mapping[Predictor, Role]]
 
@@ -46,9 +60,9 @@ class RowProgram(AskingModule):
         """Set the models of the two roles and the adapters that they understand best; returns self."""
         models = {"generator": generator, "verifier": verifier}
         adapters = {"generator": generator_adapter or ChatLayout(), "verifier": verifier_adapter or ChatLayout()}
-        for name, role in self.roles.items():
-            getattr(self, name).lm = models[role]
-        self.adapters = {name: adapters[role] for name, role in self.roles.items()}
+        for name in self.signatures:
+            getattr(self, name).lm = models[self.roles[name]]
+        self.adapters = {name: adapters[self.roles[name]] for name in self.signatures}
         return self
 
     @abstractmethod
@@ -60,6 +74,48 @@ class RowProgram(AskingModule):
         faults: Counter[str] = Counter()
         synthesis = await self.run(inputs, faults)
         return dspy.Prediction(synthesis=replace(synthesis, faults=faults))
+
+    async def judge_row(
+        self, row: RowInputs, so_far: Synthesis, drafts: Sequence[Candidate], faults: Counter[str], *, first: bool
+    ) -> tuple[list[Candidate], Synthesis]:
+        """The drafts with their verdicts, and the synthesis with those on the known positive and, the `first` time, on
+        the mined passages. It fails when the positive is refused."""
+        assert self.verify_by is not None  # such programs do not ask
+        known: Any = getattr(self.verify.lm, "spec", None)
+        # Recorded verdicts are on what is in the records.
+        mined = row.mined if first and not getattr(known, "judges_only_known", False) else ()
+        canary = row.canary and first if self.verify_by == "one-by-one" else True
+        to_verify = [place for place, draft in enumerate(drafts) if draft.fate == "not_verified"]
+        question = Question(
+            relevance=row.relevance,
+            query=row.query,
+            requirements=numbered(so_far.requirements),
+            seed_id=row.seed_id,
+        )
+        found = await judge(
+            self,
+            self.verify_by,
+            question,
+            [*(drafts[place].text for place in to_verify), *mined],
+            canary=row.passage if canary and (first or to_verify) else None,
+            faults=faults,
+        )
+        fresh = list(drafts)
+        for place, verdict, position in zip(to_verify, found.verdicts, found.places, strict=False):
+            fresh[place] = replace(fresh[place].judged(verdict), place=position)
+        if first:
+            unjudged = len(row.mined) - len(mined)
+            so_far = replace(
+                so_far,
+                canary_asked=canary,
+                mined=found.verdicts[len(to_verify) :] + (None,) * unjudged,
+                mined_places=found.places[len(to_verify) :] + (0,) * unjudged,
+            )
+        if found.canary is not None and (so_far.canary is None or not found.canary.answers_query):
+            so_far = replace(so_far, canary=found.canary, canary_place=found.canary_place)
+        if so_far.canary is not None and not so_far.canary.answers_query:
+            so_far = replace(so_far, failure=POSITIVE_REFUSED, failure_detail=so_far.canary.reason)
+        return fresh, so_far
 
 
 def draft_candidate(

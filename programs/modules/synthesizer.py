@@ -15,60 +15,89 @@ from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.predictors import AskingModule, Predictor, Step, author
 from programs.modules.row_program import Role, RowInputs, RowProgram, draft_candidate
 from programs.modules.signatures import (
+    DISRUPTIONS_IN_WORDS,
     MAX_REMARK_CHARS,
     MAX_REQUIREMENTS,
     ExtractRequirements,
     PlannedViolation,
     RequirementDraft,
-    VerifyIrrelevance,
     ViolateRequirement,
     ViolateRequirements,
     Way,
 )
-from programs.modules.verifier import REPAIRABLE, numbered, read_verdict, verify_step
+from programs.modules.verifier import (
+    POSITIVE_REFUSED,
+    REPAIRABLE,
+    VERIFY_SIGNATURES,
+    Question,
+    lineup_step,
+    numbered,
+    read_lineup,
+    read_verdict,
+    verify_step,
+)
+from programs.options import VerifyBy
 
 
 class Verifier(AskingModule):
-    """The verifier as a program of its own, to be compiled against passages whose answer is known.
+    """The verifier as a program of its own, to be compiled and probed with passages whose answer is known.
 
-    Sub-predictor `verify` alone; the prediction holds a `verdict`, None when there was no usable one.
+    Sub-predictor `verify` alone, on one passage or a line-up.
     """
 
-    def __init__(self, malformed_retries: int = 2):
+    def __init__(self, *, verify: VerifyBy = "one-by-one", malformed_retries: int = 2):
         super().__init__(malformed_retries)
-        self.verify = dspy.Predict(VerifyIrrelevance)
+        self.verify_by = verify
+        self.verify = dspy.Predict(VERIFY_SIGNATURES[verify])
 
     def use(self, lm: dspy.LM, adapter: dspy.Adapter) -> "Verifier":
         """Set the model and its adapter; returns self."""
         self.verify.lm, self.adapters = lm, {"verify": adapter}
         return self
 
-    async def aforward(self, **inputs: Any) -> dspy.Prediction:
-        """Judge one passage; `inputs` are the signature's."""
-        return dspy.Prediction(verdict=read_verdict(await self.call(verify_step(**inputs), Counter())))
+    async def aforward(self, *, passages: Sequence[str], **question: Any) -> dspy.Prediction:
+        """Judge passages in the order given; `question` has the signature's other inputs.
+
+        The prediction holds `verdicts`, None where there was no usable one.
+        """
+        asked = Question(**question | {"requirements": tuple(question["requirements"])})
+        if self.verify_by == "line-up":
+            answer = await self.call(lineup_step(asked, passages), Counter())
+            return dspy.Prediction(verdicts=read_lineup(answer, len(passages)))
+        answers = await self.call_all([verify_step(asked, passage) for passage in passages], Counter())
+        return dspy.Prediction(verdicts=[read_verdict(answer) for answer in answers])
 
 
 class Synthesizer(RowProgram):
     """The program: sub-predictors `extract` and `violate` (role generator) and `verify` (role verifier).
 
     Args:
-        negatives_per_row: at most this many violations are planned for a row.
-        repairs: how often a refused draft is written again with the verifier's reason.
+        negatives_per_row: at most this many violations are written for a row.
+        repairs: how often a refused draft is written again, told what was wrong with it, in the next way planned for
+            its requirement if there is one.
         malformed_retries: how often an answer that cannot be read is asked for again.
         batched: all violations of a row are written in one call instead of one call each.
+        verify: all passages of a row are judged in one call (line-up) or each in one of its own (one-by-one).
     """
 
+    verify_by: VerifyBy
     roles: ClassVar[Mapping[Predictor, Role]] = {"extract": "generator", "violate": "generator", "verify": "verifier"}
 
     def __init__(
-        self, *, negatives_per_row: int = 4, repairs: int = 1, malformed_retries: int = 2, batched: bool = False
+        self,
+        *,
+        negatives_per_row: int = 4,
+        repairs: int = 1,
+        malformed_retries: int = 2,
+        batched: bool = True,
+        verify: VerifyBy = "line-up",
     ):
         super().__init__(malformed_retries)
-        self.batched = batched
+        self.batched, self.verify_by = batched, verify
         self.signatures: dict[Predictor, type[dspy.Signature]] = {
             "extract": ExtractRequirements,
             "violate": ViolateRequirements if batched else ViolateRequirement,
-            "verify": VerifyIrrelevance,
+            "verify": VERIFY_SIGNATURES[verify],
         }
         self.extract = dspy.Predict(self.signatures["extract"])
         self.violate = dspy.Predict(self.signatures["violate"])
@@ -76,44 +105,40 @@ class Synthesizer(RowProgram):
         self.negatives_per_row, self.repairs = negatives_per_row, repairs
 
     def requirements_of(self, inputs: RowInputs) -> tuple[Requirement, ...]:
-        """The requirements alone; none when the extraction fails."""
+        """The requirements alone; none when the extraction fails or refuses the positive."""
         faults: Counter[str] = Counter()
-        found = wait_for(self._extract(inputs, faults))
+        found = wait_for(self.call(extract_step(inputs, self.negatives_per_row), faults))
         return () if isinstance(found, CallError) else number_requirements(found.requirements, inputs.passage, faults)
 
-    async def _extract(self, row: RowInputs, faults: Counter[str]) -> "dspy.Prediction | CallError":
-        asked = {"relevance": row.relevance, "query": row.query, "passage": row.passage}
-        return await self.call(Step("extract", asked), faults)
-
     async def run(self, row: RowInputs, faults: Counter[str]) -> Synthesis:
-        """Extract, plan, then write and verify until every candidate is accepted or no repair is left."""
-        found = await self._extract(row, faults)
+        """Extract, plan, then write and judge until every candidate is accepted or no repair is left."""
+        found = await self.call(extract_step(row, self.negatives_per_row), faults)
         if isinstance(found, CallError):
             return Synthesis(failure=f"extract_{found.loss}", failure_detail=found.detail)
-        requirements = number_requirements(found.requirements, row.passage, faults)
-        plan = plan_violations(found.requirements, self.negatives_per_row)
-        if not plan:
-            return Synthesis(requirements=requirements, failure="no_violation_planned")
-
-        known = {same_text_key(text) for text in (row.passage, *row.known_texts)}
+        read = read_extraction(found, row.passage, faults)
+        if read.failure is not None:
+            return read
+        ways = plan_violations(found.requirements)
+        if not ways:
+            return replace(read, failure="no_violation_planned")
         candidates = [
             Candidate(
-                requirement=requirements[place], disruption=way.disruption, direction=way.direction, fate="not_written"
+                requirement=read.requirements[place], disruption=way.disruption, direction=way.direction,
+                fate="not_written",
             )
-            for place, way in plan
-        ]
-        canary: Verdict | None = None
-        pending = list(range(len(plan)))
+            for place, way in ways[: self.negatives_per_row]
+        ]  # fmt: skip
+        spare = [(read.requirements[place].id, way) for place, way in ways[self.negatives_per_row :]]
+
+        known = {same_text_key(text) for text in (row.passage, *row.known_texts)}
+        outcome = read
+        pending = list(range(len(candidates)))
         for attempt in range(self.repairs + 1):
             planned = [candidates[number] for number in pending]
-            fresh = await self._write(row, requirements, planned, known, faults)
-            to_verify = [place for place, draft in enumerate(fresh) if draft.fate == "not_verified"]
-            with_canary = [row.passage] if row.canary and attempt == 0 else []
-            passages = [*(fresh[place].text for place in to_verify), *with_canary]
-            verdicts = await self._verify(row, requirements, passages, faults)
-            canary = verdicts.pop() if with_canary else canary
-            for place, verdict in zip(to_verify, verdicts, strict=True):
-                fresh[place] = fresh[place].judged(verdict)
+            if attempt:
+                planned = [_next_way(candidate, spare) for candidate in planned]
+            fresh = await self._write(row, read, planned, known, faults)
+            fresh, outcome = await self.judge_row(row, outcome, fresh, faults, first=attempt == 0)
             for number, candidate in zip(pending, fresh, strict=True):
                 # A repair that came to nothing leaves the verdict on the first draft as the candidate's fate.
                 if attempt == 0 or candidate.verdict is not None:
@@ -121,34 +146,30 @@ class Synthesizer(RowProgram):
                 else:
                     faults["repair_failed"] += 1
             pending = [number for number, draft in zip(pending, fresh, strict=True) if draft.fate in REPAIRABLE]
-            if not pending:
+            if not pending or outcome.failure is not None:
                 break
-        return Synthesis(
-            requirements=requirements,
-            information_need=clean_text(found.information_need)[:MAX_REMARK_CHARS],
-            candidates=tuple(candidates),
-            canary=canary,
-            canary_asked=row.canary,
-        )
+        return replace(outcome, candidates=tuple(candidates))
 
     async def _write(
-        self,
-        row: RowInputs,
-        requirements: Sequence[Requirement],
-        planned: Sequence[Candidate],
-        known: set[str],
-        faults: Counter[str],
+        self, row: RowInputs, read: Synthesis, planned: Sequence[Candidate], known: set[str], faults: Counter[str]
     ) -> list[Candidate]:
         """The planned candidates with new drafts; one that was refused before is told why and keeps its counts."""
-        statements = list(numbered(requirements))
-        shared = {"style": list(row.style), "query": row.query, "passage": row.passage, "requirements": statements}
+        statements = list(numbered(read.requirements))
+        shared = {
+            "relevance": row.relevance,
+            "style": list(row.style),
+            "query": row.query,
+            "passage": row.passage,
+            "information_need": read.information_need,
+            "answer_boundary": read.answer_boundary,
+            "requirements": statements,
+        }
         violations = [_violation(candidate, statements) for candidate in planned]
         if self.batched:
-            steps = [
-                Step("violate", shared | {"violations": violations}, expected_length=("negatives", len(violations)))
-            ]
+            asked = shared | {"disruptions": _in_words(violations), "violations": violations}
+            steps = [Step("violate", asked, expected_length=("negatives", len(violations)))]
         else:
-            steps = [Step("violate", shared | violation.model_dump()) for violation in violations]
+            steps = [Step("violate", shared | {"disruptions": _in_words([v])} | v.model_dump()) for v in violations]
         drafts: list[tuple[str, str, str] | None] = []
         for answer in await self.call_all(steps, faults):
             if isinstance(answer, CallError):
@@ -158,15 +179,23 @@ class Synthesizer(RowProgram):
             drafts += [(one.negative, one.explanation, author(answer)) for one in written]
         return [_drafted(candidate, draft, known, faults) for candidate, draft in zip(planned, drafts, strict=True)]
 
-    async def _verify(
-        self, row: RowInputs, requirements: Sequence[Requirement], passages: Sequence[str], faults: Counter[str]
-    ) -> list[Verdict | None]:
-        """The verifier's verdict on each passage, None where it gave none of use."""
-        steps = [
-            verify_step(relevance=row.relevance, query=row.query, requirements=numbered(requirements), passage=passage)
-            for passage in passages
-        ]
-        return [read_verdict(answer) for answer in await self.call_all(steps, faults)]
+
+def extract_step(row: RowInputs, num_ways: int) -> Step:
+    """The question for the requirements of a row, with so many ways to break them."""
+    asked = {"relevance": row.relevance, "num_ways": num_ways, "query": row.query, "passage": row.passage}
+    return Step("extract", asked)
+
+
+def read_extraction(found: dspy.Prediction, passage: str, faults: Counter[str]) -> Synthesis:
+    """What the extraction says of a row: its requirements, or that the positive is refused, and why."""
+    if not found.meets_query:
+        detail = clean_text(found.refusal)[:MAX_REMARK_CHARS] or "the extraction gave no reason"
+        return Synthesis(failure=POSITIVE_REFUSED, failure_detail=detail)
+    return Synthesis(
+        requirements=number_requirements(found.requirements, passage, faults),
+        information_need=clean_text(found.information_need)[:MAX_REMARK_CHARS],
+        answer_boundary=clean_text(found.answer_boundary)[:MAX_REMARK_CHARS],
+    )
 
 
 def number_requirements(
@@ -191,9 +220,9 @@ def number_requirements(
     return tuple(requirements)
 
 
-def plan_violations(drafts: Sequence[RequirementDraft], most: int) -> list[tuple[int, Way]]:
-    """Which violations to write, as (position of the requirement, way): every requirement once before any twice,
-    critical ones first."""
+def plan_violations(drafts: Sequence[RequirementDraft]) -> list[tuple[int, Way]]:
+    """The violations in the order in which they are written, as (position of the requirement, way): every requirement
+    once before any twice, critical ones first. Those that are not written are kept for repairs."""
     order = sorted(range(min(len(drafts), MAX_REQUIREMENTS)), key=lambda position: not drafts[position].critical)
     deepest = max((len(draft.ways) for draft in drafts), default=0)
     plan: list[tuple[int, Way]] = []
@@ -202,20 +231,46 @@ def plan_violations(drafts: Sequence[RequirementDraft], most: int) -> list[tuple
             ways = drafts[position].ways
             if depth < len(ways) and (position, ways[depth]) not in plan:
                 plan.append((position, ways[depth]))
-    return plan[:most]
+    return plan
+
+
+def _next_way(candidate: Candidate, spare: list[tuple[int, Way]]) -> Candidate:
+    """The refused candidate with the next way planned for its requirement, which is taken off `spare`; as it is when
+    there is none left."""
+    assert candidate.requirement is not None  # every violation is planned for one
+    for place, (target, way) in enumerate(spare):
+        if target == candidate.requirement.id:
+            del spare[place]
+            return replace(candidate, disruption=way.disruption, direction=way.direction)
+    return candidate
 
 
 def _violation(candidate: Candidate, statements: Sequence[str]) -> PlannedViolation:
     assert candidate.requirement is not None  # every violation is planned for one
-    refused = ""
-    if candidate.verdict is not None:
-        refused = f"Draft:\n{candidate.text}\n\nRefused because: {candidate.verdict.reason}"
     return PlannedViolation(
         target=statements[candidate.requirement.id - 1],
         disruption=cast(Disruption, candidate.disruption),
         direction=candidate.direction,
-        refused=refused,
+        refused="" if candidate.verdict is None else _refusal(candidate, candidate.verdict, statements),
     )
+
+
+def _refusal(candidate: Candidate, verdict: Verdict, statements: Sequence[str]) -> str:
+    """What a repair is told: the draft, whether it answers, which requirement it still meets, and the reason."""
+    assert candidate.requirement is not None  # every violation is planned for one
+    target = candidate.requirement.id - 1
+    kept = list(zip(statements, verdict.satisfied, strict=True))
+    wrong = ["It answers the query, if only in part or by denying it."] if verdict.answers_query else []
+    if verdict.satisfied[target]:
+        wrong.append(f"It still meets the target: {statements[target]}")
+    if broken := [statement for place, (statement, holds) in enumerate(kept) if place != target and not holds]:
+        wrong.append(f"It breaks others, which must be kept: {'; '.join(broken)}")
+    return "\n".join([f"Draft:\n{candidate.text}\n", *wrong, f"Reason: {verdict.reason}"])
+
+
+def _in_words(violations: Sequence[PlannedViolation]) -> list[str]:
+    """A line for each kind of violation that is used."""
+    return [f"{name}: {DISRUPTIONS_IN_WORDS[name]}" for name in dict.fromkeys(v.disruption for v in violations)]
 
 
 def _drafted(

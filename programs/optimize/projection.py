@@ -52,13 +52,16 @@ def project(
     share = (len(split.train) + 2 * len(split.dev) + 2 * len(split.held_out)) / len(rows)
     calls = {"generator": 0, "verifier": 0, "reflector": 0}
     if config.parts in ("verifier", "both"):
-        labels = len(labelled_passages(rows)) or sum(len(row.positives) + len(row.negatives) for row in rows)
+        labels = sum(bool(row.requirements) for row in rows) or len(rows)
+        if program.verify_by == "one-by-one":
+            known = sum(len(labelled_passages(row)) for row in rows)
+            labels = known or sum(len(row.positives) + len(row.negatives) for row in rows)
         calls["generator"] += sum(not row.requirements for row in rows)
         calls["verifier"] += round(labels * share) + config.rollouts
     if config.parts in ("generator", "both"):
         runs = round(len(rows) * share) + config.rollouts
-        calls["generator"] += runs * (1 + config.negatives_per_row)
-        calls["verifier"] += runs * config.negatives_per_row
+        calls["generator"] += runs * (1 + (1 if program.batched else config.negatives_per_row))
+        calls["verifier"] += runs * (1 if program.verify_by == "line-up" else config.negatives_per_row)
     if "reflector" in specs:
         parts = 2 if config.parts == "both" else 1
         calls["reflector"] = parts * max(1, config.rollouts // _ROLLOUTS_A_REFLECTION)

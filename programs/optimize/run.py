@@ -32,7 +32,7 @@ from programs.optimize.optimizers import in_background, stop_on_interrupt
 from programs.optimize.part import StageResult, compile_part, freeze_verifier
 from programs.optimize.projection import project
 from programs.optimize.splits import Split, split_rows
-from programs.profiles.profile import CorpusProfile, load_profile, mined_passages, mined_style
+from programs.profiles.profile import CorpusProfile, load_profile, mined_passages, style_pool
 from programs.synthesis.roles import Specs, open_roles, resolve_roles
 from programs.synthesis.run import refuse_forgotten_lm
 from programs.synthesis.store import RunStore
@@ -72,8 +72,8 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
     split = split_rows(rows, dev_share=config.dev_share, held_out_share=config.held_out_share, seed=config.seed)
     profile = load_profile(config.profile)
     if not profile.style:
-        style = mined_style(mined_passages(rows), count=config.style_passages, seed=config.seed)
-        profile = replace(profile, style=style)
+        pool = style_pool(mined_passages(rows), seed=config.seed)
+        profile = replace(profile, pool=pool, shown_of_pool=config.style_passages)
     with ExitStack() as stack:
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         specs = resolve_roles(stack, config, budget)
@@ -81,7 +81,12 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
             longer = None if reflector.max_tokens is None else reflector.max_tokens * _REFLECTION_LENGTH
             specs["reflector"] = [replace(reflector, max_tokens=longer)]
         retriever = retriever or EncoderRetriever(Encoder.load(config.retriever))
-        program = Synthesizer(negatives_per_row=config.negatives_per_row, repairs=0)
+        program = Synthesizer(
+            negatives_per_row=config.negatives_per_row,
+            repairs=0,
+            batched=config.batched,
+            verify=config.verify or "line-up",
+        )
         key = content_id(json.dumps([config_dict(config), [row_content_id(row) for row in rows]], sort_keys=True))
         store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))
         budget.add_spent(store.usage(whole_folder=True).values())
@@ -140,7 +145,7 @@ def compile_parts(setting: Setting, retriever: Retriever) -> tuple[list[StageRes
     not_compiled: dict[str, str] = {}
     if config.parts in ("verifier", "both"):
         examples = {name: _verifier_examples(setting, rows) for name, rows in setting.split.parts().items()}
-        verifier = Verifier().use(setting.verifier, program.adapters["verify"])
+        verifier = Verifier(verify=program.verify_by).use(setting.verifier, program.adapters["verify"])
         result, compiled = compile_part(
             "verifier", verifier, verifier_judge, examples, setting.reflector, setting.budget, config
         )
@@ -210,8 +215,10 @@ def manifest(config: OptimizeConfig, rows: list[Row], specs: Specs, summary: dic
 
 
 def _verifier_examples(setting: Setting, rows: tuple[Row, ...]) -> list[dspy.Example]:
-    labels = labelled_passages([_with_requirements(setting, row) for row in rows])
-    return [verifier_example(label, setting.profile.relevance) for label in labels]
+    by_row = [labelled_passages(_with_requirements(setting, row)) for row in rows]
+    if setting.program.verify_by == "one-by-one":
+        by_row = [[label] for labels in by_row for label in labels]
+    return [verifier_example(labels, setting.profile.relevance) for labels in by_row if labels]
 
 
 def _with_requirements(setting: Setting, row: Row) -> Row:

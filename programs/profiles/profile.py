@@ -10,22 +10,38 @@ from pathlib import Path
 from data.base.errors import InputError
 from data.base.files import open_text
 from data.base.text import clean_text
-from data.records import Row
+from data.records import Row, row_content_id
 
 # Style passages are drawn from the first rows only, so that a file of any size starts at once.
 STYLE_ROWS = 200
 STYLE_CHARS = 800
+# So few that they can be kept with a run, so many that any row finds some that are not its own.
+POOL_PASSAGES = 64
 
 PROFILE_FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusProfile:
-    """`relevance` says when a passage is relevant; `style` holds passages to imitate (empty: take mined ones)."""
+    """`relevance` says when a passage is relevant; `style` holds passages to imitate.
+
+    Without any, each row is shown `shown_of_pool` passages of `pool`, mined ones of the corpus.
+    """
 
     name: str
     relevance: str
     style: tuple[str, ...] = ()
+    pool: tuple[str, ...] = ()
+    shown_of_pool: int = 0
+
+    def style_for(self, row: Row) -> tuple[str, ...]:
+        """The passages that show how the corpus reads: the profile's, or some of other rows, so that they carry none of
+        this row's facts. The same for every call of the row."""
+        if self.style:
+            return self.style
+        own = [passage.text for passage in row.positives] + [negative.text for negative in row.negatives]
+        others = [text for text in self.pool if not any(one.startswith(text) for one in own)]
+        return tuple(random.Random(row_content_id(row)).sample(others, min(self.shown_of_pool, len(others))))
 
 
 def load_profile(name: str) -> CorpusProfile:
@@ -57,7 +73,15 @@ def mined_passages(rows: Iterable[Row]) -> list[str]:
     return sorted({negative.text for row in islice(rows, STYLE_ROWS) for negative in row.of_source("mined")})
 
 
-def mined_style(texts: Sequence[str], *, count: int, seed: int) -> tuple[str, ...]:
-    """A seeded choice of mined passages: one for the whole run, so that prompts share a prefix."""
-    chosen = random.Random(seed).sample(texts, min(count, len(texts)))
-    return tuple(text[:STYLE_CHARS] for text in chosen)
+def style_texts(texts: Iterable[str]) -> list[str]:
+    """The passages short enough to be shown whole; where there are none, all of them up to the last whole word."""
+    texts = list(texts)
+    return [text for text in texts if len(text) <= STYLE_CHARS] or [
+        text[: STYLE_CHARS + 1].rsplit(maxsplit=1)[0] for text in texts
+    ]
+
+
+def style_pool(texts: Sequence[str], *, seed: int) -> tuple[str, ...]:
+    """A seeded choice of the passages that rows take their style from."""
+    whole = style_texts(texts)
+    return tuple(random.Random(seed).sample(whole, min(POOL_PASSAGES, len(whole))))

@@ -15,13 +15,12 @@ from typing import Any
 from data.base.stats import wilson_interval
 from data.records import Row
 from programs.modules.candidates import Synthesis
+from programs.modules.verifier import POSITIVE_REFUSED
 
 # With fewer canaries the two shares are too rough to be compared.
 _COMPARED_CANARIES = 10
 # Fewer are no evidence, however bad they look.
 MIN_CANARIES = 20
-# How a row is lost whose known positive does not meet its query, by the extraction or by the verifier.
-POSITIVE_REFUSED = "positive_refused"
 _MOST_SHOWN = 5
 _SHOWN_CHARS = 220
 _CAUSES = (

@@ -17,14 +17,15 @@ class SynthesizeConfig(SendOptions, WritingOptions, LMOptions):
 
     rows: Path
     """Training rows in JSONL, as `mine` writes them, without generated negatives (mined ones are kept; some of those of
-    the first rows are shown to the model as style)."""
+    other rows are shown to the model as style)."""
 
     out: Path = Path("runs/synthesize")
     """Run folder: rows.jsonl, store.sqlite, config.json, summary.json. The same command goes on where it ended, also
     with a higher max-rows."""
 
     method: Method = "counterfactual"
-    """counterfactual: extract, violate, verify. naive: the baseline of `ablate`, one plain prompt and no verifier."""
+    """counterfactual: extract, violate, verify. naive: the baseline of `ablate`, one plain prompt; what it writes is
+    judged only where `verify` says how."""
 
     lm_fallbacks: str | None = None
     """Model strings, separated by commas, that get a call which lm gave up on, in this order; None for none."""
@@ -35,12 +36,8 @@ class SynthesizeConfig(SendOptions, WritingOptions, LMOptions):
     program: Path | None = None
     """Folder of a compiled program, as `optimize` writes them; None uses the prompts as they stand in the code."""
 
-    batched: bool = False
-    """Write all violations of a row in one call: fewer and cheaper requests, but one bad answer loses them all, and a
-    program must have been compiled for it."""
-
     repairs: Natural = 1
-    """How often a draft that the verifier refused is written again with its reason; 0 drops it at once."""
+    """How often a draft that the verifier refused is written again, told what was wrong; 0 drops it at once."""
 
     canary_share: Share = 0.25
     """Share of the rows (0 to 1) whose known positive is verified blind too, to measure what the verifier misses."""
@@ -74,8 +71,6 @@ class SynthesizeConfig(SendOptions, WritingOptions, LMOptions):
         in_process = self.send == "calls" or self.engine == "local"
         require(in_process, "send", "calls with --engine ray, whose actors have no batches in common", self.send)
         if self.method == "naive":
-            recorded = self.lm == "recorded:demo"
-            require(not recorded, "lm", "a model with --method naive, which recorded:demo has no answers for", self.lm)
             require(self.program is None, "program", "none with --method naive, which is never compiled", self.program)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from data.base.errors import InputError
 from data.base.files import read_json_object
 from programs.modules.candidates import Synthesis
-from programs.modules.verifier import FATES
-from programs.synthesis.calibration import POSITIVE_REFUSED, Calibration, positive_refused
+from programs.modules.verifier import FATES, POSITIVE_REFUSED
+from programs.synthesis.calibration import Calibration, positive_refused
 
 CALIBRATION_FIELDS = (
     "canaries", "missed", "miss_rate", "miss_rate_interval_95", "usable", "false_negative_upper_bound", "in_words"

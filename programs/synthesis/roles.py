@@ -43,13 +43,16 @@ def build_program(config: SynthesizeConfig) -> tuple[RowProgram, str]:
     """The program without its models, and how records name it."""
     if config.method == "naive":
         return NaiveWriter(
-            negatives_per_row=config.negatives_per_row, malformed_retries=config.malformed_retries
+            negatives_per_row=config.negatives_per_row,
+            malformed_retries=config.malformed_retries,
+            verify=config.verify,
         ), NAIVE
     program = Synthesizer(
         negatives_per_row=config.negatives_per_row,
         repairs=config.repairs,
         malformed_retries=config.malformed_retries,
         batched=config.batched,
+        verify=config.verify or "line-up",
     )
     return program, UNCOMPILED if config.program is None else load_program(config.program, program)
 
@@ -219,4 +222,5 @@ def work_key(
         config.seed,
         ACCEPTANCE_RULE,
     ]
-    return content_id(json.dumps([predictors, roles, options, profile.relevance, profile.style], sort_keys=True))
+    shown = [profile.relevance, profile.style, profile.pool, profile.shown_of_pool]
+    return content_id(json.dumps([predictors, roles, options, *shown], sort_keys=True))

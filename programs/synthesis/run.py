@@ -26,12 +26,12 @@ from programs.lm.pacing import ConcurrencyByPlace
 from programs.lm.servers import recorded
 from programs.options import AdapterName
 from programs.profiles.profile import (
-    STYLE_CHARS,
     STYLE_ROWS,
     CorpusProfile,
     load_profile,
     mined_passages,
-    mined_style,
+    style_pool,
+    style_texts,
 )
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import Specs, build_program, open_roles, resolve_roles, work_key
@@ -85,7 +85,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         claim_folder("synthesize", config.out, WRITTEN, inputs=[config.rows, config.profile, config.program])
         store = stack.enter_context(RunStore(config.out / "store.sqlite"))
         if not profile.style:
-            profile = replace(profile, style=folder_style(config, store, mined))
+            profile = replace(profile, pool=folder_pool(config, store, mined), shown_of_pool=config.style_passages)
         budget.add_spent(store.usage(whole_folder=True).values())
         limits = ConcurrencyByPlace(config.concurrency)
         waves = None
@@ -224,16 +224,15 @@ def count_input(config: SynthesizeConfig) -> int:
     return count
 
 
-def folder_style(config: SynthesizeConfig, store: RunStore, mined: Sequence[str]) -> tuple[str, ...]:
-    """The style passages of this run folder, of the `mined` ones: drawn once and kept when rows are added.
-
-    They are in every prompt: other ones would make all finished work that of another program, and have it paid again.
+def folder_pool(config: SynthesizeConfig, store: RunStore, mined: Sequence[str]) -> tuple[str, ...]:
+    """The passages that rows of this run folder get their style from, of the `mined` ones: drawn once and kept when
+    rows are added, or all finished work would be that of another program, and be paid again.
     """
-    note = f"style:{config.style_passages}:{config.seed}"
+    note = f"style-pool:{config.seed}"
     noted = tuple(json.loads(store.get_note(note) or "[]"))
     # Passages of a corpus that these rows are not from are no style for them.
-    if noted and {text[:STYLE_CHARS] for text in mined}.issuperset(noted):
+    if noted and set(style_texts(mined)).issuperset(noted):
         return noted
-    style = mined_style(mined, count=config.style_passages, seed=config.seed)
-    store.set_note(note, json.dumps(style))
-    return style
+    pool = style_pool(mined, seed=config.seed)
+    store.set_note(note, json.dumps(pool))
+    return pool

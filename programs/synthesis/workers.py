@@ -169,9 +169,10 @@ def row_inputs(row: Row, profile: CorpusProfile, *, canary: bool = False) -> Row
         query=row.query,
         passage=positive.text,
         relevance=profile.relevance,
-        style=profile.style,
+        style=profile.style_for(row),
         known_texts=tuple([passage.text for passage in others] + [mined.text for mined in row.of_source("mined")]),
         canary=canary,
+        seed_id=row_content_id(row),
     )
 
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible fake model: invents plausible answers to the three prompts and misbehaves as told.
+"""An OpenAI-compatible fake model: invents plausible answers to the prompts and misbehaves as told.
 
 It is reached through real litellm over HTTP. It keeps its own log, so that a test can compare what a run says it did
 with what really arrived.
@@ -70,7 +70,8 @@ class FakeModel(LoopbackServer):
 
     `speaks` is the one layout (chat, json, xml) that it answers sensibly in; None for any. A "stall" is an answer that
     comes after `stall_s`, when nobody waits for it any more. With `echo_key` its errors repeat the caller's key, as
-    some providers' do. `alter` may change the n-th completion, as JSON, before it is sent.
+    some providers' do. Its extraction says that positives which hold the
+    text `refuses` do not meet their query. `alter` may change the n-th completion, as JSON, before it is sent.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class FakeModel(LoopbackServer):
         says_relevant: Callable[[str], bool] = lambda passage: _BROKEN not in passage,
         max_at_once: int | None = None,
         speaks: str | None = None,
+        refuses: str = "NOT RELEVANT",
         short_batches: bool = False,
         stall_s: float = 30.0,
         echo_key: bool = False,
         alter: Callable[[int, dict[str, Any]], None] | None = None,
     ):
         super().__init__()
+        self._refuses = refuses
         self._stall_s, self._echo_key, self._alter = stall_s, echo_key, alter
         self._fault, self._delay_s, self._says_relevant = fault, delay_s, says_relevant
         self.max_at_once, self._speaks, self._short_batches = max_at_once, speaks, short_batches
@@ -175,7 +178,13 @@ class FakeModel(LoopbackServer):
             drafts = [f"Naive passage {number} near {query}" for number in range(1, int(inputs["count"]))]
             return {"negatives": [*drafts, passage]}
         if kind == "extract":
-            return {"information_need": query, "requirements": list(_requirements(query, passage))}
+            return {
+                "meets_query": self._refuses not in passage,
+                "refusal": f"It says {self._refuses}." if self._refuses in passage else "",
+                "information_need": query,
+                "answer_boundary": f"any answer to {query}",
+                "requirements": list(_requirements(query, passage)),
+            }
         if "violations" in inputs:
             planned = json.loads(inputs["violations"])[int(self._short_batches) :]
             return {"negatives": [self._outputs(kind, {"query": query, **one}) for one in planned]}
@@ -183,6 +192,12 @@ class FakeModel(LoopbackServer):
             draft = "second draft" if inputs.get("refused") else "draft"
             negative = f"About {query}: {inputs['direction']}\nThis {draft} {_BROKEN} {inputs['target']}"
             return {"negative": negative, "explanation": "The target no longer holds."}
+        if "passages" in inputs:
+            shown = [text.partition(". ")[2] for text in json.loads(inputs["passages"])]
+            return {"verdicts": [{"number": n} | self._verdict(text, inputs) for n, text in enumerate(shown, start=1)]}
+        return self._verdict(passage, inputs)
+
+    def _verdict(self, passage: str, inputs: dict[str, str]) -> dict[str, Any]:
         return {
             "reason": "It says so.",
             "satisfied": [f"{_BROKEN} {number}." not in passage for number in range(1, self._num_asked(inputs) + 1)],
@@ -204,7 +219,6 @@ class FakeModel(LoopbackServer):
 def _requirements(query: str, passage: str) -> Iterable[dict[str, Any]]:
     for number, kind in ((1, "entity"), (2, "attribute")):
         yield {
-            "id": number,
             "kind": kind,
             "statement": f"condition {number} of {query}",
             "evidence": passage[:20],

@@ -13,12 +13,16 @@ from aiohttp import web
 
 from data.base.text import same_text_key
 from data.readers.demo import DemoItem, demo_items
-from data.records import Requirement, Verdict
+from data.readers.recorded import DEMO, bundled_rows
+from data.records import Requirement, Row, Verdict
 from programs.lm.servers.loopback import LoopbackServer, completion_response, error_response
 from programs.lm.usage import message_text
 
 NAME = "recorded:demo"
 MODEL = "openai/recorded-demo"
+
+# Whoever recorded the answers was asked for no boundary: what holds for every query of the demo.
+_ANSWER_BOUNDARY = "Any passage that says what was asked for, in full or in part, rightly, wrongly or by denying it."
 
 Layout = Literal["chat", "json", "xml"]
 _CHAT_FIELD = re.compile(r"^\[\[ ## (\w+) ## \]\]\n", re.MULTILINE)
@@ -74,8 +78,13 @@ class RecordedAnswers:
         self._extractions: dict[tuple[str, str], dict[str, Any]] = {}
         self._violations: dict[tuple[str, ...], dict[str, Any]] = {}
         self._verdicts: dict[tuple[str, str], tuple[Verdict, tuple[Requirement, ...]]] = {}
+        self._naive: dict[tuple[str, str], list[str]] = {}
         for item in demo_items():
             self._add(item)
+        for row in bundled_rows(DEMO, "naive"):
+            query = same_text_key(row.query)
+            self._naive[query, same_text_key(row.positives[0].text)] = [negative.text for negative in row.negatives]
+            self._add_verdicts(row)
 
     def _add(self, item: DemoItem) -> None:
         row = item.row
@@ -83,30 +92,50 @@ class RecordedAnswers:
         self._extractions[query, positive] = _extraction(item)
         self._verdicts[query, positive] = (item.positive_verdict, row.requirements)
         for negative, why in zip(row.negatives, item.why, strict=True):
-            assert negative.requirement is not None and negative.verdict is not None
+            assert negative.requirement is not None
             # Four rows break one requirement twice in the same way: only the direction tells the two apart.
             key = (query, positive, same_text_key(negative.requirement.statement), str(negative.disruption))
             self._violations[(*key, same_text_key(why))] = {"negative": negative.text, "explanation": why}
-            self._verdicts[query, same_text_key(negative.text)] = (negative.verdict, row.requirements)
+        self._add_verdicts(row)
+
+    def _add_verdicts(self, row: Row) -> None:
+        for negative in row.negatives:
+            assert negative.verdict is not None
+            self._verdicts[same_text_key(row.query), same_text_key(negative.text)] = (
+                negative.verdict,
+                row.requirements,
+            )
 
     def find(self, inputs: Mapping[str, str]) -> dict[str, Any]:
         """The outputs recorded for these inputs. Raises NotRecordedError."""
         keys = _keys(inputs)
         query, passage = keys.get("query", ""), keys.get("passage", "")
         if "count" in inputs:
-            raise NotRecordedError("no naive negatives are recorded")
+            return self._written(query, passage, int(inputs["count"]))
         if "violations" in inputs:
             return {
                 "negatives": [self._violation(one, {**keys, **_keys(one)}) for one in _objects(inputs["violations"])]
             }
         if "target" in inputs:
             return self._violation(inputs, keys)
+        if "passages" in inputs:
+            texts = _string_list(inputs["passages"])
+            found = [
+                self._verdict(query, same_text_key(_without_number(text)), inputs["requirements"]) for text in texts
+            ]
+            return {"verdicts": [{"number": number} | one for number, one in enumerate(found, start=1)]}
         if "requirements" in inputs:
             return self._verdict(query, passage, inputs["requirements"])
-        found = self._extractions.get((query, passage))
-        if found is None:
+        extraction = self._extractions.get((query, passage))
+        if extraction is None:
             raise NotRecordedError(f"no requirements are recorded for the query {query!r:.80} with this passage")
-        return found
+        return extraction
+
+    def _written(self, query: str, passage: str, count: int) -> dict[str, Any]:
+        found = self._naive.get((query, passage))
+        if found is None:
+            raise NotRecordedError(f"no naive negatives are recorded for the query {query!r:.80} with this passage")
+        return {"negatives": found[:count]}
 
     def _violation(self, inputs: Mapping[str, str], keys: Mapping[str, str]) -> dict[str, Any]:
         if keys.get("refused"):
@@ -160,10 +189,12 @@ def _extraction(item: DemoItem) -> dict[str, Any]:
         assert negative.requirement is not None and negative.disruption is not None
         ways.setdefault(negative.requirement.id, []).append({"disruption": negative.disruption, "direction": why})
     return {
+        "meets_query": item.positive_verdict.answers_query,
+        "refusal": "",
         "information_need": item.row.query,
+        "answer_boundary": _ANSWER_BOUNDARY,
         "requirements": [
             {
-                "id": requirement.id,
                 "kind": requirement.kind,
                 "statement": requirement.statement,
                 "evidence": requirement.evidence,

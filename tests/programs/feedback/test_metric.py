@@ -89,18 +89,23 @@ def test_verdicts_are_judged_by_their_label(satisfied: tuple[bool, ...], answers
         query="q", requirements=("1. a", "2. b"), passage="p", relevant=False, satisfied=(True, False)
     )
     verdict = Verdict(satisfied=satisfied, answers_query=answers, reason="r")
-    found, words = verifier_judge(dspy.Example(label=label), dspy.Prediction(verdict=verdict))
+    found, words = verifier_judge(dspy.Example(known=[label]), dspy.Prediction(verdicts=[verdict]))
     assert found == score
     assert words(None, None).startswith("Wrong" if answers else "Right")
     unjudged = replace(label, satisfied=None)
-    assert verifier_judge(dspy.Example(label=unjudged), dspy.Prediction(verdict=verdict))[0] == float(not answers)
-    assert verifier_judge(dspy.Example(label=label), dspy.Prediction(verdict=None))[0] == 0
+    assert verifier_judge(dspy.Example(known=[unjudged]), dspy.Prediction(verdicts=[verdict]))[0] == float(not answers)
+    assert verifier_judge(dspy.Example(known=[label]), dspy.Prediction(verdicts=[None]))[0] == 0
+    # A line-up counts as the mean of its verdicts, and the words go through it.
+    both, words = verifier_judge(dspy.Example(known=[label, label]), dspy.Prediction(verdicts=[verdict, None]))
+    assert both == score / 2
+    assert "Passage 2. There was no usable verdict" in words(None, None)
 
 
 def test_labels_of_the_demo_are_its_positives_and_judged_negatives() -> None:
-    labels = labelled_passages([item.row for item in demo_items()])
+    labels = [label for item in demo_items() for label in labelled_passages(item.row)]
     assert len(labels) == 120 + 394
     assert sum(label.relevant for label in labels) == 120
     # Where nothing is judged, mined near misses stand in; rows without requirements say nothing.
-    mined = labelled_passages([replace(ROW, requirements=(REQUIREMENT,)), ROW])
+    assert labelled_passages(ROW) == []
+    mined = labelled_passages(replace(ROW, requirements=(REQUIREMENT,)))
     assert [(label.relevant, label.satisfied) for label in mined] == [(True, (True,))] + [(False, None)] * 3

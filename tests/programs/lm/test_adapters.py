@@ -8,9 +8,13 @@ import pytest
 from programs.lm.adapters import ChatLayout, SchemaAdapter, XMLLayout, expected_length
 from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
+from programs.modules.signatures import VerifyIrrelevance
 from programs.modules.synthesizer import Synthesizer
 
-SIGNATURES = [*Synthesizer().signatures.values(), Synthesizer(batched=True).signatures["violate"]]
+SIGNATURES = [
+    *Synthesizer().signatures.values(),
+    *list(Synthesizer(batched=False, verify="one-by-one").signatures.values())[1:],
+]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +69,7 @@ def test_schemas_are_bounded_for_constrained_decoding_alone(signature: type[dspy
 def test_a_expected_length_goes_into_the_schema() -> None:
     token = expected_length.set(("satisfied", 3))
     try:
-        flags = schema_of(Synthesizer().signatures["verify"], schema_constrained=True)["properties"]["satisfied"]
+        flags = schema_of(VerifyIrrelevance, schema_constrained=True)["properties"]["satisfied"]
     finally:
         expected_length.reset(token)
     assert (flags["minItems"], flags["maxItems"]) == (3, 3)

@@ -16,7 +16,6 @@ from programs.modules.signatures import RequirementDraft, Way
 from programs.modules.synthesizer import Synthesizer
 
 DRAFT = RequirementDraft(
-    id=1,
     kind="entity",
     statement="s",
     evidence="e",
@@ -102,7 +101,10 @@ def test_a_manifest_that_does_not_fit_is_named(
         (lambda s: s.pop("verify"), "'verify'"),
         (lambda s: s["verify"].update(instructions=7), "instructions"),
         (lambda s: s["extract"]["demos"].append({"code": "x"}), "extract.demos"),
-        (lambda s: s["extract"]["demos"][0].update(requirements=[{"id": 1}]), r"extract.demos\[0\].requirements"),
+        (
+            lambda s: s["extract"]["demos"][0].update(requirements=[{"kind": 1}]),
+            r"extract.demos\[0\].requirements",
+        ),
     ],
 )
 def test_a_state_that_does_not_fit_is_named(folder: Path, edit: Callable[[dict[str, Any]], None], words: str) -> None:
@@ -133,9 +135,11 @@ def test_other_versions_are_said(folder: Path, caplog: pytest.LogCaptureFixture)
     assert "compiled with dspy 3.0.0" in caplog.text
 
 
-def test_a_program_for_single_violations_does_not_fit_batched_ones(folder: Path) -> None:
+def test_a_program_fits_the_kind_of_run_that_it_was_compiled_for(folder: Path) -> None:
     with pytest.raises(InputError, match=r"signatures\.violate.*violations"):
-        load_program(folder, Synthesizer(batched=True))
+        load_program(folder, Synthesizer(batched=False))
+    with pytest.raises(InputError, match=r"signatures\.verify.*passage: str"):
+        load_program(folder, Synthesizer(verify="one-by-one"))
 
 
 SHIPPED = sorted((Path(__file__).parents[3] / "programs" / "compiled").iterdir())

@@ -19,7 +19,6 @@ from tests.fakes.fake_model import FakeModel
 
 def draft(number: int, ways: int, *, critical: bool = True, evidence: str = "span") -> RequirementDraft:
     return RequirementDraft(
-        id=7,
         kind="entity",
         statement=f"s{number}",
         evidence=evidence,
@@ -39,7 +38,9 @@ def test_ids_are_positions_and_foreign_spans_are_counted() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=8), st.integers(1, 12))
 def test_every_requirement_is_broken_once_before_any_twice(shape: list[tuple[int, bool]], most: int) -> None:
     drafts = [draft(number, ways, critical=critical) for number, (ways, critical) in enumerate(shape)]
-    plan = plan_violations(drafts, most)
+    plan = plan_violations(drafts)
+    assert len(plan) == sum(ways for ways, _ in shape)
+    plan = plan[:most]
     assert len(plan) == min(most, sum(ways for ways, _ in shape)) == len(set(plan))
     times = Counter(position for position, _ in plan)
     for position, (ways, critical) in enumerate(shape):
@@ -66,12 +67,15 @@ def test_the_acceptance_rule(satisfied: tuple[bool, ...], answers: bool, fate: s
 
 
 def test_signatures_put_the_profile_first_and_what_varies_last() -> None:
-    fields = {name: list(signature.input_fields) for name, signature in Synthesizer().signatures.items()}
-    assert fields["extract"] == ["relevance", "query", "passage"]
-    assert fields["violate"][0] == "style"
+    single = Synthesizer(batched=False, verify="one-by-one")
+    fields = {name: list(signature.input_fields) for name, signature in single.signatures.items()}
+    assert fields["extract"] == ["relevance", "num_ways", "query", "passage"]
+    assert fields["violate"][:2] == ["relevance", "style"]
     assert fields["violate"][-4:] == ["target", "disruption", "direction", "refused"]
+    assert {"information_need", "answer_boundary", "requirements"} <= set(fields["violate"])
     # Blind: neither the target nor the origin of the passage is shown.
     assert fields["verify"] == ["relevance", "query", "requirements", "passage"]
+    assert list(Synthesizer().signatures["verify"].input_fields) == ["relevance", "query", "requirements", "passages"]
 
 
 def test_blocking_and_awaited_calls_tell_the_same() -> None:

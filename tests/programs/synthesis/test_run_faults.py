@@ -43,8 +43,8 @@ def test_a_well_behaved_model(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) 
         summary = run(server, made_rows(5), monkeypatch, canary_share=1.0)
     assert summary["funnel"]["accepted"] == summary["funnel"]["accepted_surgical"] == 20
     assert summary["verifier"]["missed"] == 0
-    # 5 extractions, 20 violations, 20 verdicts and 5 canaries; the price of openai/fake is known to nobody.
-    assert summary["usage"]["requests"] == 50
+    # Extract, write all, one line-up; the price of openai/fake is known to nobody.
+    assert summary["usage"]["requests"] == 15
     assert summary["usage"]["cost_usd"] is None
     assert "unknown" in summary["usage"]["cost_in_words"]
     books_agree(summary, server)
@@ -58,7 +58,8 @@ def test_mixed_faults_lose_no_row(made_rows: Rows, monkeypatch: pytest.MonkeyPat
     ]  # fmt: skip
     rng = random.Random(3)
     with FakeModel(fault=lambda number: rng.choice(kinds) if rng.random() < 0.2 else None) as server:
-        summary = run(server, made_rows(25), monkeypatch, canary_share=0.5, retries=8, malformed_retries=5)
+        single: dict[str, Any] = {"batched": False, "verify": "one-by-one", "canary_share": 0.5}
+        summary = run(server, made_rows(25), monkeypatch, **single, retries=8, malformed_retries=5)
     funnel = summary["funnel"]
     assert funnel["rows"] == 25
     # By bad luck one prompt can be cut off twice, which is a counted loss; nothing else may cost a row.
@@ -120,7 +121,7 @@ def test_an_odd_answer_costs_a_retry_at_most(
     with FakeModel(alter=alter) as server:
         summary = run(server, made_rows(2), monkeypatch, canary_share=0.0)
         assert summary["funnel"]["accepted"] == 8
-        assert len(server.log) == 18 + (alter is not half_a_character)
+        assert len(server.log) == 6 + (alter is not half_a_character)
         books_agree(summary, server)
 
 
@@ -301,16 +302,16 @@ def test_a_fallback_takes_over_and_is_named_on_what_it_wrote(made_rows: Rows, mo
     assert written.count("hosted_vllm/spare") == sum(served.kind == "violate" for served in second.log)
 
 
-def test_batched_writes_a_row_in_one_call(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_takes_three_calls(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made_rows(5)
     with FakeModel() as single:
-        one_by_one = run(single, rows, monkeypatch, canary_share=0.0)
+        one_by_one = run(single, rows, monkeypatch, canary_share=0.0, batched=False, verify="one-by-one")
     with FakeModel() as server:
-        batched = run(server, rows, monkeypatch, canary_share=0.0, batched=True, again=True)
+        batched = run(server, rows, monkeypatch, again=True)
         books_agree(batched, server)
     assert batched["funnel"] == one_by_one["funnel"]
-    # Published recipe (one analysis, one call that writes all) with a verdict each: 1 + 1 + 4; one by one: 1 + 4 + 4.
-    assert (batched["usage"]["requests"], one_by_one["usage"]["requests"]) == (5 * 6, 5 * 9)
+    # One analysis, one call that writes all, one line-up; one by one: 1 + 4 + 4.
+    assert (batched["usage"]["requests"], one_by_one["usage"]["requests"]) == (5 * 3, 5 * 9)
     assert batched["usage"]["tokens"] < one_by_one["usage"]["tokens"]
 
 
