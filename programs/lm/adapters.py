@@ -8,6 +8,7 @@ import dspy
 import pydantic
 
 from programs.lm.models import ModelSpec
+from programs.lm.reading import CheckedAnswers
 from programs.options import AdapterName
 
 # The output list of the call in this context whose length is known beforehand, for decoding under a schema.
@@ -21,7 +22,7 @@ _KEPT_MESSAGES = 64
 LAYOUTS: tuple[AdapterName, ...] = tuple(name for name in get_args(AdapterName) if name != "auto")
 
 
-class _Remembering:
+class _Remembering(CheckedAnswers):
     """Keeps the system messages of the last signatures: building one takes longer than all else in a prompt."""
 
     _kept: dict[Any, str]

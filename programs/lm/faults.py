@@ -12,8 +12,9 @@ from data.base.errors import InputError
 
 # Why one call gave no answer, after its retries.
 CallLoss = Literal[
-    "rate_limited", "timeout", "server_error", "connection", "too_long", "request_refused", "truncated", "bad_response"
-]
+    "rate_limited", "timeout", "server_error", "connection", "too_long", "request_refused", "truncated", "bad_response",
+    "content_filter",
+]  # fmt: skip
 _TRANSIENT: tuple[tuple[type[Exception], CallLoss], ...] = (
     (lm15.RateLimitError, "rate_limited"),
     (lm15.TimeoutError, "timeout"),
@@ -93,6 +94,8 @@ def transient_kind(error: Exception) -> CallLoss | None:
 
 def user_error(error: Exception, *, role: str, model: str) -> Exception:
     """What an error that is not retried becomes: InputError stops the run, CallError is counted."""
+    if isinstance(error, (InputError, CallError)):
+        return error
     detail = redact(str(error))
     for kind, words in _FOR_THE_USER:
         if isinstance(error, kind):

@@ -1,6 +1,7 @@
 """What one attempt at a call used: read from the answer, priced, settled with the budget, written to the journal."""
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,11 +11,15 @@ from programs.lm.usage import Call, estimated_tokens
 
 log = logging.getLogger(__name__)
 # A request that was given up on may have been billed all the same; an error response is not.
-_MAYBE_BILLED = ("timeout", "connection", "cancelled")
+MAYBE_BILLED = ("timeout", "connection", "cancelled")
 # The outcome of a call that was cancelled before it was sent: nothing to journal, nothing to pay.
 UNSENT = "unsent"
-# No prompt and no answer is near this long; a server that counts so many does not count.
-_ABSURD_TOKENS = 10**9
+# No model writes more in one answer, thoughts included.
+_LONGEST_ANSWER_TOKENS = 200_000
+# No tokeniser makes more than one token of a byte, and templates add a few.
+_BYTES_A_CHAR, _TEMPLATE_TOKENS = 4, 1000
+# A server that counts less than this share of a long prompt's estimated tokens has not read it all.
+_CUT_SHARE = 0.4
 
 
 class Journal(Protocol):
@@ -23,20 +28,28 @@ class Journal(Protocol):
     def find(self, key: str) -> str | None:
         """The stored answer to the request with this key, if any."""
 
-    def record(self, call: Call, *, key: str, answer: str | None) -> None:
-        """Keep one attempt and, when it was answered, its answer."""
+    def open(self, call: Call) -> int:
+        """Write down one attempt before it is sent, with what it may cost; returns its number."""
+
+    def record(self, call: Call, *, key: str, answer: str | None, opened: int | None = None) -> None:
+        """Keep one attempt and, when it was answered, its answer; it takes the place of what was `opened`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer as it came. `text` is None when there is none; tokens are the server's counts, 0 where it gives none;
-    `listed_cost` is what litellm says that it costs."""
+    """One answer as it came. `text` is None when there is none; `elsewhere` is where else the answer may stand, with
+    its name, when the text is empty; `filtered` when the provider cut it off for its content. Tokens are the server's
+    counts, 0 where it gives none; `uncounted_tokens` are those of its total that are in neither count (thoughts, with
+    some servers); `listed_cost` is what litellm says that it costs."""
 
     text: str | None
     cut_off: bool = False
+    filtered: bool = False
+    elsewhere: tuple[str, str] | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    uncounted_tokens: int = 0
     listed_cost: float | None = None
 
 
@@ -44,11 +57,17 @@ def read_answer(raw: Any) -> Answer:
     """What litellm's response says; of several choices the first."""
     usage = getattr(raw, "usage", None)
     (choice, *_) = getattr(raw, "choices", None) or [None]
+    prompt, completion = (_count(getattr(usage, name, 0)) for name in ("prompt_tokens", "completion_tokens"))
+    thoughts = _count(getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", 0))
+    total = max(_count(getattr(usage, "total_tokens", 0)), prompt + thoughts)
     return Answer(
         text=None if choice is None else choice.message.content or "",
         cut_off=getattr(choice, "finish_reason", None) == "length",
-        prompt_tokens=_count(getattr(usage, "prompt_tokens", 0)),
-        completion_tokens=_count(getattr(usage, "completion_tokens", 0)),
+        filtered=getattr(choice, "finish_reason", None) == "content_filter",
+        elsewhere=None if choice is None or choice.message.content else _elsewhere(choice.message),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        uncounted_tokens=max(0, total - prompt - completion) if prompt and completion else 0,
         cached_tokens=_count(getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", 0)),
         listed_cost=getattr(raw, "_hidden_params", {}).get("response_cost"),
     )
@@ -60,18 +79,29 @@ class Meter:
     def __init__(self, role: str, spec: ModelSpec, journal: Journal | None, budget: Budget):
         self.role, self.spec, self.price = role, spec, known_price(spec)
         self._journal, self._budget = journal, budget
-        self._told_of_estimates = False
+        self._told_of_estimates = self._told_of_cuts = False
 
-    def replay(self, key: str) -> str | None:
-        """The stored answer to a request, if any; using it is journalled and costs nothing."""
-        found = None if self._journal is None else self._journal.find(key)
-        if found is not None:
-            self.journal(Call(role=self.role, model=self.spec.name, outcome="replayed"), key)
-        return found
+    def stored(self, key: str) -> str | None:
+        """The stored answer to a request, if any."""
+        return None if self._journal is None else self._journal.find(key)
 
-    def knows(self, key: str) -> bool:
-        """Whether this request has a stored answer."""
-        return self._journal is not None and self._journal.find(key) is not None
+    def replayed(self, key: str) -> None:
+        """A stored answer was used, which costs nothing."""
+        self.journal(Call(role=self.role, model=self.spec.name, outcome="replayed"), key)
+
+    def open(self, held: Reservation) -> int | None:
+        """Write down what one attempt may cost, before it is sent: a run that is killed meanwhile is charged that."""
+        if self._journal is None:
+            return None
+        call = Call(
+            role=self.role,
+            model=self.spec.name,
+            outcome="open",
+            cost_usd=0.0 if self.spec.is_local else None,
+            reserved_tokens=held.tokens,
+            reserved_usd=held.usd if self.price and not self.spec.is_local else None,
+        )
+        return self._journal.open(call)
 
     def charge(
         self,
@@ -83,14 +113,17 @@ class Meter:
         prompt_chars: int = 0,
         answer: Answer | None = None,
         kept: str | None = None,
+        opened: int | None = None,
+        produced: bool = False,
     ) -> None:
         """Settle what was reserved for one attempt and write the attempt to the journal, with what is `kept` of it.
 
-        An answer that never came may have been written, and billed, all the same: it counts as what was reserved.
+        An answer that never came may have been written, and billed, all the same: it counts as what was reserved. One
+        that was `produced` and lost on the way, or that cannot be read, certainly was.
         """
-        prompt, completion = (0, 0) if answer is None else self._tokens(answer, prompt_chars)
-        cost = self._cost(outcome, answer, prompt, completion)
-        given_up = answer is None and cost is None
+        prompt, completion = (0, 0) if answer is None else self._tokens(answer, prompt_chars, held)
+        given_up = answer is None and (produced or outcome in MAYBE_BILLED)
+        cost = self._cost(answer, prompt, completion, given_up)
         self._budget.settle(held, tokens=held.tokens if given_up else prompt + completion, usd=cost)
         if outcome == UNSENT:
             return
@@ -100,36 +133,49 @@ class Meter:
             outcome=outcome,
             prompt_tokens=prompt,
             completion_tokens=completion,
-            cached_tokens=0 if answer is None else answer.cached_tokens,
+            cached_tokens=0 if answer is None else _cached(answer, prompt),
             cost_usd=cost,
             seconds=seconds,
             reserved_tokens=held.tokens if given_up else 0,
-            reserved_usd=held.usd if given_up and self.price else None,
+            reserved_usd=held.usd if given_up and self.price and not self.spec.is_local else None,
         )
-        self.journal(call, key, kept)
+        self.journal(call, key, kept, opened)
 
-    def journal(self, call: Call, key: str, kept: str | None = None) -> None:
+    def journal(self, call: Call, key: str, kept: str | None = None, opened: int | None = None) -> None:
         """Write one attempt to the journal."""
         if self._journal is not None:
-            self._journal.record(call, key=key, answer=kept)
+            self._journal.record(call, key=key, answer=kept, opened=opened)
 
-    def _cost(self, outcome: str, answer: Answer | None, prompt: int, completion: int) -> float | None:
-        """USD of one attempt, None when it is not known."""
+    def _cost(self, answer: Answer | None, prompt: int, completion: int, given_up: bool) -> float | None:
+        """USD of one attempt, None when it is not known.
+
+        At least the price of the model that was asked, whichever model the answer says it is from.
+        """
         if self.spec.is_local:
             return 0.0
         if answer is None:
-            return None if outcome in _MAYBE_BILLED else 0.0
+            return None if given_up else 0.0
         if self.price is None:
             return None
-        # litellm knows discounts for cached prompts; what it cannot price it calls zero or None, and it prices no
-        # estimates.
+        cached, price = _cached(answer, prompt), self.price
+        cached_price = price.prompt if price.cached is None else price.cached
+        own = (prompt - cached) * price.prompt + cached * cached_price + completion * price.completion
+        # litellm knows what else some providers charge for (searches, writing to the cache); it prices no estimates.
         counted = (prompt, completion) == (answer.prompt_tokens, answer.completion_tokens)
         listed = answer.listed_cost if counted else None
-        return listed or prompt * self.price.prompt + completion * self.price.completion
+        return own if listed is None or not math.isfinite(listed) else max(own, listed)
 
-    def _tokens(self, answer: Answer, prompt_chars: int) -> tuple[int, int]:
-        """Prompt and completion tokens of an answer; estimated from the texts where the server counts none."""
-        prompt, completion = answer.prompt_tokens, answer.completion_tokens
+    def _tokens(self, answer: Answer, prompt_chars: int, held: Reservation) -> tuple[int, int]:
+        """Prompt and completion tokens of an answer; estimated from the texts where the server counts none, or counts
+        what cannot be."""
+        answer_chars = len(answer.text or "")
+        longest = _LONGEST_ANSWER_TOKENS if self.spec.max_tokens is None else 2 * held.tokens
+        longest = max(longest, answer_chars * _BYTES_A_CHAR + _TEMPLATE_TOKENS)
+        sums = (answer.completion_tokens, answer.completion_tokens + answer.uncounted_tokens)
+        completion = max(count if count <= longest else 0 for count in sums)
+        prompt = answer.prompt_tokens
+        if prompt > prompt_chars * _BYTES_A_CHAR + _TEMPLATE_TOKENS:
+            prompt = 0
         if not prompt and not self._told_of_estimates:
             self._told_of_estimates = True
             log.warning(
@@ -137,8 +183,32 @@ class Meter:
                 self.role,
                 self.spec.name,
             )
-        return prompt or estimated_tokens(prompt_chars), completion or estimated_tokens(len(answer.text or ""))
+        estimate = estimated_tokens(prompt_chars)
+        if 0 < prompt < _CUT_SHARE * estimate and estimate > _TEMPLATE_TOKENS and not self._told_of_cuts:
+            self._told_of_cuts = True
+            log.warning(
+                "%s %s counts %d tokens of a prompt of about %d: the server may cut prompts (for Ollama see num_ctx)",
+                self.role,
+                self.spec.name,
+                prompt,
+                estimate,
+            )
+        return prompt or estimate, completion or estimated_tokens(answer_chars)
+
+
+def _elsewhere(message: Any) -> tuple[str, str] | None:
+    """Where some servers put an answer instead of the message's content, and what stands there."""
+    for call in getattr(message, "tool_calls", None) or []:
+        if arguments := getattr(getattr(call, "function", None), "arguments", None):
+            return "a tool call", str(arguments)
+    thoughts = getattr(message, "reasoning_content", None)
+    return ("reasoning_content", thoughts) if isinstance(thoughts, str) and thoughts else None
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and 0 < value < _ABSURD_TOKENS else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _cached(answer: Answer, prompt: int) -> int:
+    """Prompt tokens that came from the provider's cache; more of them than there are is no count."""
+    return answer.cached_tokens if answer.cached_tokens <= prompt else 0

@@ -168,10 +168,11 @@ def abilities(spec: ModelSpec) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """USD a token."""
+    """USD a token; `cached` is that of prompt tokens that the provider had in its cache."""
 
     prompt: float
     completion: float
+    cached: float | None = None
 
 
 def known_price(spec: ModelSpec) -> Price | None:
@@ -187,8 +188,11 @@ def known_price(spec: ModelSpec) -> Price | None:
     for entry in (named, *bare_entries):
         kind = "_batches" if spec.in_batches else ""
         prompt, completion = entry.get(f"input_cost_per_token{kind}"), entry.get(f"output_cost_per_token{kind}")
-        if prompt is not None and completion is not None:
-            return Price(prompt=float(prompt), completion=float(completion))
+        if prompt is not None and completion is not None and min(prompt, completion) >= 0:
+            cached = entry.get(f"cache_read_input_token_cost{kind}")
+            return Price(
+                prompt=float(prompt), completion=float(completion), cached=None if cached is None else float(cached)
+            )
     return None
 
 

@@ -11,6 +11,8 @@ from programs.lm.models import ModelSpec
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 60.0
+# A server may ask for more patience than that, up to this.
+_LONGEST_RETRY_AFTER_S = 600.0
 # One burst of refusals is one signal: the limit drops once, not once a refused call.
 _BURST_S = 0.25
 # How much slower the fastest answer may seem after each answer, so that one lucky answer is forgotten.
@@ -23,7 +25,7 @@ def retry_delay(attempt: int, retry_after: float | None, rng: random.Random) -> 
     """Seconds to wait after the failed 0-based `attempt`: what the server asked for, else exponential with jitter."""
     if retry_after is not None:
         # The small random part keeps the refused calls from coming back in one burst.
-        return min(retry_after, _LONGEST_DELAY_S) + rng.uniform(0, 0.1)
+        return min(retry_after, _LONGEST_RETRY_AFTER_S) + rng.uniform(0, 0.1)
     ceiling = min(_FIRST_DELAY_S * 2.0**attempt, _LONGEST_DELAY_S)
     return rng.uniform(ceiling / 2, ceiling)
 
@@ -99,9 +101,10 @@ class AdaptiveConcurrency:
         """Wait, after `close`, until no call is in flight."""
         await self._settled.wait()
 
-    def refused(self, seconds: float) -> None:
-        """The server asked, after this time, for fewer calls."""
+    def refused(self, seconds: float, retry_after: float = 0.0) -> None:
+        """The server asked, after this time, for fewer calls, and for none in the next `retry_after` seconds."""
         now = time.monotonic()
+        self._next_start = max(self._next_start, now + min(retry_after, _LONGEST_RETRY_AFTER_S))
         # What started before the last cut says nothing about the limit since then.
         if now - self._last_cut >= max(_BURST_S, seconds):
             self._last_cut = now

@@ -6,12 +6,14 @@ all that a call costs is decided there. `RoleLM` is the thin door that DSPy 3.4 
 
 import asyncio
 import json
+import logging
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 import dspy
 from dspy import lm15
@@ -22,17 +24,25 @@ from data.base.text import clean_text, content_id
 from programs.lm.bridge import wait_for
 from programs.lm.budget import Budget, Reservation
 from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, transient_kind, user_error, without_keys
-from programs.lm.meter import UNSENT, Answer, Journal, Meter
+from programs.lm.lessons import Lessons
+from programs.lm.meter import MAYBE_BILLED, UNSENT, Answer, Journal, Meter
 from programs.lm.models import ModelSpec, abilities, call_settings
 from programs.lm.pacing import AdaptiveConcurrency, retry_delay
+from programs.lm.reading import LONGEST_ANSWER_CHARS, current_reader
 from programs.lm.sender import LiveSender, Sender
+from programs.lm.transport import exchange
+from programs.lm.usage import estimated_tokens
 
-# No answer of these programs is near this long; parsing such a thing would block every other call.
-_LONGEST_ANSWER_CHARS = 200_000
+log = logging.getLogger(__name__)
+
 # A call that does not fit into the budget beside those in flight looks again after this long, then after twice as long.
 _LOOK_AGAIN_S, _LONGEST_LOOK_S = 0.02, 0.5
 # So many calls that fail for good, one after another, mean that nothing answers.
 _HOPELESS_CALLS = 10
+# So long a server may answer nothing but that it is asked too often, before the run stops.
+_LONGEST_PAUSE_S = 3600.0
+# Ollama loads a model anew for another context length: it is asked for powers of two from this one on.
+_SHORTEST_CONTEXT = 4096
 _SAMPLING = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty")
 # The model that gave the latest answer in this context: with fallbacks, not always the one that was asked.
 answered_by: ContextVar[str] = ContextVar("answered_by", default="")
@@ -43,9 +53,10 @@ _rollout: ContextVar[int | None] = ContextVar("rollout", default=None)
 class RoleEngine:
     """One model in one role, asynchronously.
 
-    Rate limits, 5xx, timeouts and lost connections are retried `retries` times. Raises CallError when a call fails for
-    good (a counted loss) and InputError when no other call could succeed either (key, model, quota). A call that fails
-    for good goes to `fallbacks` in turn, each budgeted and recorded as the model that it is.
+    Rate limits, 5xx, timeouts and lost connections are retried `retries` times; a rate limit that lasts longer is
+    waited out where no fallback takes over. Raises CallError when a call fails for good (a counted loss) and InputError
+    when no other call could succeed either (key, model, quota). A call that fails for good goes to `fallbacks` in turn,
+    each budgeted and recorded as the model that it is.
     """
 
     def __init__(
@@ -68,6 +79,11 @@ class RoleEngine:
         self._sender = sender or LiveSender(spec)
         self._rng = random.Random(seed)
         self._failed_in_a_row, self._answered_once = 0, False
+        self._limited_since: float | None = None
+        self._lessons = Lessons(spec.name, spec.extra)
+        # Refusals since the last answer, by the instructions of the prompt.
+        self._refusals: Counter[str] = Counter()
+        self._context = 0
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """The answer of this model, or of the first fallback that gives one."""
@@ -75,7 +91,7 @@ class RoleEngine:
         engines = [self, *self._fallbacks]
         if self._fallbacks:
             # One that has answered this very request before goes first: its answer is paid for.
-            engines = [each for each in engines if each._meter.knows(each._key(messages, parameters))][:1] or engines
+            engines.sort(key=lambda each: each._meter.stored(each._key(messages, parameters)) is None)
         for engine in engines:
             try:
                 text = await engine._text(messages, parameters)
@@ -93,53 +109,144 @@ class RoleEngine:
     async def _text(self, messages: list[dict[str, str]], given: Mapping[str, Any]) -> str:
         """One call, until it is answered or fails for good."""
         key = self._key(messages, given)
-        if (stored := self._meter.replay(key)) is not None:
-            return str(json.loads(stored)[0])
-        parameters, attempt, widened = {**self._settings, **given}, 0, False
+        if (stored := await self._replayed(key)) is not None:
+            return stored
+        attempt, widened = 0, False
         chars = sum(len(message["content"]) for message in messages)
+        wanted = {**self._settings, **given}
         while True:
+            parameters = self._lessons.applied(self._with_context(wanted, chars))
+            longest = parameters.get("max_tokens") or parameters.get("max_completion_tokens")
             outcome, answer, error, fault = UNSENT, None, None, None
-            held = await self._reserve(chars, parameters.get("max_tokens"))
+            held = await self._reserve(chars, longest)
             started = time.monotonic()
             kept: str | None = None
-            try:
-                async with self._slot():
-                    # What stands when this is cancelled on the way: it may have been billed in full.
-                    outcome, started = self._sender.if_cancelled, time.monotonic()
-                    answer = await self._sender.send(messages, parameters)
-                    outcome, kept = _judge(answer)
-            except Exception as raised:  # noqa: BLE001 - whatever went wrong with a call is one of its outcomes
-                error, fault = raised, raised
-                if not isinstance(raised, (CallError, InputError)):
-                    fault = user_error(raised, role=self.role, model=self.spec.name)
-                outcome = fault.loss if isinstance(fault, CallError) else "refused"
-            finally:
-                seconds = time.monotonic() - started
-                self._meter.charge(key, outcome, held, seconds, prompt_chars=chars, answer=answer, kept=kept)
-            if answer is not None:
+            opened: int | None = None
+            arrived = False
+            words = "the answer has no text"
+            with exchange() as wire:
+                try:
+                    async with self._slot():
+                        if self._sender.if_cancelled in MAYBE_BILLED:
+                            opened = self._meter.open(held)
+                        # What stands when this is cancelled on the way: it may have been billed in full.
+                        outcome, started = self._sender.if_cancelled, time.monotonic()
+                        answer = await self._sender.send(messages, parameters)
+                    arrived = True
+                    outcome, kept, words = await self._judge(answer)
+                    if not answer.text and not answer.prompt_tokens:
+                        # A success that holds nothing is an answer that was lost, not one for nothing.
+                        answer, wire.billable = None, True
+                except Exception as raised:  # noqa: BLE001 - whatever went wrong with a call is one of its outcomes
+                    error = wire.refused or raised
+                    fault = user_error(error, role=self.role, model=self.spec.name)
+                    outcome = fault.loss if isinstance(fault, CallError) else "refused"
+                finally:
+                    seconds = time.monotonic() - started
+                    self._meter.charge(
+                        key, outcome, held, seconds,
+                        prompt_chars=chars, answer=answer, kept=kept, opened=opened, produced=wire.billable,
+                    )  # fmt: skip
+            if error is None:
+                self._answered(seconds, messages)
+            if arrived:
                 self._sender.stored(messages, parameters)
             if kept is not None:
-                self._failed_in_a_row, self._answered_once = 0, True
-                if self._limit:
-                    self._limit.answered(seconds)
                 return str(json.loads(kept)[0])
+            if wire.streamed and not self._lessons.streams:
+                self._lessons.stream()
+                continue
             if outcome == "truncated":
                 # The same request would be cut off at the same place and paid again: ask once for a longer one.
-                limit = parameters.get("max_tokens")
-                if widened or not limit:
-                    raise CallError("truncated", f"the answer was cut off at {limit} tokens")
-                parameters["max_tokens"], widened = limit * 2, True
+                if widened or not longest:
+                    raise CallError("truncated", f"the answer was cut off at {longest} tokens")
+                wanted["max_tokens"], widened = longest * 2, True
                 continue
+            if outcome == "content_filter":
+                raise CallError("content_filter", words)
             if error is None or fault is None:
-                size = len((answer and answer.text) or "")
-                raise CallError("malformed", f"the answer has {size} characters" if size else "the answer has no text")
-            if self._limit and isinstance(error, lm15.RateLimitError):
-                self._limit.refused(seconds)
-            if transient_kind(error) is None or attempt >= self._retries:
-                self._give_up(fault)
+                raise CallError("malformed", words)
+            if isinstance(error, (lm15.InvalidRequestError, lm15.UnsupportedFeatureError)):
+                self._lessons.learn(str(error), parameters)
+                if self._lessons.applied(self._with_context(wanted, chars)) != parameters:
+                    continue
+            wait = getattr(error, "retry_after", None) if wire.retry_after is None else wire.retry_after
+            limited = isinstance(error, lm15.RateLimitError)
+            if self._limit and limited:
+                self._limit.refused(seconds, wait or 0.0)
+            paused = limited and attempt >= self._retries and self._may_pause(str(fault))
+            if transient_kind(error) is None or (attempt >= self._retries and not paused):
+                self._give_up(fault, messages)
                 raise fault from None
-            await asyncio.sleep(retry_delay(attempt, getattr(error, "retry_after", None), self._rng))
+            await asyncio.sleep(retry_delay(attempt, wait, self._rng))
             attempt += 1
+
+    async def _replayed(self, key: str) -> str | None:
+        """The stored answer to a request, if there is one that can be read."""
+        if (stored := self._meter.stored(key)) is None:
+            return None
+        text = str(json.loads(stored)[0])
+        reader = current_reader()
+        if reader is not None:
+            try:
+                await reader.read(text)
+            except CallError:
+                # Kept by a version that did not read before it kept.
+                return None
+        self._meter.replayed(key)
+        return text
+
+    async def _judge(self, answer: Answer) -> tuple[str, str | None, str]:
+        """The outcome of an answered attempt, the text as it is kept when it is of use, and what is wrong with it."""
+        if answer.cut_off:
+            return "truncated", None, "the answer was cut off"
+        lost = "content_filter" if answer.filtered else "malformed"
+        where, text = "content", answer.text
+        reader = current_reader()
+        if not text and answer.elsewhere is not None and reader is not None:
+            where, text = answer.elsewhere
+        if text is None or (not text and answer.filtered):
+            return lost, None, "the provider filtered the answer" if answer.filtered else "the answer has no text"
+        if len(text) > LONGEST_ANSWER_CHARS:
+            return "oversized", None, f"the answer has {len(text)} characters"
+        # Half a character (a lone surrogate) can be stored in no file; a key that an answer repeats is to be in none.
+        text = without_keys(clean_text(text))
+        if reader is not None:
+            try:
+                await reader.read(text)
+            except CallError as unreadable:
+                found = {"content": ""}.get(where, f"the content is empty, and {where} holds no answer: ")
+                return lost, None, f"{found}{unreadable.detail}"
+        return "ok", json.dumps([text], ensure_ascii=False), ""
+
+    def _answered(self, seconds: float, messages: list[dict[str, str]]) -> None:
+        self._failed_in_a_row, self._answered_once, self._limited_since = 0, True, None
+        self._refusals.pop(messages[0]["content"], None)
+        if self._limit:
+            self._limit.answered(seconds)
+
+    def _may_pause(self, words: str) -> bool:
+        """Whether a call whose retries are used up waits on for a rate limit to end. Raises RunStoppedError when it has
+        lasted too long."""
+        if self._fallbacks:
+            return False
+        now = time.monotonic()
+        if self._limited_since is None:
+            self._limited_since = now
+            log.warning("%s %s: %s; the run waits until it is over", self.role, self.spec.name, words)
+        if now - self._limited_since > _LONGEST_PAUSE_S:
+            self._stop(f"nothing but rate limits for {_LONGEST_PAUSE_S / 60:.0f} minutes, the last {words}")
+        return True
+
+    def _with_context(self, parameters: Mapping[str, Any], chars: int) -> dict[str, Any]:
+        """With a context length for Ollama, which would cut a long prompt without a word."""
+        found = dict(parameters)
+        if self.spec.model.startswith(("ollama/", "ollama_chat/")) and "num_ctx" not in found:
+            needed = estimated_tokens(chars) * 4 // 3 + (found.get("max_tokens") or _SHORTEST_CONTEXT)
+            while self._context < needed:
+                self._context = max(_SHORTEST_CONTEXT, self._context * 2)
+            found["num_ctx"] = self._context
+        return found
 
     async def _reserve(self, chars: int, max_tokens: int | None) -> Reservation:
         """Hold a part of the budget for one attempt, as soon as it fits beside the calls in flight."""
@@ -156,8 +263,9 @@ class RoleEngine:
         async with nullcontext() if self._limit is None else self._limit.slot():
             yield
 
-    def _give_up(self, fault: Exception) -> None:
-        """Stop the run when no call can succeed, or when one call after another fails for good."""
+    def _give_up(self, fault: Exception, messages: list[dict[str, str]]) -> None:
+        """Stop the run when no call can succeed, when one call after another fails for good, or when a prompt's
+        instructions get nothing but refusals."""
         if isinstance(fault, InputError):
             self._budget.fail(fault)
         if self._fallbacks:
@@ -165,12 +273,19 @@ class RoleEngine:
         self._failed_in_a_row += 1
         hopeless = isinstance(fault, CallError) and (fault.loss in PASSING_LOSSES or not self._answered_once)
         if hopeless and self._failed_in_a_row >= _HOPELESS_CALLS:
-            stopped = RunStoppedError(
-                f"{self.role} {self.spec.name}: {self._failed_in_a_row} calls in a row gave up, the last with "
-                f"{fault}; what is finished is kept, run the same command again to go on"
-            )
-            self._budget.fail(stopped)
-            raise stopped from None
+            self._stop(f"{self._failed_in_a_row} calls in a row gave up, the last with {fault}")
+        if isinstance(fault, CallError) and fault.loss == "request_refused":
+            kind = messages[0]["content"]
+            self._refusals[kind] += 1
+            if self._refusals[kind] >= _HOPELESS_CALLS:
+                self._stop(f"the server refused {self._refusals[kind]} requests of one kind, the last with {fault}")
+
+    def _stop(self, words: str) -> NoReturn:
+        stopped = RunStoppedError(
+            f"{self.role} {self.spec.name}: {words}; what is finished is kept, run the same command again to go on"
+        )
+        self._budget.fail(stopped)
+        raise stopped from None
 
     def _key(self, messages: list[dict[str, str]], given: Mapping[str, Any]) -> str:
         temperature = given.get("temperature", self.spec.temperature)
@@ -265,15 +380,3 @@ def _parameters(config: lm15.Config) -> dict[str, Any]:
             schema = {name: value for name, value in wanted.items() if name != "type"}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
     return given | dict(config.extensions or {})
-
-
-def _judge(answer: Answer) -> tuple[str, str | None]:
-    """The outcome of an answered attempt, and the text as it is kept when it is of use."""
-    if answer.cut_off:
-        return "truncated", None
-    if answer.text is None:
-        return "malformed", None
-    if len(answer.text) > _LONGEST_ANSWER_CHARS:
-        return "oversized", None
-    # Half a character (a lone surrogate) can be stored in no file; a key that an answer repeats is to be in none.
-    return "ok", json.dumps([without_keys(clean_text(answer.text))], ensure_ascii=False)

@@ -1,9 +1,11 @@
 """How one attempt at a call travels: by itself through litellm, or with many others as a provider's batch."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import litellm
+from dspy import lm15
 from dspy.clients.engines.litellm_errors import litellm_errors
 
 # litellm's own logging of each call costs a tenth of it, keeps prompts in memory and may write keys. Its public switch,
@@ -41,7 +43,16 @@ class LiveSender:
         quiet = is_internal_call.set(True)
         try:
             with litellm_errors(model=self._spec.model):
-                return read_answer(await litellm.acompletion(messages=messages, **parameters))
+                # litellm's own limit begins anew with every piece of a body that arrives.
+                async with asyncio.timeout(self._spec.timeout_s):
+                    raw = await litellm.acompletion(messages=messages, **parameters)
+                    if parameters.get("stream"):
+                        raw = litellm.stream_chunk_builder([piece async for piece in raw], messages=messages)
+                return read_answer(raw)
+        except TimeoutError as error:
+            if isinstance(error, lm15.LM15Error):
+                raise
+            raise lm15.TimeoutError(f"no whole answer within {self._spec.timeout_s:g} seconds") from error
         finally:
             is_internal_call.reset(quiet)
 

@@ -10,7 +10,8 @@ from typing import Any
 class Call:
     """One attempt at one call.
 
-    `outcome` is "ok", "replayed" (answered from this folder's own store, nothing sent) or the name of a loss. Tokens
+    `outcome` is "ok", "replayed" (answered from this folder's own store, nothing sent), "open" (sent, and not settled
+    yet), "killed" (open when its process ended) or the name of a loss. Tokens
     are the provider's own counts, or estimates where it gives none; `cached_tokens` is the part of the prompt that it
     served from its prefix cache. `cost_usd` is None when it is not known. A call that was given up on may have been
     billed all the same: up to `reserved_tokens` and `reserved_usd` (None when the model's price is unknown).

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from data.base.errors import InputError
 from data.base.files import read_json_object
@@ -87,6 +87,9 @@ class RunStore:
                     f"the store has format {version}, this version writes {FORMAT_VERSION}; use another out folder",
                     file=self.path,
                 )
+            # No other process holds this store: what was sent and not settled belongs to one that was killed, and may
+            # have been billed.
+            self._db.execute("UPDATE calls SET outcome = 'killed' WHERE outcome = 'open'")
             self._db.execute("COMMIT")
 
     def __enter__(self) -> Self:
@@ -137,14 +140,25 @@ class RunStore:
             ).fetchone()
         return None if found is None else str(found[0])
 
-    def record(self, call: Call, *, key: str, answer: str | None) -> None:
-        """Add one attempt to the ledger and keep its answer, in one transaction."""
-        values = {"row_id": current_row.get(), "program": self.program, **asdict(call), "at": time.time()}
+    def open(self, call: Call) -> int:
+        """Add one attempt to the ledger before it is sent; returns its number."""
+        values = self._values(call)
         names, places = ", ".join(values), ", ".join("?" * len(values))
         with self._faults(), self._transaction():
-            self._db.execute(f"INSERT INTO calls ({names}) VALUES ({places})", tuple(values.values()))
+            added = self._db.execute(f"INSERT INTO calls ({names}) VALUES ({places})", tuple(values.values()))
+            return int(added.lastrowid or 0)
+
+    def record(self, call: Call, *, key: str, answer: str | None, opened: int | None = None) -> None:
+        """Add one attempt to the ledger, in the place of what was `opened`, and keep its answer, in one transaction."""
+        values = self._values(call) | ({} if opened is None else {"id": opened})
+        names, places = ", ".join(values), ", ".join("?" * len(values))
+        with self._faults(), self._transaction():
+            self._db.execute(f"INSERT OR REPLACE INTO calls ({names}) VALUES ({places})", tuple(values.values()))
             if answer is not None:
                 self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (current_row.get(), key, answer))
+
+    def _values(self, call: Call) -> dict[str, Any]:
+        return {"row_id": current_row.get(), "program": self.program, **asdict(call), "at": time.time()}
 
     def get_note(self, name: str) -> str | None:
         """A fact about the run that was noted before."""

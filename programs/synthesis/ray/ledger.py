@@ -89,10 +89,15 @@ class Ledger:
         current_row.set(row_id)
         return self._store.find(key)
 
-    async def record(self, row_id: str, call: Call, key: str, answer: str | None) -> None:
+    async def open(self, row_id: str, call: Call) -> int:
+        """One attempt into the books before it is sent. If it is never settled, the next start charges it."""
+        current_row.set(row_id)
+        return self._store.open(call)
+
+    async def record(self, row_id: str, call: Call, key: str, answer: str | None, opened: int | None = None) -> None:
         """One attempt at a call into the books."""
         current_row.set(row_id)
-        self._store.record(call, key=key, answer=answer)
+        self._store.record(call, key=key, answer=answer, opened=opened)
 
     async def finish(self, row_id: str, synthesis: Mapping[str, Any]) -> None:
         """A row's outcome into the store. The first one stays: a row has one outcome, however often it was run."""
@@ -138,10 +143,10 @@ class Ledger:
         if slots := self._worker(worker).slots[place]:
             await slots.pop().aclose()
 
-    async def paced(self, place: Place, refused: bool, seconds: float) -> None:
-        """A server answered after this time, or asked for fewer calls."""
+    async def paced(self, place: Place, refused: bool, seconds: float, retry_after: float = 0.0) -> None:
+        """A server answered after this time, or asked for fewer calls, and for none for so long."""
         limit = self._limit(place)
-        limit.refused(seconds) if refused else limit.answered(seconds)
+        limit.refused(seconds, retry_after) if refused else limit.answered(seconds)
 
     async def state(self) -> dict[str, Any]:
         """What the driver shows and decides on."""
@@ -180,9 +185,14 @@ class Remote:
         found: str | None = _answer(self._ledger.find.remote(current_row.get(), key))
         return found
 
-    def record(self, call: Call, *, key: str, answer: str | None) -> None:
+    def open(self, call: Call) -> int:
+        """Write down one attempt before it is sent; returns its number."""
+        number: int = _answer(self._ledger.open.remote(current_row.get(), call))
+        return number
+
+    def record(self, call: Call, *, key: str, answer: str | None, opened: int | None = None) -> None:
         """Keep one attempt."""
-        self._ledger.record.remote(current_row.get(), call, key, answer)
+        self._ledger.record.remote(current_row.get(), call, key, answer, opened)
 
     def reserve(self, *, prompt_chars: int, max_tokens: int | None, price: Price | None) -> Reservation | None:
         """As `Budget.reserve`."""
@@ -210,9 +220,9 @@ class Remote:
         finally:
             self._ledger.leave.remote(self._worker, self._place)
 
-    def refused(self, seconds: float) -> None:
-        """The server asked, after this time, for fewer calls."""
-        self._ledger.paced.remote(self._place, True, seconds)
+    def refused(self, seconds: float, retry_after: float = 0.0) -> None:
+        """The server asked, after this time, for fewer calls, and for none in the next `retry_after` seconds."""
+        self._ledger.paced.remote(self._place, True, seconds, retry_after)
 
     def answered(self, seconds: float) -> None:
         """One call was answered after this time."""

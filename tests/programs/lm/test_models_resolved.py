@@ -77,7 +77,9 @@ def test_another_providers_price_is_no_price(name: str, monkeypatch: pytest.Monk
 def test_a_providers_own_model_is_listed_by_its_bare_name(name: str) -> None:
     listed = litellm.model_cost[name.partition("/")[2]]
     assert known_price(ModelSpec(name=name, model=name)) == Price(
-        prompt=listed["input_cost_per_token"], completion=listed["output_cost_per_token"]
+        prompt=listed["input_cost_per_token"],
+        completion=listed["output_cost_per_token"],
+        cached=listed.get("cache_read_input_token_cost"),
     )
 
 
@@ -90,9 +92,42 @@ def test_a_cost_of_nothing_is_not_believed_of_a_priced_model(cost: float | None)
     counted: dict[str, Any] = {"text": "t", "prompt_tokens": 1000, "completion_tokens": 100}
     meter.charge("", "ok", Reservation(5000, 1.0), 0.0, answer=Answer(**counted, listed_cost=cost))
     assert (budget.spent_tokens, budget.spent_usd) == (1100, pytest.approx(expected))
-    # A discount that litellm knows of, such as one for cached prompts, stands.
-    meter.charge("", "ok", Reservation(5000, 1.0), 0.0, answer=Answer(**counted, listed_cost=0.0003))
-    assert budget.spent_usd == pytest.approx(expected + 0.0003)
+    # Prompt tokens from the provider's cache have a price of their own on the list.
+    assert meter.price.cached is not None and meter.price.cached < meter.price.prompt
+    meter.charge("", "ok", Reservation(5000, 1.0), 0.0, prompt_chars=3000, answer=Answer(**counted, cached_tokens=400))
+    assert budget.spent_usd == pytest.approx(2 * expected - 400 * (meter.price.prompt - meter.price.cached))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"listed_cost": 1e-9},
+        {"listed_cost": float("nan")},
+        {"listed_cost": -5.0},
+        {"cached_tokens": 10**6},
+        {"prompt_tokens": 10**8, "listed_cost": 250.0},
+        {"completion_tokens": 10**8, "listed_cost": 1000.0},
+        {"uncounted_tokens": 10**8},
+    ],
+)
+def test_no_answer_lowers_its_price_or_locks_the_folder(odd: dict[str, Any]) -> None:
+    budget = Budget()
+    meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o", max_tokens=100), None, budget)
+    assert meter.price is not None
+    counted: dict[str, Any] = {"text": "t" * 400, "prompt_tokens": 1000, "completion_tokens": 100}
+    meter.charge("", "ok", Reservation(2100, 1.0), 0.0, prompt_chars=4000, answer=Answer(**counted | odd))
+    assert (budget.spent_tokens, budget.spent_usd) == (
+        1100,
+        pytest.approx(1000 * meter.price.prompt + 100 * meter.price.completion),
+    )
+
+
+def test_tokens_that_are_in_the_total_alone_are_counted() -> None:
+    budget = Budget()
+    meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o"), None, budget)
+    answer = Answer(text="t", prompt_tokens=1000, completion_tokens=100, uncounted_tokens=700)
+    meter.charge("", "ok", Reservation(5000, 1.0), 0.0, prompt_chars=4000, answer=answer)
+    assert budget.spent_tokens == 1800
 
 
 class _Echo(LoopbackServer):

@@ -21,7 +21,7 @@ def test_delays_grow_and_stay_bounded(attempt: int, seed: int) -> None:
 @given(st.floats(0, 1e9), st.integers())
 def test_the_server_decides_when_it_says_so(asked: float, seed: int) -> None:
     delay = retry_delay(0, asked, random.Random(seed))
-    assert min(asked, 60) <= delay <= min(asked, 60) + 0.1
+    assert min(asked, 600) <= delay <= min(asked, 600) + 0.1
 
 
 def test_never_more_calls_than_allowed() -> None:

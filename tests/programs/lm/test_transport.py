@@ -1,0 +1,269 @@
+"""What travels for one call: how long, how much, where to, and what is booked when it is lost on the way."""
+
+import gzip
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.base.errors import InputError
+from programs.lm import transport
+from programs.lm.budget import Budget
+from programs.lm.faults import CallError
+from programs.lm.models import ModelSpec
+from programs.lm.role_lm import RoleLM
+from programs.synthesis.store import RunStore
+
+Respond = Callable[[BaseHTTPRequestHandler, int], None]
+GOOD = {
+    "id": "1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "service_tier": "default",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
+}
+ANTHROPIC = {
+    "id": "1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [{"type": "text", "text": "yes"}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 5, "output_tokens": 1},
+}
+
+
+class Server:
+    """Answers the n-th POST as `respond` writes it; keeps the time and the body of each."""
+
+    def __init__(self, respond: Respond):
+        times: list[float] = []
+        bodies: list[dict[str, Any]] = []
+        self.times, self.bodies = times, bodies
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                times.append(time.time())
+                bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                try:
+                    respond(self, len(times) - 1)
+                except OSError:
+                    self.close_connection = True
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "Server":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
+    handler.send_response(status)
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def good(handler: BaseHTTPRequestHandler, completion: dict[str, Any] = GOOD) -> None:
+    send(handler, json.dumps(completion).encode())
+
+
+def asked(server: Server, budget: Budget | None = None, *, model: str = "openai/m", **settings: Any) -> str:
+    retries, journal = settings.pop("retries", 0), settings.pop("journal", None)
+    base = server.address if model.startswith(("anthropic", "ollama")) else f"{server.address}/v1"
+    spec = ModelSpec(
+        name=model,
+        model=model,
+        api_base=base,
+        api_key="sk-not-a-key",
+        **{"max_tokens": 50, "timeout_s": 10.0} | settings,
+    )
+    lm = RoleLM("generator", spec, retries=retries, budget=budget, journal=journal)
+    return str(lm("hello")[0])
+
+
+def drip(handler: BaseHTTPRequestHandler, number: int) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    for _ in range(100):
+        handler.wfile.write(b" ")
+        time.sleep(0.1)
+
+
+def test_the_time_of_a_call_is_that_of_its_body_too() -> None:
+    budget = Budget()
+    with Server(drip) as server:
+        began = time.monotonic()
+        with pytest.raises(CallError, match="timeout"):
+            asked(server, budget, timeout_s=0.8)
+        assert time.monotonic() - began < 3
+    assert budget.spent_tokens == 1 + 1 + 50
+
+
+def zipped(handler: BaseHTTPRequestHandler, number: int) -> None:
+    send(handler, gzip.compress(b" " * 2**26), Content_Encoding="gzip")
+
+
+def endless(handler: BaseHTTPRequestHandler, number: int) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b" " * 2**16)
+
+
+def foreign(handler: BaseHTTPRequestHandler, number: int) -> None:
+    send(handler, b"anything", Content_Encoding="br")
+
+
+def cut(handler: BaseHTTPRequestHandler, number: int) -> None:
+    send(handler, json.dumps(GOOD).encode()[:40], Content_Length="5000")
+    handler.close_connection = True
+
+
+def half(handler: BaseHTTPRequestHandler, number: int) -> None:
+    send(handler, json.dumps(GOOD).encode()[:40])
+
+
+def page(handler: BaseHTTPRequestHandler, number: int) -> None:
+    send(handler, b"<html>hello</html>", Content_Type="text/html")
+
+
+def odd_usage(handler: BaseHTTPRequestHandler, number: int) -> None:
+    good(handler, GOOD | {"usage": "plenty"})
+
+
+def nothing(handler: BaseHTTPRequestHandler, number: int) -> None:
+    send(handler, b"{}")
+
+
+@pytest.mark.parametrize("respond", [zipped, endless, foreign, cut, half, page, odd_usage, nothing])
+def test_an_answer_that_is_lost_is_booked_as_it_may_be_billed(
+    respond: Respond, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(transport, "LONGEST_BODY_BYTES", 2**20)
+    budget = Budget()
+    with Server(respond) as server, RunStore(tmp_path / "store.sqlite") as store:
+        with pytest.raises(CallError):
+            asked(server, budget, journal=store)
+        (usage,) = store.usage().values()
+    # Two tokens of prompt at most, and fifty of answer.
+    assert budget.spent_tokens == usage.reserved_tokens == 52
+
+
+def test_a_zipped_answer_is_read() -> None:
+    def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
+        send(handler, gzip.compress(json.dumps(GOOD).encode()), Content_Encoding="gzip")
+
+    with Server(respond) as server:
+        assert asked(server) == "yes"
+
+
+@pytest.mark.parametrize("model", ["openai/m", "hosted_vllm/m", "anthropic/claude-3-haiku-20240307", "groq/m"])
+def test_no_redirect_is_followed(model: str) -> None:
+    with Server(lambda handler, number: good(handler)) as other:
+
+        def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
+            send(handler, b"", 307, Location=f"{other.address.replace('127.0.0.1', 'localhost')}/v1/chat/completions")
+
+        with (
+            Server(respond) as server,
+            pytest.raises(InputError, match=r"answers with a redirect \(307\) to localhost"),
+        ):
+            asked(server, model=model)
+        assert len(server.times) == 1
+        assert not other.times
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["openai/m", "hosted_vllm/m", "anthropic/claude-3-haiku-20240307", "groq/m", "ollama_chat/m", "deepseek/m"],
+)
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_server_is_waited_for_as_long_as_it_says(model: str, form: str) -> None:
+    def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
+        if number == 0:
+            after = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
+            send(handler, b'{"error": {"message": "slow down"}}', 429, Retry_After=after)
+        elif model.startswith("anthropic"):
+            good(handler, ANTHROPIC)
+        elif model.startswith("ollama"):
+            message = {"role": "assistant", "content": "yes"}
+            good(handler, {"model": "m", "message": message, "done": True, "prompt_eval_count": 5, "eval_count": 1})
+        else:
+            good(handler)
+
+    with Server(respond) as server:
+        assert asked(server, model=model, retries=1) == "yes"
+        assert server.times[1] - server.times[0] >= 0.95
+
+
+def test_a_rate_limit_that_lasts_longer_than_the_retries_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
+        if number < 12:
+            send(handler, b'{"error": {"message": "slow down"}}', 429, Retry_After="0.01")
+        else:
+            good(handler)
+
+    with Server(respond) as server:
+        assert asked(server, retries=1) == "yes"
+    monkeypatch.setattr("programs.lm.role_lm._LONGEST_PAUSE_S", 0.3)
+    with (
+        Server(lambda handler, number: send(handler, b"{}", 429, Retry_After="0.05")) as server,
+        pytest.raises(InputError, match=r"nothing but rate limits.*run the same command again"),
+    ):
+        asked(server, retries=1)
+
+
+def test_a_connection_that_breaks_is_not_posted_to_twice() -> None:
+    def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
+        handler.connection.close()
+        raise OSError
+
+    budget = Budget()
+    with Server(respond) as server:
+        with pytest.raises(CallError, match="disconnected"):
+            asked(server, budget, model="hosted_vllm/m")
+        assert len(server.times) == 1
+    assert budget.spent_tokens == 52
+
+
+@pytest.fixture
+def behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with Server(lambda handler, number: send(handler, b"{}", 502)) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.address)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        yield proxy
+
+
+def test_a_server_on_this_machine_is_not_asked_through_a_proxy(behind_a_proxy: Server) -> None:
+    with Server(lambda handler, number: good(handler)) as server:
+        assert asked(server) == "yes"
+    assert not behind_a_proxy.times
