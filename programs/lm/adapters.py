@@ -7,8 +7,8 @@ from typing import Any, get_args
 import dspy
 import pydantic
 
+from programs.lm.call.reading import CheckedAnswers
 from programs.lm.models import ModelSpec
-from programs.lm.reading import CheckedAnswers
 from programs.options import AdapterName
 
 # The output list of the call in this context whose length is known beforehand, for decoding under a schema.

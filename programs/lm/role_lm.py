@@ -23,14 +23,14 @@ from data.base.errors import InputError
 from data.base.text import clean_text, content_id
 from programs.lm.bridge import wait_for
 from programs.lm.budget import Budget, Reservation
+from programs.lm.call.lessons import Lessons
+from programs.lm.call.reading import LONGEST_ANSWER_CHARS, current_reader
+from programs.lm.call.sender import LiveSender, Sender
+from programs.lm.call.transport import exchange
 from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, transient_kind, user_error, without_keys
-from programs.lm.lessons import Lessons
 from programs.lm.meter import MAYBE_BILLED, UNSENT, Answer, Journal, Meter
 from programs.lm.models import ModelSpec, abilities, call_settings
 from programs.lm.pacing import AdaptiveConcurrency, retry_delay
-from programs.lm.reading import LONGEST_ANSWER_CHARS, current_reader
-from programs.lm.sender import LiveSender, Sender
-from programs.lm.transport import exchange
 from programs.lm.usage import estimated_tokens
 
 log = logging.getLogger(__name__)

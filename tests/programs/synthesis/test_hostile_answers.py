@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data.base.errors import InputError
-from programs.lm import reading
+from programs.lm.call import reading
 from programs.lm.usage import Call
 from programs.synthesis.store import RunStore
 from tests.fakes.fake_model import FakeModel

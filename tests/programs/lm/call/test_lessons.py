@@ -10,12 +10,12 @@ import pytest
 
 from data.base.errors import InputError
 from programs.lm.adapters import make_adapter
+from programs.lm.call.lessons import without_bounds
 from programs.lm.faults import CallError
-from programs.lm.lessons import without_bounds
 from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
 from programs.modules.signatures import ExtractRequirements
-from tests.programs.lm.test_transport import GOOD, Server, asked, good, send
+from tests.programs.lm.call.test_transport import GOOD, Server, asked, good, send
 
 ANSWER = json.dumps({"information_need": "x", "requirements": []})
 

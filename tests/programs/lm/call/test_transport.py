@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from data.base.errors import InputError
-from programs.lm import transport
 from programs.lm.budget import Budget
+from programs.lm.call import transport
 from programs.lm.faults import CallError
 from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
