@@ -72,7 +72,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     """
     started = time.monotonic()
     for name in WRITTEN:
-        refuse_inputs(config.out / name, [config.rows])
+        refuse_inputs(config.out / name, [config.rows] if config.rows.is_file() else [])
     total = count_input(config)
     refuse_forgotten_lm(config.lm, config.rows, read_input(config))
     # Reads the first rows: what is wrong with them is said before anything is written.

@@ -44,6 +44,7 @@ def test_training_lowers_the_loss_and_writes_the_run_folder(config: TrainConfig)
     out = Path(config.out)
     assert result.steps == 18 and result.last_loss < 0.5 * result.first_loss
     assert {path.name for path in out.iterdir()} == {
+        ".causalneg.json",
         "config.json",
         "metrics.jsonl",
         "checkpoints",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from data.base.errors import InputError
+from data.base.outputs import claim_folder
 from data.row_files import read_rows
 from programs.lm import pacing
 from programs.synthesis.config import SynthesizeConfig
@@ -236,6 +237,7 @@ def test_a_secret_is_in_no_file_of_the_run_folder(
 
 def test_a_second_run_on_the_folder_is_refused(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made_rows(1)
+    claim_folder("synthesize", rows.parent / "out", ())
     with (
         FakeModel() as server,
         RunStore(rows.parent / "out" / "store.sqlite", program="other"),
