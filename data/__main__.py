@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.base.cli import run_command
-from data.base.errors import BadRows
+from data.base.errors import BadRows, InputError
 from data.base.options import Count, options
 from data.base.outputs import ForceOption, Outputs
 from data.formats.convert import fewest_negatives, format_named, read_format, write_format
@@ -61,7 +61,11 @@ class LeakageConfig:
 def _leakage(config: LeakageConfig) -> None:
     bad_rows = BadRows(config.skip_bad_rows)
     evaluation = read_source(config.eval, config.split, bad_rows)
-    found = find_leakage(read_rows(config.rows, bad_rows), evaluation)
+    rows = list(read_rows(config.rows, bad_rows))
+    for given, holds, what in ((config.eval, evaluation.queries, "queries"), (config.rows, rows, "rows")):
+        if not holds:
+            raise InputError(f"holds no {what}", file=given)
+    found = find_leakage(rows, evaluation)
     sys.stdout.write(found.summary() + "\n")
     for query_id in found.queries[:20]:
         sys.stdout.write(f"query {query_id}: {evaluation.queries[query_id]}\n")

@@ -74,6 +74,8 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     is_new = not folder.exists()
+    if folder.is_file():
+        raise InputError("is a file, expected a folder to write into", file=folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from data.base.cli import config_dict, text_table
-from data.base.errors import InputError
-from data.base.files import folder_lock, read_json_object, write_json
+from data.base.errors import InputError, shown
+from data.base.files import folder_lock, numbered_lines, read_json_object, write_json
 from data.base.options import shared_options
 from data.base.outputs import at_work_in, claim_folder
 from data.base.stats import Floats, Interval, holm, randomisation_p_value, seeds_and_queries_interval
@@ -128,12 +128,11 @@ def short_words(arm: str, short: int, rows: int) -> str:
 
 def _read_slice(file: Path, test: RetrievalSet) -> frozenset[str]:
     """Ids of test queries, one a line. Raises InputError for an unknown id and for none."""
-    try:
-        found = frozenset(file.read_text(encoding="utf-8").split("\n")) - {""}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read: {error}", file=file) from error
-    if not found or (unknown := found - test.queries.keys()):
-        raise InputError(f"expected ids of test queries, one a line, got {min(unknown, default='none')!r}", file=file)
+    found = frozenset(line.removesuffix("\n") for _, line in numbered_lines(file)) - {""}
+    unknown = found - test.queries.keys()
+    if unknown or not found:
+        got = shown(min(unknown)) if unknown else "none"
+        raise InputError(f"expected ids of test queries, one a line, got {got}", file=file)
     return found
 
 

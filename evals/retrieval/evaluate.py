@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.base.cli import config_dict, text_table
-from data.base.errors import BadRows
+from data.base.errors import BadRows, InputError
 from data.base.files import atomic_path, write_json
 from data.base.outputs import Outputs
 from data.base.stats import bootstrap_interval, compare_paired
@@ -31,11 +31,14 @@ def run_eval(config: EvalConfig) -> None:
     outputs = Outputs("eval", [config.out, config.per_query], inputs=inputs, force=config.force)
     bad_rows = BadRows(config.skip_bad_rows)
     retrieval_set = read_source(config.data, config.split, bad_rows, config)
-    measured = _measure(config, retrieval_set)
-    baseline = None if config.baseline is None else _measure(config.with_model(config.baseline), retrieval_set)
     slices = by_length(retrieval_set.queries)
     if config.rows is not None:
-        slices |= by_requirement_kind(retrieval_set.queries, read_rows(config.rows, bad_rows))
+        rows = list(read_rows(config.rows, bad_rows))
+        if not rows:
+            raise InputError("holds no rows", file=config.rows)
+        slices |= by_requirement_kind(retrieval_set.queries, rows)
+    measured = _measure(config, retrieval_set)
+    baseline = None if config.baseline is None else _measure(config.with_model(config.baseline), retrieval_set)
     result = _result(config, retrieval_set, measured, baseline, slices)
     sys.stdout.write(
         f"{retrieval_set.name}: {result['num_queries']} queries over {len(retrieval_set.passages)} passages; "

@@ -45,7 +45,7 @@ _FOREIGN_FOLDERS = ("own", "run/synthesis", "model", "own.json", "link-to-own", 
 
 def owner(folder: Path, commands: Sequence[str] = (*_FILES, *_FOLDERS)) -> dict[str, Any]:
     """Ask each command to write where it must not."""
-    _lay_out(folder)
+    lay_out(folder)
     tried: dict[str, int] = {}
     for command in commands:
         if command in _FILES:
@@ -76,7 +76,7 @@ def _run(room: str, argv: list[str]) -> tuple[int, str]:
     return code, error.getvalue()
 
 
-def _lay_out(folder: Path) -> None:
+def lay_out(folder: Path) -> None:
     """A corpus, rows, a model, a synthesis run and files of the user's that are named as commands name theirs."""
     write_beir(folder / "beir", demo_family_set("dev"), "dev")
     write_rows(folder / "rows.jsonl", [item.row for item in demo_items()[:4]])

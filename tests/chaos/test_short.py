@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import batches, disks, kills, owner, provider_faults
+from tests.chaos import batches, disks, inputs, kills, owner, provider_faults
 
 
 @pytest.mark.slow
@@ -42,3 +42,8 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 def test_no_command_writes_over_what_is_not_its_own(tmp_path: Path) -> None:
     figures = owner.owner(tmp_path)
     assert figures["held"] == figures["tried"] > 80
+
+
+@pytest.mark.parametrize("command", ["convert", "probe"])
+def test_every_kind_of_bad_value(command: str, tmp_path: Path) -> None:
+    assert inputs.inputs(tmp_path, only=command)["tried"] > 30

@@ -41,7 +41,7 @@ def test_a_new_folder_in_which_nothing_was_done_goes_and_a_file_is_none(tmp_path
         pass
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file: cannot write: File exists"), folder_lock(tmp_path / "file"):
+    with pytest.raises(InputError, match="file: is a file, expected a folder"), folder_lock(tmp_path / "file"):
         raise AssertionError
 
 
