@@ -50,6 +50,11 @@ try *flags: setup
 synthesize *flags: setup
     @{{ python }} -m programs synthesize "$@"
 
+# judge the mined negatives of rows from anywhere; those that answer become positives: just verify rows=R out=O lm=MODEL
+[no-cd, no-exit-message]
+verify *flags: setup
+    @{{ python }} -m programs verify "$@"
+
 # the messages that a synthesis would send for its first rows, with their sizes, without any model: just prompts rows=rows.jsonl
 [no-cd, no-exit-message]
 prompts *flags: setup

@@ -7,7 +7,7 @@ from typing import Any
 from data.base.cli import run_command
 from programs.optimize.config import OptimizeConfig
 from programs.profiles.config import ProfileConfig
-from programs.synthesis.config import PromptsConfig, SynthesizeConfig, TryConfig
+from programs.synthesis.config import PromptsConfig, SynthesizeConfig, TryConfig, VerifyConfig
 from programs.synthesis.dataset import DatasetConfig, run_dataset
 
 
@@ -37,6 +37,10 @@ def _try(config: TryConfig) -> None:
     try_row(config)
 
 
+def _verify(config: VerifyConfig) -> None:
+    _synthesize(config.as_synthesis())
+
+
 def _optimize(config: OptimizeConfig) -> None:
     from programs.optimize.run import optimize
     from programs.synthesis.summary import optimization_table
@@ -53,6 +57,7 @@ def _profile(config: ProfileConfig) -> None:
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "try": (TryConfig, _try),
     "synthesize": (SynthesizeConfig, _synthesize),
+    "verify": (VerifyConfig, _verify),
     "prompts": (PromptsConfig, _prompts),
     "optimize": (OptimizeConfig, _optimize),
     "dataset": (DatasetConfig, run_dataset),

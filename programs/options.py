@@ -130,8 +130,8 @@ class SendOptions:
 
 
 @options
-class WritingOptions(CallOptions):
-    """How negatives are written and verified."""
+class JudgingOptions(CallOptions):
+    """How passages are judged, and for which rows."""
 
     verifier_lm: str | None = None
     """Verifier's model string; None takes the generator's."""
@@ -148,6 +148,18 @@ class WritingOptions(CallOptions):
     max_rows: Count | None = None
     """Use only the first this many rows; None uses all."""
 
+    verify: VerifyBy | None = None
+    """How passages are judged: line-up (all of a row and its known positive in one call, shuffled and unlabelled) or
+    one-by-one. None is line-up; the naive method then judges nothing. A compiled program fits its own setting."""
+
+    concurrency: Annotated[int, between(1, 1024)] = 16
+    """Most calls in flight at once; fewer while the server says that it is too many."""
+
+
+@options
+class WritingOptions(JudgingOptions):
+    """How negatives are written and verified."""
+
     negatives_per_row: Count = 4
     """At most this many generated negatives are tried for a row."""
 
@@ -155,15 +167,8 @@ class WritingOptions(CallOptions):
     """Write all violations of a row in one call: fewer and cheaper requests, but one bad answer loses them all. A
     compiled program fits the setting that it was compiled with."""
 
-    verify: VerifyBy | None = None
-    """How passages are judged: line-up (all of a row and its known positive in one call, shuffled and unlabelled) or
-    one-by-one. None is line-up; the naive method then judges nothing. A compiled program fits its own setting."""
-
     temperature: Temperature = 0.7
     """Sampling temperature of the generator; the verifier's is 0. Reasoning models get none."""
-
-    concurrency: Annotated[int, between(1, 1024)] = 16
-    """Most calls in flight at once; fewer while the server says that it is too many."""
 
 
 @options

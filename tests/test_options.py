@@ -18,9 +18,13 @@ SHARED = {
     "HubOptions": "licence hub private",
     "CallOptions": "api-base api-key-env extra adapter max-tokens timeout-s retries budget-usd budget-tokens seed",
     "LMOptions": "lm",
-    "WritingOptions": "verifier-lm verifier-api-base profile max-rows negatives-per-row batched verify "
-    "temperature concurrency",
     "SendOptions": "send batch-size wait cancel",
+    "JudgingOptions": "verifier-lm verifier-api-base profile max-rows verify concurrency",
+    "WritingOptions": "negatives-per-row batched temperature",
+    "RowRunOptions": (
+        "lm-fallbacks verifier-fallbacks verify-mined mined-relevant canary-share max-miss-rate "
+        "accept-unusable-verifier again agreement-sample malformed-retries"
+    ),
     "FeedbackOptions": "retriever ranking-temperature",
 }
 OWN = {
@@ -48,21 +52,16 @@ OWN = {
     "trainer publish": (["HubOptions"], "model evaluations"),
     "programs try": (["WritingOptions", "LMOptions", "CallOptions"], "query passage"),
     "programs synthesize": (
-        ["SendOptions", "WritingOptions", "LMOptions", "CallOptions"],
-        (
-            "rows out method lm-fallbacks verifier-fallbacks program repairs canary-share max-miss-rate "
-            "accept-unusable-verifier again engine ray-actors ray-address malformed-retries style-passages"
-        ),
+        ["SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"],
+        "rows out method program repairs engine ray-actors ray-address style-passages",
     ),
     "programs prompts": (
-        ["SendOptions", "WritingOptions", "LMOptions", "CallOptions"],
-        (
-            "write rows out method lm-fallbacks verifier-fallbacks program batched repairs canary-share max-miss-rate "
-            "accept-unusable-verifier again engine ray-actors ray-address malformed-retries style-passages"
-        ),
+        ["SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"],
+        "write rows out method program repairs engine ray-actors ray-address style-passages",
     ),
+    "programs verify": (["SendOptions", "RowRunOptions", "JudgingOptions", "LMOptions", "CallOptions"], "rows out"),
     "programs optimize": (
-        ["FeedbackOptions", "WritingOptions", "LMOptions", "CallOptions"],
+        ["FeedbackOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"],
         (
             "rows out reflection-lm reflection-api-base optimizer parts rollouts demos dev-share held-out-share "
             "style-passages"
@@ -91,7 +90,7 @@ OWN = {
         ),
     ),
     "evals report": ([], "run out title force"),
-    "evals compare": (["FeedbackOptions", "WritingOptions", "CallOptions"], "rows lms out"),
+    "evals compare": (["FeedbackOptions", "WritingOptions", "JudgingOptions", "CallOptions"], "rows lms out"),
     "evals probe": (["LMOptions", "CallOptions"], "verify"),
 }
 

@@ -63,7 +63,8 @@ class Synthesis:
     `failure_detail`) when the extraction or the verifier said that the known positive does not meet the query.
     `canary` is the verdict on the known positive where it was asked for, one that refuses it if there were several.
     `mined` are the verdicts on RowInputs.mined, in their order, None where there is none. The places are those in the
-    line-up, from 1; 0 for what was not judged in one. `faults` counts what went wrong on the way, mended or not.
+    line-up, from 1; 0 for what was not judged in one.
+    `judged` names the texts that `mined` is about. `faults` counts what went wrong on the way, mended or not.
     """
 
     requirements: tuple[Requirement, ...] = ()
@@ -75,6 +76,7 @@ class Synthesis:
     canary_place: int = 0
     mined: tuple[Verdict | None, ...] = ()
     mined_places: tuple[int, ...] = ()
+    judged: str = ""
     failure: str | None = None
     failure_detail: str = ""
     faults: Mapping[str, int] = field(default_factory=Counter)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 import dspy
 
 from data.base.text import clean_text, same_text_key
+from data.records import Requirement
 from programs.lm.adapters import ChatLayout
 from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.predictors import AskingModule, Predictor
@@ -24,8 +25,8 @@ class RowInputs:
     """What the program sees of a row: corpus profile, query, known positive, and the texts it must not repeat.
 
     `mined` are the nearest mined passages, to be judged with the row's own; `seed_id` seeds the order of its line-up
-    (empty: its query does). `canary` has the positive judged too where passages are judged one by one; a line-up always
-    has it.
+    (empty: its query does). `requirements` are those that the row came with. `canary` has the positive judged too where
+    passages are judged one by one; a line-up always has it.
     """
 
     query: str
@@ -36,6 +37,7 @@ class RowInputs:
     canary: bool = False
     mined: tuple[str, ...] = ()
     seed_id: str = ""
+    requirements: tuple[Requirement, ...] = ()
 
 
 class RowProgram(AskingModule):

@@ -1,18 +1,56 @@
 """The options of the synthesis run: command line, saved config.json and test fixture in one."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
 from data.base.errors import require
 from data.base.options import Count, Natural, Share, options
-from programs.options import LMOptions, SendOptions, WritingOptions
+from programs.options import JudgingOptions, LMOptions, MinedRelevant, SendOptions, WritingOptions
 
 Engine = Literal["local", "ray"]
-Method = Literal["counterfactual", "naive"]
+Method = Literal["counterfactual", "naive", "verify"]
 
 
 @options
-class SynthesizeConfig(SendOptions, WritingOptions, LMOptions):
+class RowRunOptions(SendOptions, JudgingOptions, LMOptions):
+    """How rows are worked on by language models in a folder that a run can go on in."""
+
+    lm_fallbacks: str | None = None
+    """Model strings, separated by commas, that get a call which lm gave up on, in this order; None for none."""
+
+    verifier_fallbacks: str | None = None
+    """The same for the verifier; None for none."""
+
+    verify_mined: Natural = 4
+    """So many mined negatives of a row, the nearest ones, are judged with its own; 0 judges none."""
+
+    mined_relevant: MinedRelevant = "promote"
+    """What becomes of a mined negative that answers the query: promote (a further positive), drop, or keep."""
+
+    canary_share: Share = 0.25
+    """Share of the rows (0 to 1) whose known positive is verified blind too, to measure what the verifier misses, where
+    passages are judged one by one. A line-up has it in every row."""
+
+    max_miss_rate: Share = 0.2
+    """The verifier is unusable when the 95% interval of its miss rate on 20 known positives or more lies above this
+    share."""
+
+    accept_unusable_verifier: bool = False
+    """Keep the negatives even when the canaries show that the verifier is unusable."""
+
+    again: bool = False
+    """Make rows anew, and pay for them again, that this folder has finished with other settings."""
+
+    agreement_sample: Natural = 0
+    """So many rows are judged in the other way too (one by one, or in a line-up), to measure how far the two agree."""
+
+    malformed_retries: Natural = 2
+    """How often an answer that cannot be read is asked for again."""
+
+
+@options
+class SynthesizeConfig(RowRunOptions, WritingOptions):
     """Write and verify counterfactual negatives for the rows of a JSONL file."""
 
     rows: Path
@@ -25,32 +63,13 @@ class SynthesizeConfig(SendOptions, WritingOptions, LMOptions):
 
     method: Method = "counterfactual"
     """counterfactual: extract, violate, verify. naive: the baseline of `ablate`, one plain prompt; what it writes is
-    judged only where `verify` says how."""
-
-    lm_fallbacks: str | None = None
-    """Model strings, separated by commas, that get a call which lm gave up on, in this order; None for none."""
-
-    verifier_fallbacks: str | None = None
-    """The same for the verifier; None for none."""
+    judged only where `verify` says how. verify: nothing is written, as `just verify` does."""
 
     program: Path | None = None
     """Folder of a compiled program, as `optimize` writes them; None uses the prompts as they stand in the code."""
 
     repairs: Natural = 1
     """How often a draft that the verifier refused is written again, told what was wrong; 0 drops it at once."""
-
-    canary_share: Share = 0.25
-    """Share of the rows (0 to 1) whose known positive is verified blind too, to measure what the verifier misses."""
-
-    max_miss_rate: Share = 0.2
-    """The verifier is unusable when the 95% interval of its miss rate on 20 known positives or more lies above this
-    share."""
-
-    accept_unusable_verifier: bool = False
-    """Keep the negatives even when the canaries show that the verifier is unusable."""
-
-    again: bool = False
-    """Make rows anew, and pay for them again, that this folder has finished with other settings."""
 
     engine: Engine = "local"
     """Where rows are worked on: local (this process) or ray (actors on a Ray cluster; extra `ray`)."""
@@ -61,15 +80,14 @@ class SynthesizeConfig(SendOptions, WritingOptions, LMOptions):
     ray_address: str | None = None
     """Address of a running Ray cluster, as ray.init takes it; None makes one on this machine for the run."""
 
-    malformed_retries: Natural = 2
-    """How often an answer that cannot be read is asked for again."""
-
     style_passages: Natural = 3
     """How many mined passages show the generator how the corpus reads, when the profile names none."""
 
     def __post_init__(self) -> None:
         in_process = self.send == "calls" or self.engine == "local"
         require(in_process, "send", "calls with --engine ray, whose actors have no batches in common", self.send)
+        alone = self.send == "calls" or not self.agreement_sample
+        require(alone, "agreement-sample", "0 with --send batch or files", self.agreement_sample)
         if self.method == "naive":
             require(self.program is None, "program", "none with --method naive, which is never compiled", self.program)
 
@@ -99,3 +117,22 @@ class TryConfig(WritingOptions, LMOptions):
         if self.lm != "recorded:demo":
             for name, value in (("query", self.query), ("passage", self.passage)):
                 require(bool(value and value.strip()), name, "a text, as --lm is a model of your own", value)
+
+
+@options
+class VerifyConfig(RowRunOptions):
+    """Judge the mined negatives of rows from anywhere; nothing is written.
+
+    A row is judged by its requirements, or by those that are extracted from its positive first.
+    """
+
+    rows: Path
+    """Training rows in JSONL, as `mine` and `convert` write them. Generated negatives without a verdict are judged too:
+    those that answer the query are left out."""
+
+    out: Path
+    """Run folder: rows.jsonl, store.sqlite, config.json, summary.json. The same command goes on where it ended."""
+
+    def as_synthesis(self) -> SynthesizeConfig:
+        """The run that does it."""
+        return SynthesizeConfig(method="verify", **{field.name: getattr(self, field.name) for field in fields(self)})

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data.base.stats import wilson_interval
-from data.base.text import content_id
 from data.records import Passage, Row, Verdict
 from programs.options import MinedRelevant
+
+_FATES = ("promoted", "dropped", "kept")
 
 
 def nearest_mined(row: Row, count: int) -> tuple[int, ...]:
@@ -23,11 +24,6 @@ def nearest_mined(row: Row, count: int) -> tuple[int, ...]:
         return float("inf") if score is None else -score
 
     return tuple(sorted(mined, key=farness)[:count])
-
-
-def texts_id(texts: Sequence[str]) -> str:
-    """The name of the passages that verdicts are about; empty for none."""
-    return content_id(*texts) if texts else ""
 
 
 def with_verdicts(
@@ -51,7 +47,9 @@ def with_verdicts(
             done["kept"] += 1
             continue
         leave.add(place)
-        if relevant == "promote" and found.source == "mined":
+        if found.source == "generated":
+            done["generated_dropped"] += 1
+        elif relevant == "promote":
             promoted.append(Passage(id=found.id or "", text=found.text, verdict=verdict, source="mined"))
             done["promoted"] += 1
         else:
@@ -69,8 +67,9 @@ class FalseNegatives:
     answering: Counter[int] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
 
-    def add(self, verdicts: Iterable[Verdict | None]) -> None:
-        """Count the verdicts on one row's mined negatives, nearest first."""
+    def add(self, verdicts: Iterable[Verdict | None], done: Counter[str] | None = None) -> None:
+        """Count the verdicts on one row's mined negatives, nearest first, and what became of those that answer."""
+        self.done.update(done or {})
         for rank, verdict in enumerate(verdicts, start=1):
             self.asked += 1
             if verdict is not None:
@@ -84,22 +83,29 @@ class FalseNegatives:
             "asked": self.asked,
             **_rate(self.answering.total(), self.judged.total()),
             "by_rank": ranks,
-            **{name: self.done[name] for name in ("promoted", "dropped", "kept")},
+            **{name: self.done[name] for name in (*_FATES, "generated_dropped")},
         }
 
 
 def _rate(answering: int, judged: int) -> dict[str, Any]:
     rate = answering / judged if judged else None
-    return {"judged": judged, "answering": answering, "rate": rate, "interval_95": wilson_interval(answering, judged)}
+    return {
+        "judged": judged,
+        "answering": answering,
+        "rate": rate,
+        "interval_95": list(wilson_interval(answering, judged)),
+    }
 
 
 def mined_lines(mined: dict[str, Any], verifier: str) -> list[str]:
     """`FalseNegatives.as_dict` in words; nothing where no mined negative was to be judged."""
     lines = []
     if mined["judged"]:
-        fates = ", ".join(f"{name} {mined[name]}" for name in ("promoted", "dropped", "kept") if mined[name])
+        fates = ", ".join(f"{name} {mined[name]}" for name in _FATES if mined[name])
         lines.append(f"false ones among the mined negatives: {_words(mined)}" + (f"; {fates}" if fates else ""))
         lines += [f"- rank {one['rank']}: {_words(one)}" for one in mined["by_rank"]]
+    if mined["generated_dropped"]:
+        lines.append(f"generated negatives that answer their query, left out: {mined['generated_dropped']}")
     if unjudged := mined["asked"] - mined["judged"]:
         why = "has no verdicts for them" if verifier.startswith("recorded:") else "gave no usable verdict"
         lines.append(f"mined negatives not judged: {unjudged} ({verifier} {why})")

@@ -18,6 +18,7 @@ from programs.lm.models import Models, ModelSpec, log_roles
 from programs.lm.pacing import ConcurrencyByPlace
 from programs.lm.role_lm import RoleLM
 from programs.modules.naive import NAIVE, NaiveWriter
+from programs.modules.row_judge import VERIFY, RowJudge
 from programs.modules.row_program import RowProgram
 from programs.modules.saved import load_program
 from programs.modules.signatures import VerifyIrrelevance
@@ -41,6 +42,8 @@ Specs = Mapping[str, Sequence[ModelSpec]]
 
 def build_program(config: SynthesizeConfig) -> tuple[RowProgram, str]:
     """The program without its models, and how records name it."""
+    if config.method == "verify":
+        return RowJudge(malformed_retries=config.malformed_retries, verify=config.verify or "line-up"), VERIFY
     if config.method == "naive":
         return NaiveWriter(
             negatives_per_row=config.negatives_per_row,
@@ -220,6 +223,7 @@ def work_key(
         config.malformed_retries,
         config.canary_share,
         config.seed,
+        config.verify_mined,
         ACCEPTANCE_RULE,
     ]
     shown = [profile.relevance, profile.style, profile.pool, profile.shown_of_pool]

@@ -17,7 +17,7 @@ from data.base.files import read_json_object, write_json
 from data.base.outputs import claim_folder, refuse_inputs
 from data.base.text import same_text_key
 from data.readers.demo import demo_items
-from data.records import Row, row_content_id
+from data.records import Row
 from data.row_files import count_rows, read_rows
 from programs.lm.batches.calls import Waves, cancel_waves
 from programs.lm.budget import Budget, BudgetSpentError
@@ -33,11 +33,12 @@ from programs.profiles.profile import (
     style_pool,
     style_texts,
 )
+from programs.synthesis.agreement import agreement, judged_sample, other_way
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import Specs, build_program, open_roles, resolve_roles, work_key
 from programs.synthesis.store import RunStore, current_row
 from programs.synthesis.summary import ProgramName, find_missed, refuse_unusable, usage_summary, write_results
-from programs.synthesis.workers import Outcome, RowWorkers, inline, rare_collections
+from programs.synthesis.workers import Outcome, RowWork, RowWorkers, inline, rare_collections
 
 log = logging.getLogger(__name__)
 WRITTEN = ("store.sqlite", "config.json", "rows.jsonl", "summary.json")
@@ -45,6 +46,7 @@ WRITTEN = ("store.sqlite", "config.json", "rows.jsonl", "summary.json")
 _SHAPES_NOTHING = frozenset(
     {
         *("rows", "out", "max_rows", "again", "accept_unusable_verifier", "max_miss_rate", "budget_usd"),
+        *("mined_relevant", "agreement_sample"),
         *("budget_tokens", "concurrency", "retries", "timeout_s", "engine", "ray_actors", "ray_address"),
         *("send", "batch_size", "wait", "cancel"),
     }
@@ -76,7 +78,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     total = count_input(config)
     refuse_forgotten_lm(config.lm, config.rows, read_input(config))
     # Reads the first rows: what is wrong with them is said before anything is written.
-    mined = mined_passages(mined_rows(config.rows, STYLE_ROWS))
+    mined = mined_passages(mined_rows(config.rows, STYLE_ROWS, generated=config.method == "verify"))
     profile = load_profile(config.profile)
     with ExitStack() as stack:
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
@@ -104,14 +106,26 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
             else:
                 workers = RowWorkers(program, profile, config, store, limits.all(), waves)
                 outcome = _work_here(workers, specs, read_input(config), total, waves)
+            agreed = None
+            if config.agreement_sample and not outcome.condemned:
+                agreed = _judge_in_the_other_way(config, profile, specs, layouts, store, budget)
         except BudgetSpentError as spent:
             raise InputError(f"{spent}; finished rows are kept: a larger budget on the same command goes on") from None
         seconds = time.monotonic() - started
         if outcome.condemned:
-            raise refuse_unusable(config, outcome.funnel, find_missed(read_input(config), store), store, seconds)
+            raise refuse_unusable(
+                config, outcome.funnel, find_missed(config, read_input(config), store), store, seconds
+            )
         named = ProgramName(name=name, key=key, layouts=layouts)
         return write_results(
-            config, read_input(config), store, named, seconds, total=total, lowest_limit=outcome.lowest_limit
+            config,
+            read_input(config),
+            store,
+            named,
+            seconds,
+            total=total,
+            lowest_limit=outcome.lowest_limit,
+            agreed=agreed,
         )
 
 
@@ -137,6 +151,37 @@ async def _in_waves(work: Awaitable[Outcome], waves: Waves | None) -> Outcome:
         return await work
     async with waves:
         return await work
+
+
+def _judge_in_the_other_way(
+    config: SynthesizeConfig,
+    profile: CorpusProfile,
+    specs: Specs,
+    layouts: Mapping[str, AdapterName],
+    store: RunStore,
+    budget: Budget,
+) -> dict[str, Any]:
+    """Judge a sample of the finished rows as `config` does not; how far the two agree. What is stored of it counts as
+    work of another program."""
+    sample, key = judged_sample(config, read_input(config), store), store.program
+    other = other_way(config)
+    program, _ = build_program(other)
+    limits = ConcurrencyByPlace(config.concurrency)
+    open_roles(program, specs, other, store=store, budget=budget, limits=limits, layouts=layouts)
+    store.program = f"{key} {other.verify}"
+    try:
+        workers = RowWorkers(program, profile, other, store, limits.all())
+        if sample:
+            _work_here(workers, specs, iter([one.row for one in sample]), len(sample), None)
+        pairs = []
+        for one in sample:
+            again = store.load(RowWork.of(one.row, other).row_id)
+            if again is not None:
+                found = [*zip(one.verdicts, again.mined, strict=False), (one.canary, again.canary)]
+                pairs.append([(a, b) for a, b in found if a is not None and b is not None])
+    finally:
+        store.program = key
+    return agreement(pairs)
 
 
 def _work_on_ray(
@@ -171,7 +216,7 @@ def refuse_unasked_again(config: SynthesizeConfig, store: RunStore) -> None:
     """Raise InputError when rows would be made anew, and paid again, because settings changed, without `again`."""
     worked = store.get_note("key") or _summary_key(config)
     if worked not in (None, store.program) and not config.again:
-        ids = {row_content_id(row) for row in read_input(config)}
+        ids = {RowWork.of(row, config).row_id for row in read_input(config)}
         anew = sum(store.is_finished(i, program=worked) and not store.is_finished(i) for i in ids)
         if anew:
             spent = usage_summary(store.usage(program=worked), 0)
@@ -201,14 +246,15 @@ def _changed(config: SynthesizeConfig) -> str:
 
 def read_input(config: SynthesizeConfig) -> Iterator[Row]:
     """Stream the rows of this run."""
-    return mined_rows(config.rows, config.max_rows)
+    return mined_rows(config.rows, config.max_rows, generated=config.method == "verify")
 
 
-def mined_rows(path: Path, max_rows: int | None) -> Iterator[Row]:
-    """Stream the first `max_rows` rows. Raises InputError at one with generated negatives: their verdicts are about the
-    requirements that it has, which a synthesis replaces, and they would be counted as its own."""
+def mined_rows(path: Path, max_rows: int | None, *, generated: bool = False) -> Iterator[Row]:
+    """Stream the first `max_rows` rows. Unless `generated` says that they may have some, raises InputError at one with
+    generated negatives: their verdicts are about the requirements that it has, which a synthesis replaces, and they
+    would be counted as its own."""
     for row in islice(read_rows(path), max_rows):
-        if row.of_source("generated"):
+        if row.of_source("generated") and not generated:
             raise InputError(
                 f"query {row.query_id!r} already has generated negatives: expected rows as `just mine` writes them",
                 file=path,

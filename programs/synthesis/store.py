@@ -104,15 +104,15 @@ class RunStore:
         """Release the store to other processes."""
         self._db.close()
 
-    def is_finished(self, row_id: str, *, program: str | None = None) -> bool:
-        """Whether this program (or another one) has finished the row. One that failed because nothing answered is asked
-        again."""
+    def is_finished(self, row_id: str, *, judged: str | None = None, program: str | None = None) -> bool:
+        """Whether this program (or another one) has finished the row, and its verdicts are about the texts `judged`
+        (None: about whatever). One that failed because nothing answered is asked again."""
         with self._faults():
             found = self._db.execute(
-                "SELECT failure FROM finished WHERE row_id = ? AND program = ?",
+                "SELECT failure, json_extract(synthesis, '$.judged') FROM finished WHERE row_id = ? AND program = ?",
                 (row_id, self.program if program is None else program),
             ).fetchone()
-        return found is not None and found[0] not in _PASSING_FAILURES
+        return found is not None and found[0] not in _PASSING_FAILURES and judged in (None, found[1])
 
     def load(self, row_id: str) -> Synthesis | None:
         """The outcome of a finished row."""

@@ -8,14 +8,18 @@ from typing import Any
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.progress import progress_bar
-from data.records import Row, row_content_id
+from data.records import Row
 from data.row_files import write_rows
 from programs.lm.usage import RoleUsage
 from programs.modules.candidates import negative_of
+from programs.modules.row_judge import VERIFY
+from programs.synthesis.agreement import PlaceEffect, agreement_lines
 from programs.synthesis.calibration import MissedPositives, missed_lines, positive_refused
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.funnel import Funnel
+from programs.synthesis.mined_verdicts import FalseNegatives, mined_lines, with_verdicts
 from programs.synthesis.store import RunStore
+from programs.synthesis.workers import RowWork
 
 log = logging.getLogger(__name__)
 
@@ -38,26 +42,31 @@ def write_results(
     *,
     total: int,
     lowest_limit: int,
+    agreed: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write rows.jsonl and summary.json; returns the summary. Rows whose own positive was refused are left out.
 
     Raises InputError, and leaves no rows.jsonl, when the verifier is unusable or no row came through.
     """
-    funnel, missed, seen = Funnel(), MissedPositives(), set[str]()
+    funnel, missed, mined, seen = Funnel(), MissedPositives(), FalseNegatives(), set[str]()
+    places = PlaceEffect()
     target = config.out / "rows.jsonl"
     details: list[str] = []
 
     def enriched() -> Iterable[Row]:
         for row in rows:
-            row_id = row_content_id(row)
-            synthesis = store.load(row_id)
+            work = RowWork.of(row, config)
+            synthesis = store.load(work.row_id)
             if synthesis is None:
                 raise InputError("the rows changed while the run worked on them; run it again", file=config.rows)
-            if row_id not in seen:
+            # Of a row that is there twice, with other mined negatives, the verdicts are on those of one.
+            verdicts = synthesis.mined if synthesis.judged == work.judged else ()
+            if first := work.row_id not in seen:
                 # A row that is there twice was worked on once.
-                seen.add(row_id)
+                seen.add(work.row_id)
                 funnel.add(synthesis)
                 missed.add(row, synthesis)
+                places.add(synthesis)
             if synthesis.failure_detail and not details:
                 details.append(synthesis.failure_detail)
             progress.update()
@@ -65,6 +74,9 @@ def write_results(
                 continue
             accepted = tuple(negative_of(candidate, program=program.name) for candidate in synthesis.accepted)
             requirements = synthesis.requirements or row.requirements
+            row, done = with_verdicts(row, work.places[: len(verdicts)], verdicts, config.mined_relevant)
+            if first:
+                mined.add(verdicts[: work.num_mined], done)
             yield replace(row, negatives=row.negatives + accepted, requirements=requirements)
         # Raised inside the writer, so that rows.jsonl never takes its name.
         if funnel.calibration(config.max_miss_rate).unusable and not config.accept_unusable_verifier:
@@ -79,6 +91,9 @@ def write_results(
         "funnel": funnel.as_dict(),
         "verifier": funnel.calibration(config.max_miss_rate).as_dict(),
         "missed_positives": missed.as_dict(),
+        "mined": mined.as_dict(),
+        "agreement": agreed,
+        "places": places.as_dict(),
         "usage": usage_summary(store.usage(), funnel.accepted),
         "usage_of_all_settings": usage_summary(store.usage(whole_folder=True), 0),
         "program": {"name": program.name, "key": program.key, "adapters": dict(program.layouts)},
@@ -123,11 +138,11 @@ def _refuse(
     return InputError(words)
 
 
-def find_missed(rows: Iterable[Row], store: RunStore) -> MissedPositives:
+def find_missed(config: SynthesizeConfig, rows: Iterable[Row], store: RunStore) -> MissedPositives:
     """The missed positives among the rows that are finished so far."""
     missed, seen = MissedPositives(), set[str]()
     for row in rows:
-        row_id = row_content_id(row)
+        row_id = RowWork.of(row, config).row_id
         if row_id not in seen and (synthesis := store.load(row_id)) is not None:
             seen.add(row_id)
             missed.add(row, synthesis)
@@ -173,10 +188,16 @@ def synthesis_table(summary: dict[str, Any]) -> str:
     failed = sum(funnel["rows_failed"].values())
     lines = [
         ("rows", f"{funnel['rows']}", "" if not failed else f"{failed} failed: {_counts(funnel['rows_failed'])}"),
-        ("negatives planned", f"{funnel['violations_planned']}", _planned_note(funnel)),
-        *((f"  lost: {name.replace('_', ' ')}", f"{count}", "") for name, count in funnel["lost"].items() if count),
-        ("accepted", f"{funnel['accepted']}", _accepted_note(funnel)),
     ]
+    if summary["program"]["name"] != VERIFY:
+        lost = (
+            (f"  lost: {name.replace('_', ' ')}", f"{count}", "") for name, count in funnel["lost"].items() if count
+        )
+        lines += [
+            ("negatives planned", f"{funnel['violations_planned']}", _planned_note(funnel)),
+            *lost,
+            ("accepted", f"{funnel['accepted']}", _accepted_note(funnel)),
+        ]
     if funnel["faults"]:
         lines.append(("faults on the way", f"{sum(funnel['faults'].values())}", _counts(funnel["faults"])))
     lines += [
@@ -187,7 +208,10 @@ def synthesis_table(summary: dict[str, Any]) -> str:
     ]
     width = max(len(name) for name, _, _ in lines)
     table = "".join(f"{name:<{width}}  {value:>8}  {note}".rstrip() + "\n" for name, value, note in lines)
-    closing = [*missed_lines(summary["missed_positives"]), summary["verifier"]["in_words"]]
+    verifiers = usage["roles"].get("verifier", {}).get("models", [])
+    closing = mined_lines(summary["mined"], ", ".join(verifiers) or "the verifier")
+    closing += agreement_lines(summary["agreement"], summary["places"])
+    closing += [*missed_lines(summary["missed_positives"]), summary["verifier"]["in_words"]]
     if funnel["rows_left_out"]:
         closing.append(f"left out of the rows, since their own positive was refused: {funnel['rows_left_out']}")
     return "\n".join([table, *closing, f"written: {summary['rows_file']}", ""])

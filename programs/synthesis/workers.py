@@ -7,18 +7,20 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, Self, TypeVar
 
 from data.base.progress import progress_bar
 from data.base.text import content_id
 from data.records import Row, row_content_id
 from programs.lm.batches.calls import Waves
 from programs.lm.pacing import AdaptiveConcurrency
+from programs.modules.candidates import Synthesis
 from programs.modules.row_program import RowInputs, RowProgram
 from programs.profiles.profile import CorpusProfile
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.funnel import Funnel
+from programs.synthesis.mined_verdicts import nearest_mined
 from programs.synthesis.store import RunStore, current_row
 
 T = TypeVar("T")
@@ -114,8 +116,9 @@ class RowWorkers:
     async def _work(self, rows: Iterator[Row], progress: Any) -> None:
         skipped = 0
         for row in rows:
-            row_id = row_content_id(row)
-            if row_id in self._under_way or self._store.is_finished(row_id):
+            work = RowWork.of(row, self._config)
+            row_id = work.row_id
+            if row_id in self._under_way or self._store.is_finished(row_id, judged=work.judged):
                 progress.update()
                 skipped += 1
                 if skipped % _SKIPS_AT_ONCE == 0:
@@ -123,7 +126,7 @@ class RowWorkers:
                 continue
             self._under_way.add(row_id)
             try:
-                await self._synthesize(row, row_id)
+                await self._synthesize(work)
             finally:
                 self._under_way.discard(row_id)
             progress.update()
@@ -131,12 +134,10 @@ class RowWorkers:
             note = f"accepted {self._done.accepted}, failed {self._done.rows_failed.total()}{waves}"
             progress.set_postfix_str(note, refresh=False)
 
-    async def _synthesize(self, row: Row, row_id: str) -> None:
-        current_row.set(row_id)
-        canary = is_canary(row_id, self._config.canary_share, self._config.seed)
-        prediction = await self._program.acall(inputs=row_inputs(row, self._profile, canary=canary))
-        self._store.finish(row_id, prediction.synthesis)
-        self._done.add(prediction.synthesis)
+    async def _synthesize(self, work: "RowWork") -> None:
+        synthesis = await work.run(self._program, self._profile, self._config)
+        self._store.finish(work.row_id, synthesis)
+        self._done.add(synthesis)
         if self._done.calibration(self._config.max_miss_rate).unusable:
             self._condemned = not self._config.accept_unusable_verifier
             if self._condemned:
@@ -160,6 +161,54 @@ class RowWorkers:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGINT)
+
+
+@dataclass(frozen=True, slots=True)
+class RowWork:
+    """A row, the id that its outcome is stored under, and where its negatives stand that are to be judged with it.
+
+    Those are the nearest mined ones and, where nothing is written, generated ones without a verdict.
+    """
+
+    row: Row
+    row_id: str
+    places: tuple[int, ...]
+
+    @classmethod
+    def of(cls, row: Row, config: SynthesizeConfig) -> Self:
+        """What is to be done for this row."""
+        places = nearest_mined(row, config.verify_mined)
+        if config.method != "verify":
+            return cls(row, row_content_id(row), places)
+        generated = [n for n, one in enumerate(row.negatives) if one.source == "generated" and one.verdict is None]
+        places += tuple(generated)
+        texts = [row.negatives[place].text for place in places] + [one.statement for one in row.requirements]
+        # Nothing else is stored here: lines with the same positive and other negatives are other work.
+        return cls(row, content_id(row_content_id(row), *texts), places)
+
+    @property
+    def num_mined(self) -> int:
+        """How many of these are mined; they come first."""
+        return sum(self.row.negatives[place].source == "mined" for place in self.places)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The passages to be judged."""
+        return tuple(self.row.negatives[place].text for place in self.places)
+
+    @property
+    def judged(self) -> str:
+        """The name of these passages: verdicts on other ones are no verdicts on them."""
+        return content_id(*self.texts) if self.places else ""
+
+    async def run(self, program: RowProgram, profile: CorpusProfile, config: SynthesizeConfig) -> Synthesis:
+        """Do it."""
+        current_row.set(self.row_id)
+        inputs = row_inputs(self.row, profile, canary=is_canary(self.row_id, config.canary_share, config.seed))
+        own = self.row.requirements if config.method == "verify" else ()
+        prediction = await program.acall(inputs=replace(inputs, mined=self.texts, requirements=own))
+        synthesis: Synthesis = prediction.synthesis
+        return replace(synthesis, judged=self.judged)
 
 
 def row_inputs(row: Row, profile: CorpusProfile, *, canary: bool = False) -> RowInputs:

@@ -19,7 +19,7 @@ import numpy as np
 
 from data.base.errors import InputError
 from data.base.progress import progress_bar
-from data.records import Row, row_content_id, row_from_dict
+from data.records import Row, row_from_dict
 from programs.lm.budget import BudgetSpentError
 from programs.lm.faults import redact
 from programs.lm.models import ModelSpec
@@ -29,8 +29,7 @@ from programs.profiles.profile import CorpusProfile
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.ray.ledger import BEAT_S, LOST_AFTER_S, Ledger, Remote
 from programs.synthesis.roles import build_program, open_roles
-from programs.synthesis.store import current_row
-from programs.synthesis.workers import Outcome, is_canary, row_inputs
+from programs.synthesis.workers import Outcome, RowWork
 
 log = logging.getLogger(__name__)
 # How soon to ask again for a row that another actor has: it may be lost, and its rows free after a while.
@@ -74,16 +73,15 @@ class RowActor:
         config = self._spec.config
         try:
             row = read_line(line, config.rows)
-            row_id = row_content_id(row)
-            while (taken := await self._ledger.take.remote(self._name, row_id)) == "under way":
+            work = RowWork.of(row, config)
+            row_id = work.row_id
+            while (taken := await self._ledger.take.remote(self._name, row_id, work.judged)) == "under way":
                 await asyncio.sleep(_ASK_AGAIN_S)
             if taken == "finished":
                 return "skipped"
             try:
-                current_row.set(row_id)
-                canary = is_canary(row_id, config.canary_share, config.seed)
-                prediction = await self._program.acall(inputs=row_inputs(row, self._spec.profile, canary=canary))
-                await self._ledger.finish.remote(row_id, synthesis_to_dict(prediction.synthesis))
+                synthesis = await work.run(self._program, self._spec.profile, config)
+                await self._ledger.finish.remote(row_id, synthesis_to_dict(synthesis))
             except BaseException:
                 self._ledger.drop.remote(row_id)
                 raise

@@ -69,10 +69,10 @@ class Ledger:
                 await slot.aclose()
         self._under_way = {row: by for row, by in self._under_way.items() if by != worker}
 
-    async def take(self, worker: str, row_id: str) -> Taken:
+    async def take(self, worker: str, row_id: str, judged: str) -> Taken:
         """Whether this worker is to work on the row: "yours" from now on, "finished", or "under way" (ask again later:
         its worker may be lost all the same, or the row fail there)."""
-        if self._store.is_finished(row_id):
+        if self._store.is_finished(row_id, judged=judged):
             return "finished"
         if self._under_way.get(row_id) in self._workers:
             return "under way"
@@ -102,9 +102,9 @@ class Ledger:
     async def finish(self, row_id: str, synthesis: Mapping[str, Any]) -> None:
         """A row's outcome into the store. The first one stays: a row has one outcome, however often it was run."""
         self._under_way.pop(row_id, None)
-        if self._store.is_finished(row_id):
-            return
         outcome = synthesis_from_dict(synthesis)
+        if self._store.is_finished(row_id, judged=outcome.judged):
+            return
         self._store.finish(row_id, outcome)
         self._funnel.add(outcome)
         if self._funnel.calibration(self._config.max_miss_rate).unusable:

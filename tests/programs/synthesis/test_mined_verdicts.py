@@ -43,7 +43,7 @@ def test_it_may_be_left_out_or_kept_and_what_was_written_is_never_promoted() -> 
     row, done = with_verdicts(ROW, (2,), (ANSWERS,), "keep")
     assert (row.negatives[2].relevance, len(row.negatives), done) == (1.0, 5, {"kept": 1})
     row, done = with_verdicts(ROW, (1,), (ANSWERS,), "promote")
-    assert (row.positives, len(row.negatives), done) == (ROW.positives, 4, {"dropped": 1})
+    assert (row.positives, len(row.negatives), done) == (ROW.positives, 4, {"generated_dropped": 1})
 
 
 def test_false_negatives_by_rank() -> None:
