@@ -69,6 +69,11 @@ def synthesis_summary(num_rows: int) -> dict:
             "tokens": 990, "tokens_per_accepted": 16.5, "cost_usd": None,
             "cost_in_words": "unknown: no price is listed",
         },
+        "mined": {
+            "asked": 40, "judged": 40, "answering": 2, "rate": 0.05, "interval_95": [0.014, 0.165], "promoted": 2,
+            "dropped": 0, "kept": 0, "generated_dropped": 0,
+            "by_rank": [{"rank": 1, "judged": 40, "answering": 2, "rate": 0.05, "interval_95": [0.014, 0.165]}],
+        },
         "program": {"name": "uncompiled", "key": "k"},
     }  # fmt: skip
 

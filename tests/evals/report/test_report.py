@@ -86,6 +86,8 @@ def test_every_section_shows_its_part(text: str) -> None:
         "used in training 30",
         "Faults on the way, mended or not: malformed 1.",
         "This verifier misses 1 of 10 known positives.",
+        "Of 40 mined negatives that the verifier judged, 2 answer their query: 2 became further positives",
+        "5.0% [1.4%, 16.5%]",
         "10.0% [1.8%, 40.4%]",
         "Not audited by hand",
         "price unknown for each accepted negative no price is listed; 16 tokens each",
