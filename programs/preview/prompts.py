@@ -7,7 +7,7 @@ for all rows multiplies what was counted.
 import sys
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -25,7 +25,7 @@ from programs.profiles.profile import load_profile
 from programs.synthesis.config import PromptsConfig
 from programs.synthesis.roles import build_program
 from programs.synthesis.run import mined_rows
-from programs.synthesis.workers import row_inputs
+from programs.synthesis.workers import RowWork
 
 # A stand-in for a list whose length the prompt does not say.
 _USUAL_LENGTH = 3
@@ -73,7 +73,7 @@ def collect_prompts(config: PromptsConfig) -> list[Prompt]:
     base = make_adapter(layout, ModelSpec(name=config.lm, model=config.lm))
     for row in islice(mined_rows(config.rows, config.max_rows), config.max_rows):
         _listen(program, base, row.query_id, found)
-        program(inputs=row_inputs(row, profile, canary=True))
+        program(inputs=replace(RowWork.of(row, config).inputs(profile, config), canary=True))
     return found
 
 

@@ -84,7 +84,12 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         specs = resolve_roles(stack, config, budget)
         program, name = build_program(config)
-        claim_folder("synthesize", config.out, WRITTEN, inputs=[config.rows, config.profile, config.program])
+        claim_folder(
+            "verify" if config.method == "verify" else "synthesize",
+            config.out,
+            WRITTEN,
+            inputs=[config.rows, config.profile, config.program],
+        )
         store = stack.enter_context(RunStore(config.out / "store.sqlite"))
         if not profile.style:
             profile = replace(profile, pool=folder_pool(config, store, mined), shown_of_pool=config.style_passages)

@@ -201,12 +201,16 @@ class RowWork:
         """The name of these passages: verdicts on other ones are no verdicts on them."""
         return content_id(*self.texts) if self.places else ""
 
+    def inputs(self, profile: CorpusProfile, config: SynthesizeConfig) -> RowInputs:
+        """What the program sees of it."""
+        inputs = row_inputs(self.row, profile, canary=is_canary(self.row_id, config.canary_share, config.seed))
+        own = self.row.requirements if config.method == "verify" else ()
+        return replace(inputs, mined=self.texts, requirements=own)
+
     async def run(self, program: RowProgram, profile: CorpusProfile, config: SynthesizeConfig) -> Synthesis:
         """Do it."""
         current_row.set(self.row_id)
-        inputs = row_inputs(self.row, profile, canary=is_canary(self.row_id, config.canary_share, config.seed))
-        own = self.row.requirements if config.method == "verify" else ()
-        prediction = await program.acall(inputs=replace(inputs, mined=self.texts, requirements=own))
+        prediction = await program.acall(inputs=self.inputs(profile, config))
         synthesis: Synthesis = prediction.synthesis
         return replace(synthesis, judged=self.judged)
 
