@@ -50,7 +50,7 @@ OWN = {
         ),
     ),
     "trainer publish": (["HubOptions"], "model evaluations"),
-    "programs try": (["WritingOptions", "LMOptions", "CallOptions"], "query passage"),
+    "programs try": (["WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"], "query passage"),
     "programs synthesize": (
         ["SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"],
         "rows out method program repairs engine ray-actors ray-address style-passages",
