@@ -5,6 +5,7 @@ reflecting side writes into the instruction whatever advice it finds in the feed
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -58,16 +59,23 @@ class ObedientModel(FakeModel):
             added = f"{advice[0].strip().capitalize()}." if advice else "Do better than last time."
             new = f"{inputs['current_instruction']}\n{added}"
             return completion_response(body, render_answer({"new_instruction": new}, layout))
-        if "target" in inputs:
+        if "target" in inputs or "violations" in inputs:
             told = ADVICE in message_text(body["messages"][0]).lower()
-            number = inputs["target"].split(".")[0]
-            words = inputs["passage"].split()
-            subject = " ".join(words if told else words[: len(words) // 2])
-            padding = "" if told else " Quite unrelated remarks about something else altogether follow here at length."
-            negative = f"{subject}{padding} It breaks requirement {number}. {inputs['direction']}"
-            answer = render_answer({"negative": negative, "explanation": "The target no longer holds."}, layout)
+            planned = json.loads(inputs["violations"]) if "violations" in inputs else [inputs]
+            drafts = [
+                {"negative": _draft(inputs["passage"], each, told), "explanation": "The target no longer holds."}
+                for each in planned
+            ]
+            answer = render_answer({"negatives": drafts} if "violations" in inputs else drafts[0], layout)
             return completion_response(body, answer)
         return await super().answer(request, body)
+
+
+def _draft(passage: str, planned: dict[str, str], told: bool) -> str:
+    number, words = planned["target"].split(".")[0], passage.split()
+    subject = " ".join(words if told else words[: len(words) // 2])
+    padding = "" if told else " Quite unrelated remarks about something else altogether follow here at length."
+    return f"{subject}{padding} It breaks requirement {number}. {planned['direction']}"
 
 
 def closed_loop_rows(count: int) -> list[Row]:

@@ -79,7 +79,9 @@ class FakeModel(LoopbackServer):
         *,
         fault: Callable[[int], Fault | None] = lambda number: None,
         delay_s: float = 0.0,
-        says_relevant: Callable[[str], bool] = lambda passage: _BROKEN not in passage,
+        says_relevant: Callable[[str], bool] = lambda passage: (
+            _BROKEN not in passage and not passage.startswith("A mined passage")
+        ),
         max_at_once: int | None = None,
         speaks: str | None = None,
         refuses: str = "NOT RELEVANT",

@@ -7,6 +7,9 @@ import pytest
 
 from programs.__main__ import main
 
+# What is asked of no server: the fault of a flag is found before.
+_SOME_LM = ("lm=openai/x", "api_base=http://127.0.0.1:1")
+
 
 @pytest.mark.parametrize(
     ("flags", "words"),
@@ -15,10 +18,10 @@ from programs.__main__ import main
         (["lm=nobody/model"], "unknown model"),
         (["lm=openai/gpt-4.1-mini"], "OPENAI_API_KEY"),
         (["lm=recorded:other"], "expected recorded:demo"),
-        (["verifier_lm=nobody/model"], "verifier-lm"),
+        (["verifier_lm=nobody/model", *_SOME_LM], "verifier-lm"),
         (["api_key_env=NO_SUCH_VARIABLE", "lm=openai/x"], "NO_SUCH_VARIABLE"),
-        (["profile=nowhere"], "generic, help_centre, multi_hop_qa"),
-        (["profile=missing.toml"], "missing.toml"),
+        (["profile=nowhere", *_SOME_LM], "generic, help_centre, multi_hop_qa"),
+        (["profile=missing.toml", *_SOME_LM], "missing.toml"),
         (["concurrency=0"], "concurrency"),
         (["canary_share=1.5"], "canary-share"),
         (["temperature=9"], "temperature"),
@@ -65,5 +68,5 @@ def test_rows_that_were_never_recorded_stop_the_run(
     made_rows: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["synthesize", f"rows={made_rows(40)}", f"out={tmp_path / 'out'}"]) == 2
-    assert "no requirements are recorded" in capsys.readouterr().err
+    assert "recorded:demo has answers for the demo's queries alone" in capsys.readouterr().err
     assert not (tmp_path / "out" / "rows.jsonl").exists()

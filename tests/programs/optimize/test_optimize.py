@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +112,7 @@ class Interrupting(ObedientModel):
         super().__init__()
         self._at = at
         self._delay_s = 0.01 if at else 0.0
-        self._says_relevant = lambda passage: len(passage) % 3 != 0
+        self._says_relevant = lambda passage: zlib.crc32(passage.encode()) % 3 != 0
 
     async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self._at and f"## {self._at} ##" in message_text(body["messages"][-1]):
@@ -145,7 +146,7 @@ def test_a_compiled_verifier_outlives_the_generator(
         monkeypatch.setattr(
             programs.optimize.run, "synthesis_judge", lambda *_: lambda example, prediction: (0.25, str)
         )
-    with Interrupting("target" if ended_by == "Ctrl-C" else "") as server:
+    with Interrupting("violations" if ended_by == "Ctrl-C" else "") as server:
         summary = both_parts(server, **more)
     words = {"budget": "tokens is spent", "Ctrl-C": "stopped by Ctrl-C", "constant metric": "scores 0.2500"}[ended_by]
     assert list(summary["parts"]) == ["verifier"]
@@ -166,7 +167,7 @@ def test_a_compiled_verifier_outlives_the_generator(
 def test_an_interrupt_before_there_is_anything_to_keep(
     both_parts: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    with Interrupting("satisfied") as server, pytest.raises(KeyboardInterrupt):
+    with Interrupting("passages") as server, pytest.raises(KeyboardInterrupt):
         both_parts(server)
     assert not (tmp_path / "out" / "program").exists()
     assert not (tmp_path / "out" / "summary.json").exists()
@@ -196,7 +197,10 @@ def test_too_few_rows(count: int, words: str, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     write_rows(rows, closed_loop_rows(count))
     with pytest.raises(InputError, match=words):
-        optimize(OptimizeConfig(rows=rows, out=tmp_path / "out"), WordsRetriever())
+        optimize(
+            OptimizeConfig(rows=rows, out=tmp_path / "out", lm="openai/x", api_base="http://127.0.0.1:1"),
+            WordsRetriever(),
+        )
 
 
 def test_a_constant_metric_is_refused(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_an_answer_that_no_parser_takes_is_asked_for_again_after_a_restart_too(
         # The paid answer is found in the store, cannot be read there either, and is asked for again.
         summary = run(server, rows, monkeypatch, canary_share=0.0)
         assert summary["funnel"]["accepted"] == 4
-        assert len(server.log) == 2 + 9
+        assert len(server.log) == 2 + 3
         books_agree(summary, server)
 
 
@@ -238,12 +238,13 @@ def test_a_secret_is_in_no_file_of_the_run_folder(
 def test_a_second_run_on_the_folder_is_refused(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made_rows(1)
     claim_folder("synthesize", rows.parent / "out", ())
-    with (
-        FakeModel() as server,
-        RunStore(rows.parent / "out" / "store.sqlite", program="other"),
-        pytest.raises(InputError, match="another process"),
-    ):
+    with FakeModel() as server:
         run(server, rows, monkeypatch)
+        with (
+            RunStore(rows.parent / "out" / "store.sqlite", program="other"),
+            pytest.raises(InputError, match="another process"),
+        ):
+            run(server, rows, monkeypatch)
 
 
 @pytest.mark.parametrize(("speaks", "tried"), [("chat", 1), ("json", 2), ("xml", 3)])
@@ -255,11 +256,11 @@ def test_a_probe_finds_the_layout_and_the_store_remembers_it(
         summary = run(server, rows, monkeypatch, adapter="auto", canary_share=0.0, malformed_retries=0)
         assert summary["program"]["adapters"] == {"generator": speaks, "verifier": speaks}
         assert summary["funnel"]["accepted"] == 8
-        # One model in both roles is probed once; two rows take 2 extractions, 8 violations and 8 verdicts.
-        assert len(server.log) == tried + 18
+        # One model in both roles is probed once; two rows take three calls each.
+        assert len(server.log) == tried + 6
         assert summary["usage"]["requests"] == len(server.log)
         run(server, rows, monkeypatch, adapter="auto", canary_share=0.0, malformed_retries=0)
-        assert len(server.log) == tried + 18
+        assert len(server.log) == tried + 6
 
 
 def test_a_model_that_follows_no_layout_is_refused(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +302,8 @@ def test_a_fallback_takes_over_and_is_named_on_what_it_wrote(made_rows: Rows, mo
         assert summary["usage"]["requests"] == len(first.log) + len(second.log)
     written = [n.generator for row in read_rows(Path(summary["rows_file"])) for n in row.of_source("generated")]
     assert set(written) == {"hosted_vllm/spare", "openai/fake"}
-    assert written.count("hosted_vllm/spare") == sum(served.kind == "violate" for served in second.log)
+    # Each of its calls wrote the four of a row.
+    assert written.count("hosted_vllm/spare") == 4 * sum(served.kind == "violate" for served in second.log)
 
 
 def test_a_row_takes_three_calls(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,8 +314,8 @@ def test_a_row_takes_three_calls(made_rows: Rows, monkeypatch: pytest.MonkeyPatc
         batched = run(server, rows, monkeypatch, again=True)
         books_agree(batched, server)
     assert batched["funnel"] == one_by_one["funnel"]
-    # One analysis, one call that writes all, one line-up; one by one: 1 + 4 + 4.
-    assert (batched["usage"]["requests"], one_by_one["usage"]["requests"]) == (5 * 3, 5 * 9)
+    # One analysis, one call that writes all, one line-up; one by one: 1 + 4 + 5, the mined passage with them.
+    assert (batched["usage"]["requests"], one_by_one["usage"]["requests"]) == (5 * 3, 5 * 10)
     assert batched["usage"]["tokens"] < one_by_one["usage"]["tokens"]
 
 
@@ -338,7 +340,8 @@ def test_no_secret_of_an_address_or_an_answer_is_written(
         # The client sends the password as the key, which this server refuses.
         address = server.api_base.replace("://", "://me:pass-word@")
         with caplog.at_level("INFO"):
-            run(server, rows, monkeypatch, api_base=address)
+            with pytest.raises(InputError, match="none of the 3 rows"):
+                run(server, rows, monkeypatch, api_base=address)
             assert "pass-word" not in (rows.parent / "out" / "config.json").read_text(encoding="utf-8")
             assert not server.log and run(server, rows, monkeypatch)["funnel"]["rows"] == 3 and server.log
         written = b"".join(file.read_bytes() for file in (rows.parent / "out").rglob("*") if file.is_file())
