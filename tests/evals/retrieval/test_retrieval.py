@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from data.retrieval_set import RetrievalSet
 from evals.retrieval.measures import LABELS, MEASURES, evaluate, score, score_run, tells_siblings_apart
@@ -72,6 +73,8 @@ def test_a_tie_is_broken_alike_for_every_measure() -> None:
 
 class Letters:
     """Embeds a text as the share of each letter."""
+
+    device = torch.device("cpu")
 
     def encode(self, texts: Sequence[str], role: str, **_: object) -> np.ndarray:
         counts_BD = np.array([[text.count(letter) for letter in "abcd"] for text in texts], dtype=np.float32)

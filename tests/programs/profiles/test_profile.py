@@ -18,7 +18,15 @@ from programs.profiles.config import ProfileConfig
 from programs.profiles.draft import draft_profile, draw_sample
 from programs.profiles.profile import PROFILE_FOLDER, load_profile
 
-SHIPPED = ["encyclopaedic_qa", "generic", "help_centre", "multi_hop_qa", "scientific_claims", "web_search"]
+SHIPPED = [
+    "encyclopaedic_qa",
+    "generic",
+    "help_centre",
+    "multi_hop_qa",
+    "scientific_claims",
+    "scientific_topics",
+    "web_search",
+]
 RELEVANCE = 'A passage is relevant when it says "what" was asked \\ for.'
 
 

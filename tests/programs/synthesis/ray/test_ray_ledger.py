@@ -51,15 +51,15 @@ def outcome(**more: Any) -> dict[str, Any]:
 
 def test_a_row_belongs_to_one_worker_until_it_is_finished(ledger: Ledger) -> None:
     async def run() -> None:
-        assert await ledger.take("a", "row") == "yours"
+        assert await ledger.take("a", "row", "") == "yours"
         # Not even the same worker takes it twice: a file may hold a row twice.
-        assert await ledger.take("a", "row") == "under way"
-        assert await ledger.take("b", "row") == "under way"
+        assert await ledger.take("a", "row", "") == "under way"
+        assert await ledger.take("b", "row", "") == "under way"
         await ledger.finish("row", outcome())
-        assert await ledger.take("b", "row") == "finished"
-        await ledger.take("a", "other")
+        assert await ledger.take("b", "row", "") == "finished"
+        await ledger.take("a", "other", "")
         await ledger.drop("other")
-        assert await ledger.take("b", "other") == "yours"
+        assert await ledger.take("b", "other", "") == "yours"
 
     asyncio.run(run())
 
@@ -78,7 +78,7 @@ def test_the_first_outcome_of_a_row_stays(ledger: Ledger) -> None:
 def test_a_lost_worker_gives_back_rows_places_and_pays_what_it_held(ledger: Ledger, clock: Clock) -> None:
     async def run() -> None:
         await ledger.beat("a", 1)
-        await ledger.take("a", "row")
+        await ledger.take("a", "row", "")
         held = await ledger.reserve("a", 300, 99, Price(prompt=0.0, completion=0.0))
         assert held.tokens == 200
         for _ in range(2):
@@ -88,11 +88,11 @@ def test_a_lost_worker_gives_back_rows_places_and_pays_what_it_held(ledger: Ledg
         assert (await ledger.state())["busy"] == [1]
         clock.now += 29
         await ledger.beat("b", 2)
-        assert await ledger.take("b", "row") == "under way" and not waiting.done()
+        assert await ledger.take("b", "row", "") == "under way" and not waiting.done()
         clock.now += 2
         await ledger.beat("b", 2)
         await waiting
-        assert await ledger.take("b", "row") == "yours"
+        assert await ledger.take("b", "row", "") == "yours"
         state = await ledger.state()
         assert (state["lost"], state["spent_tokens"], state["busy"]) == (1, 200, [2])
         # It was only slow: what it settles now is settled already.
