@@ -21,7 +21,9 @@ ROWS = 12
 
 
 def start(server: FakeModel, rows: Path, out: Path) -> "subprocess.Popen[str]":
+    # One call for each violation and each verdict: many instants to be stopped at.
     flags = [f"rows={rows}", f"out={out}", "lm=openai/fake", f"api_base={server.api_base}"]
+    flags += ["verify=one-by-one", "batched=false", "verify-mined=0"]
     return subprocess.Popen(
         [sys.executable, "-m", "programs", "synthesize", *flags, "concurrency=4", "canary_share=1", "adapter=chat"],
         cwd=ROOT,

@@ -17,7 +17,9 @@ from programs.lm.role_lm import RoleLM
 from programs.modules.signatures import ExtractRequirements
 from tests.programs.lm.call.test_transport import GOOD, Server, asked, good, send
 
-ANSWER = json.dumps({"information_need": "x", "requirements": []})
+ANSWER = json.dumps(
+    {"meets_query": True, "refusal": "", "information_need": "x", "answer_boundary": "y", "requirements": []}
+)
 
 
 def refuse(handler: BaseHTTPRequestHandler, words: str) -> None:
@@ -48,7 +50,7 @@ def test_a_parameter_that_is_refused_is_not_sent_again(name: str, words: str) ->
             assert server.bodies[-1]["max_completion_tokens"] == 50
 
 
-@pytest.mark.parametrize("keyword", ["maxItems", "minimum", "$ref"])
+@pytest.mark.parametrize("keyword", ["maxItems", "maxLength", "$ref"])
 def test_a_schema_that_is_refused_is_sent_without_bounds_and_references(keyword: str) -> None:
     def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
         sent = json.dumps(server.bodies[number])
