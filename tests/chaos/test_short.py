@@ -9,7 +9,7 @@ from tests.chaos import batches, disks, inputs, kills, owner, provider_faults
 
 @pytest.mark.slow
 def test_a_mixture_of_all_faults(tmp_path: Path) -> None:
-    figures = provider_faults.provider_faults(tmp_path, queries=10, share=0.4)
+    figures = provider_faults.provider_faults(tmp_path, queries=40, share=0.4)
     assert figures["faults"] > 30
 
 
