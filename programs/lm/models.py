@@ -155,6 +155,15 @@ def call_settings(spec: ModelSpec) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None} | dict(spec.extra)
 
 
+def reads_schema(spec: ModelSpec) -> bool:
+    """Whether the provider shows the model the JSON schema of a request, and counts its tokens. A server of one's own
+    decodes under it at most, so that the model knows the schema from the prompt alone."""
+    provider = str(litellm.get_llm_provider(spec.model)[1])
+    if spec.is_local or spec.schema_constrained or provider in _SCHEMA_PROVIDERS:
+        return False
+    return bool(litellm.supports_response_schema(spec.model, custom_llm_provider=provider))
+
+
 def abilities(spec: ModelSpec) -> dict[str, Any]:
     """What litellm's list says that this model takes, in DSPy's names."""
     provider = str(litellm.get_llm_provider(spec.model)[1])

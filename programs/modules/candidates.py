@@ -25,7 +25,6 @@ class Candidate:
     direction: str
     fate: Fate
     text: str = ""
-    explanation: str = ""
     verdict: Verdict | None = None
     place: int = 0
     verdicts: int = 0

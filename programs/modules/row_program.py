@@ -13,7 +13,7 @@ from data.records import Requirement
 from programs.lm.adapters import ChatLayout
 from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.predictors import AskingModule, Predictor
-from programs.modules.signatures import MAX_PASSAGE_CHARS, MAX_REMARK_CHARS
+from programs.modules.signatures import MAX_PASSAGE_CHARS
 from programs.modules.verifier import POSITIVE_REFUSED, Question, judge, numbered
 from programs.options import VerifyBy
 
@@ -124,7 +124,6 @@ def draft_candidate(
     planned: Candidate,
     text: str,
     *,
-    explanation: str = "",
     generator: str,
     step: Predictor,
     known: set[str],
@@ -136,8 +135,7 @@ def draft_candidate(
     if not text or len(text) > MAX_PASSAGE_CHARS:
         faults[f"{step}_empty" if not text else f"{step}_too_long"] += 1
         return planned
-    remark = clean_text(explanation)[:MAX_REMARK_CHARS]
-    candidate = replace(planned, text=text, explanation=remark, generator=generator)
+    candidate = replace(planned, text=text, generator=generator)
     key = same_text_key(text)
     if key in known:
         return replace(candidate, fate="copies_a_passage")

@@ -19,6 +19,7 @@ MAX_REMARK_CHARS = 1500
 
 Short = Annotated[str, StringConstraints(min_length=1, max_length=400, strip_whitespace=True)]
 Span = Annotated[str, StringConstraints(max_length=800, strip_whitespace=True)]
+Draft = Annotated[str, StringConstraints(max_length=MAX_PASSAGE_CHARS)]
 Remark = Annotated[str, StringConstraints(max_length=MAX_REMARK_CHARS)]
 
 # What each kind of violation means, as planner and writer are told.
@@ -119,7 +120,6 @@ class ViolateRequirement(_Violation):
     direction: str = dspy.InputField(desc="how to break it")
     refused: str = dspy.InputField(desc="an earlier draft and what was wrong with it; empty for a first draft")
     negative: str = dspy.OutputField(desc="the new passage, and nothing else")
-    explanation: str = dspy.OutputField(desc="what was changed, in a few words")
 
 
 class PlannedViolation(_Part):
@@ -131,22 +131,13 @@ class PlannedViolation(_Part):
     refused: str = Field(default="", description="an earlier draft and what was wrong with it; empty for a first draft")
 
 
-class NegativeDraft(_Part):
-    """One new passage."""
-
-    negative: Annotated[str, StringConstraints(max_length=MAX_PASSAGE_CHARS)] = Field(
-        description="the new passage, and nothing else"
-    )
-    explanation: Remark = Field(description="what was changed, in a few words")
-
-
 class ViolateRequirements(_Violation):
     __doc__ = f"""Do the following once for each planned violation; the new passages must differ from each other.
 
     {ViolateRequirement.__doc__}"""
 
     violations: list[PlannedViolation] = dspy.InputField(desc="what to break in each new passage")
-    negatives: list[NegativeDraft] = dspy.OutputField(desc="the new passages, one for each violation, in their order")
+    negatives: list[Draft] = dspy.OutputField(desc="the new passages, one for each violation, in their order")
 
 
 _JUDGE = f"""Judge only by what a passage says. A requirement is satisfied when the passage meets it in substance, in

@@ -170,13 +170,12 @@ class Synthesizer(RowProgram):
             steps = [Step("violate", asked, expected_length=("negatives", len(violations)))]
         else:
             steps = [Step("violate", shared | {"disruptions": _in_words([v])} | v.model_dump()) for v in violations]
-        drafts: list[tuple[str, str, str] | None] = []
+        drafts: list[tuple[str, str] | None] = []
         for answer in await self.call_all(steps, faults):
             if isinstance(answer, CallError):
                 drafts += [None] * (len(planned) if self.batched else 1)
                 continue
-            written = answer.negatives if self.batched else [answer]
-            drafts += [(one.negative, one.explanation, author(answer)) for one in written]
+            drafts += [(text, author(answer)) for text in (answer.negatives if self.batched else [answer.negative])]
         return [_drafted(candidate, draft, known, faults) for candidate, draft in zip(planned, drafts, strict=True)]
 
 
@@ -273,18 +272,12 @@ def _in_words(violations: Sequence[PlannedViolation]) -> list[str]:
     return [f"{name}: {DISRUPTIONS_IN_WORDS[name]}" for name in dict.fromkeys(v.disruption for v in violations)]
 
 
-def _drafted(
-    planned: Candidate, draft: tuple[str, str, str] | None, known: set[str], faults: Counter[str]
-) -> Candidate:
-    """The candidate with its next draft (text, explanation, author), None when there is none. The verdicts on drafts
+def _drafted(planned: Candidate, draft: tuple[str, str] | None, known: set[str], faults: Counter[str]) -> Candidate:
+    """The candidate with its next draft (text, author), None when there is none. The verdicts on drafts
     before it still tell how many were relevant."""
     if planned.verdict is not None:
-        planned = replace(
-            planned, fate="not_written", text="", explanation="", verdict=None, generator="", repaired=True
-        )
+        planned = replace(planned, fate="not_written", text="", verdict=None, generator="", repaired=True)
     if draft is None:
         return planned
-    text, explanation, generator = draft
-    return draft_candidate(
-        planned, text, explanation=explanation, generator=generator, step="violate", known=known, faults=faults
-    )
+    text, generator = draft
+    return draft_candidate(planned, text, generator=generator, step="violate", known=known, faults=faults)

@@ -51,7 +51,7 @@ class OptimizeConfig(FeedbackOptions, LMOptions):
     concurrency: Annotated[int, between(1, 64)] = 4
     """How many examples are run at once."""
 
-    style_passages: Natural = 3
+    style_passages: Natural = 2
     """How many mined passages show the generator how the corpus reads, when the profile names none."""
 
     def __post_init__(self) -> None:

@@ -80,7 +80,7 @@ class SynthesizeConfig(RowRunOptions, WritingOptions):
     ray_address: str | None = None
     """Address of a running Ray cluster, as ray.init takes it; None makes one on this machine for the run."""
 
-    style_passages: Natural = 3
+    style_passages: Natural = 2
     """How many mined passages show the generator how the corpus reads, when the profile names none."""
 
     def __post_init__(self) -> None:

@@ -62,11 +62,8 @@ class ObedientModel(FakeModel):
         if "target" in inputs or "violations" in inputs:
             told = ADVICE in message_text(body["messages"][0]).lower()
             planned = json.loads(inputs["violations"]) if "violations" in inputs else [inputs]
-            drafts = [
-                {"negative": _draft(inputs["passage"], each, told), "explanation": "The target no longer holds."}
-                for each in planned
-            ]
-            answer = render_answer({"negatives": drafts} if "violations" in inputs else drafts[0], layout)
+            drafts = [_draft(inputs["passage"], each, told) for each in planned]
+            answer = render_answer({"negatives": drafts} if "violations" in inputs else {"negative": drafts[0]}, layout)
             return completion_response(body, answer)
         return await super().answer(request, body)
 

@@ -189,11 +189,11 @@ class FakeModel(LoopbackServer):
             }
         if "violations" in inputs:
             planned = json.loads(inputs["violations"])[int(self._short_batches) :]
-            return {"negatives": [self._outputs(kind, {"query": query, **one}) for one in planned]}
+            return {"negatives": [self._outputs(kind, {"query": query, **one})["negative"] for one in planned]}
         if kind == "violate":
             draft = "second draft" if inputs.get("refused") else "draft"
             negative = f"About {query}: {inputs['direction']}\nThis {draft} {_BROKEN} {inputs['target']}"
-            return {"negative": negative, "explanation": "The target no longer holds."}
+            return {"negative": negative}
         if "passages" in inputs:
             shown = [text.partition(". ")[2] for text in json.loads(inputs["passages"])]
             return {"verdicts": [{"number": n} | self._verdict(text, inputs) for n, text in enumerate(shown, start=1)]}

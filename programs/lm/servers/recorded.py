@@ -76,7 +76,7 @@ class RecordedAnswers:
 
     def __init__(self) -> None:
         self._extractions: dict[tuple[str, str], dict[str, Any]] = {}
-        self._violations: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._violations: dict[tuple[str, ...], str] = {}
         self._verdicts: dict[tuple[str, str], tuple[Verdict, tuple[Requirement, ...]]] = {}
         self._naive: dict[tuple[str, str], list[str]] = {}
         for item in demo_items():
@@ -95,7 +95,7 @@ class RecordedAnswers:
             assert negative.requirement is not None
             # Four rows break one requirement twice in the same way: only the direction tells the two apart.
             key = (query, positive, same_text_key(negative.requirement.statement), str(negative.disruption))
-            self._violations[(*key, same_text_key(why))] = {"negative": negative.text, "explanation": why}
+            self._violations[(*key, same_text_key(why))] = negative.text
         self._add_verdicts(row)
 
     def _add_verdicts(self, row: Row) -> None:
@@ -117,7 +117,7 @@ class RecordedAnswers:
                 "negatives": [self._violation(one, {**keys, **_keys(one)}) for one in _objects(inputs["violations"])]
             }
         if "target" in inputs:
-            return self._violation(inputs, keys)
+            return {"negative": self._violation(inputs, keys)}
         if "passages" in inputs:
             texts = _string_list(inputs["passages"])
             found = [
@@ -137,7 +137,7 @@ class RecordedAnswers:
             raise NotRecordedError(f"no naive negatives are recorded for the query {query!r:.80} with this passage")
         return {"negatives": found[:count]}
 
-    def _violation(self, inputs: Mapping[str, str], keys: Mapping[str, str]) -> dict[str, Any]:
+    def _violation(self, inputs: Mapping[str, str], keys: Mapping[str, str]) -> str:
         if keys.get("refused"):
             raise NotRecordedError("no second drafts are recorded")
         statement = same_text_key(_without_number(inputs["target"]))

@@ -1,14 +1,15 @@
 """Our layouts say what DSPy's say, word for word, and fit the schema to the model."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import dspy
 import pytest
 
-from programs.lm.adapters import ChatLayout, SchemaAdapter, XMLLayout, expected_length
-from programs.lm.models import ModelSpec
+from programs.lm.adapters import ChatLayout, SchemaAdapter, XMLLayout, expected_length, type_in_words
+from programs.lm.models import ModelSpec, reads_schema
 from programs.lm.role_lm import RoleLM
-from programs.modules.signatures import VerifyIrrelevance
+from programs.modules.signatures import LineupVerdict, VerifyIrrelevance, Way
 from programs.modules.synthesizer import Synthesizer
 
 SIGNATURES = [
@@ -20,11 +21,10 @@ SIGNATURES = [
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (ChatLayout(), dspy.ChatAdapter()),
         (XMLLayout(), dspy.XMLAdapter()),
         (SchemaAdapter(schema_constrained=True), dspy.JSONAdapter()),
     ],
-    ids=["chat", "xml", "json"],
+    ids=["xml", "json"],
 )
 def test_prompts_are_dspys_also_when_they_are_remembered(ours: dspy.Adapter, theirs: dspy.Adapter) -> None:
     for signature in SIGNATURES:
@@ -32,6 +32,44 @@ def test_prompts_are_dspys_also_when_they_are_remembered(ours: dspy.Adapter, the
         for _ in range(2):
             assert ours.format(signature, [], {}) == theirs.format(signature, [], {})
             assert ours.format(other, [], {}) == theirs.format(other, [], {})
+
+
+@pytest.mark.parametrize("signature", SIGNATURES, ids=lambda signature: signature.__name__)
+def test_the_chat_layout_names_every_field_once(signature: type[dspy.Signature]) -> None:
+    ours, theirs = ChatLayout().format(signature, [], {}), dspy.ChatAdapter().format(signature, [], {})
+    system = ours[0]["content"]
+    for name, field in signature.fields.items():
+        assert system.count(f"[[ ## {name} ## ]]") == 1
+        desc = field.json_schema_extra["desc"]
+        assert desc in system or desc.startswith("${")
+    for line in signature.instructions.splitlines():
+        assert line.strip() in system
+    for name in signature.output_fields:
+        assert ours[1]["content"].count(f"`[[ ## {name} ## ]]`") == 1
+    assert len(system) < 0.75 * len(theirs[0]["content"])
+
+
+def test_types_in_words() -> None:
+    assert type_in_words(list[LineupVerdict]).startswith(
+        '[{"number": whole number (the passage\'s number), "reason": text'
+    )
+    assert type_in_words(list[Way]).startswith('[{"disruption": one of (entity_shift: about another')
+    assert type_in_words(Literal["a", "b"]) == '"a" | "b"'
+    assert type_in_words(list[bool]) == "[true | false, ...]"
+    assert type_in_words(dict) == "JSON"
+
+
+def test_the_json_layout_sends_its_schema_once() -> None:
+    for signature in SIGNATURES:
+        shown = SchemaAdapter(schema_constrained=False, reads_schema=True).format(signature, [], {})[0]["content"]
+        assert "$defs" not in shown and '"type"' not in shown
+        plain = SchemaAdapter(schema_constrained=False).format(signature, [], {})[0]["content"]
+        assert shown.count("the given JSON schema") == plain.count("the JSON schema: ")
+        assert all(name in shown for name in signature.fields if name != "negative")
+    hosted, own = (ModelSpec(name=name, model=name) for name in ("openai/gpt-4.1-mini", "hosted_vllm/x"))
+    assert reads_schema(hosted)
+    assert not reads_schema(own)
+    assert not reads_schema(replace(hosted, is_local=True))
 
 
 def schema_of(signature: type[dspy.Signature], *, schema_constrained: bool) -> dict[str, Any]:
