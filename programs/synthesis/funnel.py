@@ -55,7 +55,7 @@ class Funnel:
                 kept, others = candidate.others_kept
                 self.disruptions[candidate.disruption] += 1
                 self.repaired += candidate.repaired
-                self.surgical += kept == others
+                self.surgical += candidate.requirement is not None and kept == others
         self.canaries_asked += synthesis.canary_asked
         if synthesis.canary is not None:
             self.canaries += 1

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data.base.errors import InputError
+from data.readers.recorded import bundled_rows
 from data.row_files import read_rows
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
@@ -40,6 +42,23 @@ def test_one_call_a_row_and_copies_are_dropped(
         assert {(negative.generator, negative.verdict, negative.program) for negative in generated} == {
             ("openai/fake", None, "naive")
         }
+
+
+def test_with_a_verifier_it_takes_three_calls_and_has_verdicts(demo_rows: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"rows": demo_rows, "method": "naive", "negatives_per_row": 3, "max_rows": 8}
+    summary = synthesize(SynthesizeConfig(**settings, out=tmp_path / "judged", verify="line-up"))
+    assert summary["usage"]["requests"] == 8 * 3
+    assert summary["verifier"]["canaries"] == 8
+    recorded = {row.query_id: row.negatives for row in bundled_rows("bundled:demo", "naive")}
+    judged = list(read_rows(Path(summary["rows_file"])))
+    for row in judged:
+        assert {(n.text, n.verdict) for n in row.negatives} <= {(n.text, n.verdict) for n in recorded[row.query_id]}
+        assert row.requirements
+    assert sum(len(row.negatives) for row in judged) == summary["funnel"]["accepted"] == 24
+    # It plans no violation, so that there is no other requirement to keep.
+    assert summary["funnel"]["accepted_surgical"] == 0
+    unjudged = synthesize(SynthesizeConfig(**settings, out=tmp_path / "unjudged"))
+    assert (unjudged["usage"]["requests"], unjudged["verifier"]["canaries"]) == (8, 0)
 
 
 def test_an_answer_with_too_few_is_asked_for_again_and_then_lost(
