@@ -21,6 +21,7 @@ Scenario = Callable[[Path], dict[str, Any]]
 SCENARIOS: dict[str, Scenario] = {
     "faults": provider_faults.provider_faults,
     "kills": kills.kills,
+    "budget-kills": kills.budget_under_kills,
     "batch-kills": batches.batch_kills,
     "interrupt": kills.interrupt,
     "interrupt-stalled": lambda folder: kills.interrupt(folder, answer_s=10.0),

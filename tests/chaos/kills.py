@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.promises import PATIENCE_S, Synthesis, look_into_store, promise, write_made_rows
+from tests.chaos.promises import PATIENCE_S, Synthesis, look_into_store, promise, store_totals, write_made_rows
+from tests.fakes.fake_model import MIXED_FAULTS
 from tests.fakes.fake_process import Behaviour, FakeProcess, fake_process
 
 _AT_ONCE = 4
@@ -58,6 +59,57 @@ def kills(folder: Path, *, kills: int = 50, queries: int = 400, seed: int = 0) -
         "corrupt_stores": corrupt,
         "calls": len(log),
         "calls_in_flight_at_a_kill_made_again": calls_again,
+    }
+
+
+def budget_under_kills(
+    folder: Path, *, kills: int = 10, budget: int = 300_000, at_once: int = 16, seed: int = 0
+) -> dict[str, Any]:
+    """Kill a run under a budget of tokens so many times, before a server with every fault; then let it run out.
+
+    Left out is the answer of millions of tokens where a hundred were asked for: no reservation covers that.
+    """
+    rng, out, rows = random.Random(seed), folder / "out", folder / "rows.jsonl"
+    write_made_rows(rows, 400)
+    flags = (
+        f"concurrency={at_once}", f"budget_tokens={budget}", "max_tokens=100", "timeout_s=3", "retries=3",
+        "malformed_retries=3",
+    )  # fmt: skip
+    killed = seen = 0
+    in_flight = []
+    faults = [fault for fault in MIXED_FAULTS if fault != "huge"]
+    turns = [turn for fault in faults for turn in (None, None, None, fault)]
+    behaviour = Behaviour(delay_s=0.2, faults=tuple(turns), stall_s=6.0)
+    with fake_process(folder / "server.jsonl", behaviour) as server:
+        for _ in range(kills):
+            process = Synthesis(server, rows, out, *flags)
+            while process.running and server.num_requests() < seen + at_once:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.3))
+            promise(process.running, f"the run ended before kill {killed + 1}: a larger budget is needed")
+            process.send(signal.SIGKILL)
+            process.wait()
+            killed += 1
+            in_flight.append(store_totals(out)["outcomes"].get("open", 0))
+            # What the server is still writing is billed too.
+            time.sleep(0.3)
+            seen = server.num_requests()
+        code, errors = Synthesis(server, rows, out, *flags).wait()
+        used = sum(served.prompt_tokens + served.completion_tokens for served in server.log())
+    promise(code == 2, f"the run did not end for its budget ({code}): {errors[-400:]}")
+    promise(f"budget of {budget} tokens is spent" in errors, errors[-400:])
+    ledger = store_totals(out)
+    settled = ledger["prompt_tokens"] + ledger["completion_tokens"]
+    promise(used <= budget, f"the server counts {used} tokens, the budget is {budget}")
+    promise(settled + ledger["reserved_tokens"] >= used, f"the ledger has {ledger}, the server {used}")
+    return {
+        "kills": killed,
+        "budget": budget,
+        "in_flight_at_the_kills": in_flight,
+        "tokens_by_the_server": used,
+        "tokens_settled": settled,
+        "tokens_that_may_be_billed": ledger["reserved_tokens"],
+        "outcomes": ledger["outcomes"],
     }
 
 

@@ -113,8 +113,15 @@ def look_into_store(out: Path) -> tuple[set[str], bool]:
 def store_totals(out: Path) -> dict[str, Any]:
     """Requests that were sent and tokens, as the store's ledger has them."""
     with closing(sqlite3.connect(out / "store.sqlite")) as db:
-        requests, prompt, completion = db.execute(
-            "SELECT COUNT(*), SUM(prompt_tokens), SUM(completion_tokens) FROM calls WHERE outcome != 'replayed'"
+        requests, prompt, completion, reserved = db.execute(
+            "SELECT COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(reserved_tokens) FROM calls "
+            "WHERE outcome != 'replayed'"
         ).fetchone()
         outcomes = dict(db.execute("SELECT outcome, COUNT(*) FROM calls GROUP BY 1").fetchall())
-    return {"requests": requests, "prompt_tokens": prompt, "completion_tokens": completion, "outcomes": outcomes}
+    return {
+        "requests": requests,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "reserved_tokens": reserved,
+        "outcomes": outcomes,
+    }

@@ -19,6 +19,13 @@ def test_batches_that_are_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_budget_holds_over_kills(tmp_path: Path) -> None:
+    figures = kills.budget_under_kills(tmp_path, kills=2, budget=20_000, at_once=4)
+    assert figures["kills"] == 2
+    assert figures["outcomes"]["killed"] > 0
+
+
+@pytest.mark.slow
 def test_a_second_run_on_the_folder(tmp_path: Path) -> None:
     assert "another process" in kills.two_at_once(tmp_path)["second_run"]
 
