@@ -37,6 +37,12 @@ def _position(value: Any) -> int:
     return int(value)
 
 
+def _rank(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"expected a rank from 1, got {value!r:.40}")
+    return value
+
+
 def _share(value: Any) -> Any:
     if value is not None and (type(value) not in (int, float) or not 0 <= value <= 1):
         raise ValueError(f"expected a share from 0 to 1, got {value!r:.40}")
@@ -92,10 +98,23 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """By what a mined negative was found (dense, bm25) or judged (rescore), with its score there.
+
+    `rank` is its place in that ranking of the corpus, from 1, positives included; None of what does not rank.
+    """
+
+    by: Text
+    rank: Annotated[int | None, Read(lambda value: value if value is None else _rank(value))] = None
+    score: OptionalNumber = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Negative:
     """A passage that does not answer the query, with its origin.
 
-    `score` is the retriever's similarity at mining time; `requirement` is the violated one; `generator` names the
+    `score` is the retriever's similarity at mining time; `found` says what else ranked or scored it where mining asked
+    more than the retriever; `requirement` is the violated one; `generator` names the
     model and `program` the compiled program that wrote it (None for mined negatives). `grade` is how relevant the
     passage is all the same, 0 to 1, where the data says so itself (None: as the verdict says).
     """
@@ -110,6 +129,7 @@ class Negative:
     generator: OptionalText = None
     program: OptionalText = None
     grade: Annotated[float | None, Read(_share)] = None
+    found: List[Found] = ()
 
     @property
     def relevance(self) -> float | None:

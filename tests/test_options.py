@@ -34,7 +34,7 @@ OWN = {
     "trainer mine": (
         ["EncoderOptions"],
         (
-            "data out split num-negatives rank-from rank-to max-score absolute-margin relative-margin "
+            "data out split source rescore num-negatives rank-from rank-to max-score absolute-margin relative-margin "
             "margin-anchor sampling seed backend cache skip-bad-rows corpus query positive title force"
         ),
     ),

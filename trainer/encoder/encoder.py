@@ -10,6 +10,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +90,7 @@ class Encoder(nn.Module):
             max_length=options.max_length,
             dimensions=options.dimensions,
         )
+        _say_prompts(spec, settings.query_prompt, settings.document_prompt)
         longest = max(longest_input(transformer, tokenizer), position_limit(transformer) or 0)
         if options.max_length is not None and not 3 <= options.max_length <= longest:
             raise InputError(f"expected 3 to {longest} tokens for {spec}, got {options.max_length}", field="max_length")
@@ -279,6 +281,15 @@ class Encoder(nn.Module):
             transformer.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
             write_settings(new, self.settings, self.width)
+
+
+@cache
+def _say_prompts(spec: str, query: str, document: str) -> None:
+    """Once a run and model: a prompt that should not be there, or is missing, changes every score."""
+    if query or document:
+        said = (f"{role} begin with {prompt!r}" if prompt else f"{role} have no prompt" for role, prompt in (
+            ("queries", query), ("passages", document)))  # fmt: skip
+        log.info("%s: %s", spec, ", ".join(said))
 
 
 def _own_settings(folder: ModelFolder, transformer: nn.Module, tokenizer: Any) -> EncoderSettings:

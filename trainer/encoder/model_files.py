@@ -69,12 +69,14 @@ def _download(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def load_transformer(folder: ModelFolder, spec: str) -> tuple[nn.Module, Any]:
+def load_transformer(folder: ModelFolder, spec: str, kind: str = "AutoModel") -> tuple[nn.Module, Any]:
     """The float32 transformer, an adapter merged into it, and its tokenizer; `spec` is the user's word for it.
+
+    `kind` is the class of transformers that loads it: AutoModel, or one with a head on it.
 
     Raises InputError, also when the files lack a weight that embeddings depend on.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    import transformers
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -83,13 +85,13 @@ def load_transformer(folder: ModelFolder, spec: str) -> tuple[nn.Module, Any]:
     if adapter.is_file():
         weights = find_model_folder(str(read_json_object(adapter).get("base_model_name_or_path")))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder.transformer, trust_remote_code=False, **folder.tokenizer_arguments
         )
-        config = AutoConfig.from_pretrained(weights, trust_remote_code=False, **folder.config_arguments)
+        config = transformers.AutoConfig.from_pretrained(weights, trust_remote_code=False, **folder.config_arguments)
         if getattr(config, "is_encoder_decoder", False):
             raise InputError(f"cannot use {spec}: encoder-decoder models have no single sequence of outputs to pool")
-        transformer, found = AutoModel.from_pretrained(
+        transformer, found = getattr(transformers, kind).from_pretrained(
             weights, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True,
         )  # fmt: skip

@@ -84,7 +84,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     modules_file = folder / "modules.json"
     if not modules_file.is_file():
         return ModelFolder(transformer=folder)
-    modules = _read_modules(modules_file)
+    modules = read_modules(modules_file)
     kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise InputError(
@@ -166,7 +166,7 @@ def override(settings: EncoderSettings, **values: Any) -> EncoderSettings:
     return replace(settings, **{name: value for name, value in values.items() if value is not None})
 
 
-def _read_modules(path: Path) -> list[dict[str, Any]]:
+def read_modules(path: Path) -> list[dict[str, Any]]:
     """The modules in the order of the file, as sentence-transformers applies them."""
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))

@@ -15,12 +15,14 @@ from trainer.mining.rules import KEPT, Floats, Limits
 
 # Queries on which the changes are tried, evenly chosen, and the most ranked passages that are held for them.
 _MOST_TRIED, _MOST_RANKED = 1000, 4_000_000
+# The same where a cross-encoder reads each of them.
+_MOST_RESCORED = 5000
 _WIDER = (2, 5, 10)
 # A milder change is named where it brings at least this share of what the strongest brings.
 _NEARLY = 0.8
 
 
-def advice(mined: Sequence[Row], queries_QD: Floats, ranker: Ranker, config: MineConfig) -> str:
+def advice(mined: Sequence[Row], queries_QD: Floats | None, ranker: Ranker, config: MineConfig) -> str:
     """One line: the mildest change of one setting that brings nearly as much as any, and what it would bring.
 
     `mined` are the rows of `queries_QD` with their negatives; each change is tried on those that got too few.
@@ -28,11 +30,13 @@ def advice(mined: Sequence[Row], queries_QD: Floats, ranker: Ranker, config: Min
     short = [q for q, row in enumerate(mined) if len(row.negatives) < config.num_negatives]
     if not short:
         return "every query has all its negatives; nothing needs to change"
-    num_ranked = min(max(_WIDER) * config.rank_to, len(ranker.corpus.ids))
-    num_tried = min(len(short), _MOST_TRIED, max(1, _MOST_RANKED // num_ranked))
+    wider = 1 if config.rescore else max(_WIDER)
+    num_ranked = min(wider * config.rank_to, len(ranker.corpus.ids))
+    most_ranked = _MOST_RESCORED if config.rescore else _MOST_RANKED
+    num_tried = min(len(short), _MOST_TRIED, max(1, most_ranked // num_ranked))
     tried = [short[i] for i in np.linspace(0, len(short) - 1, num_tried).astype(int)]
     rows = [mined[q] for q in tried]
-    ranked = ranker.rank(rows, queries_QD[tried], num_ranked)
+    ranked = ranker.rank(rows, None if queries_QD is None else queries_QD[tried], num_ranked)
     had_Q = np.array([len(row.negatives) for row in rows])
     found = {change: _num_negatives(ranked, changed) - had_Q for change, changed in _changes(config, ranker)}
     most = max((int(more_Q.sum()) for more_Q in found.values()), default=0)
@@ -62,7 +66,8 @@ def _changes(config: MineConfig, ranker: Ranker) -> Iterator[tuple[str, MineConf
         return f"{flag}={value} (now {now})", replace(config, **{name: value})
 
     num_passages = len(ranker.corpus.ids)
-    wider = [change("rank_to", rank_to) for rank_to in _wider(config.rank_to, num_passages)]
+    ranks = [] if config.rescore else _wider(config.rank_to, num_passages)
+    wider = [change("rank_to", rank_to) for rank_to in ranks]
     yield from wider[:1]
     margins = {name: getattr(config, name) for name in ("relative_margin", "absolute_margin")}
     on = {name: margin for name, margin in margins.items() if margin is not None}

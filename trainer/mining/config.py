@@ -8,6 +8,7 @@ from data.base.outputs import ForceOption
 from data.readers.pair_options import PairOptions
 from trainer.encoder.options import EncoderOptions
 
+CandidateSource = Literal["dense", "bm25", "hybrid"]
 MarginAnchor = Literal["nearest", "mean", "lowest"]
 RowsFile = Annotated[str, Bound("a file name that ends in .jsonl", lambda name: name.endswith(".jsonl"))]
 
@@ -28,6 +29,14 @@ class MineConfig(EncoderOptions, PairOptions, ForceOption):
     num_negatives: Count = 15
     """Negatives per query; fewer where the rules leave fewer."""
 
+    source: CandidateSource = "dense"
+    """Where candidates come from: the model's nearest passages (dense), shared words (bm25, which needs no model), or
+    both, joined by reciprocal rank (hybrid)."""
+
+    rescore: str | None = None
+    """Cross-encoder that scores the candidates and the positives: a folder or hub name of sentence-transformers or
+    transformers; the margins and the highest score then count on its scores (None: off)."""
+
     rank_from: Count = 1
     """First rank that may be taken, 1 for the best passage that is not a positive."""
 
@@ -35,10 +44,11 @@ class MineConfig(EncoderOptions, PairOptions, ForceOption):
     """Last rank that may be taken."""
 
     max_score: Finite | None = None
-    """Highest similarity of a negative (None: no bound)."""
+    """Highest score of a negative (None: no bound). Scores are those of `rescore` if given, else the model's
+    similarity, or BM25's with source=bm25."""
 
     absolute_margin: NotNegative | None = None
-    """A negative scores below the positive minus this, in units of similarity (None: off)."""
+    """A negative scores below the positive minus this, in units of the scores (None: off)."""
 
     relative_margin: NotNegative | None = 0.05
     """A negative scores below the positive minus this share of its size (0.05: 5 %; None: off)."""
@@ -63,4 +73,5 @@ class MineConfig(EncoderOptions, PairOptions, ForceOption):
     """Count and skip bad rows of the data instead of stopping at the first."""
 
     def __post_init__(self) -> None:
+        require(self.rescore is None or bool(self.rescore.strip()), "rescore", "the name of a model", self.rescore)
         require(self.rank_to >= self.rank_from, "rank-to", f"at least --rank-from ({self.rank_from})", self.rank_to)

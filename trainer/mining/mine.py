@@ -17,7 +17,7 @@ from data.readers.source import read_source
 from data.records import Negative, Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import write_rows
-from trainer.distributed import join_world
+from trainer.distributed import ALONE, World, join_world
 from trainer.encoder import Encoder
 from trainer.encoder.encoder import Indices
 from trainer.mining.advice import advice
@@ -35,7 +35,9 @@ _ROWS_AT_ONCE = 4096
 class MineReport:
     """Counts of a mining run. `dropped` counts ranked passages by the first rule that they broke.
 
-    `truncated_texts` counts among those that this run encoded, not among those that came from the cache.
+    `rescored_pairs` are those that the cross-encoder read; `found_by` counts the negatives by what found them, where
+    that was not the encoder alone. `truncated_texts` counts among those that this run encoded, not among those that
+    came from the cache.
     """
 
     queries: int
@@ -48,6 +50,8 @@ class MineReport:
     taken: int
     dropped: dict[str, int]
     truncated_texts: int
+    rescored_pairs: int
+    found_by: dict[str, int]
     advice: str
 
     def summary(self) -> str:
@@ -58,7 +62,9 @@ class MineReport:
             f"  queries: {self.queries_full} with all they asked for, {self.queries_short} with fewer, "
             f"{self.queries_empty} with none\n"
             f"  of {self.ranked} ranked passages {self.kept} passed the rules; dropped: {reasons or 'none'}\n"
-            f"  {self.advice}\n"
+            + (f"  found by: {', '.join(f'{n} {by}' for by, n in self.found_by.items())}\n" if self.found_by else "")
+            + (f"  the cross-encoder read {self.rescored_pairs} pairs\n" if self.rescored_pairs else "")
+            + f"  {self.advice}\n"
         )
 
 
@@ -73,13 +79,20 @@ def mine(config: MineConfig) -> MineReport:
     bad_rows.warn()
     rows = list(data.rows())
     with join_world(config.device) as (world, device):
-        encoder = Encoder.load(replace(config, device=device))
-        passages_PD = cached_embeddings(encoder, list(data.passages.values()), "document", config.cache, world)
-        queries_QD = cached_embeddings(encoder, [row.query for row in rows], "query", config.cache, world)
-        ranker = Ranker(data, passages_PD, queries_QD, config, encoder.device)
+        passages_PD, queries_QD, truncated = None, None, 0
+        search_on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if config.source != "bm25":
+            encoder = Encoder.load(replace(config, device=device))
+            search_on = encoder.device
+            passages_PD = cached_embeddings(encoder, list(data.passages.values()), "document", config.cache, world)
+            queries_QD = cached_embeddings(encoder, [row.query for row in rows], "query", config.cache, world)
+            truncated = int(world.all_reduce_sum([encoder.num_truncated], encoder.device)[0])
+        ranker = Ranker(data, passages_PD, queries_QD, config, search_on, world)
         mined, counts = _select(rows, queries_QD, ranker, config)
-        truncated = int(world.all_reduce_sum([encoder.num_truncated], encoder.device)[0])
-        report = _report(mined, counts, data, config, truncated, advice(mined, queries_QD, ranker, config))
+        num_rescored = ranker.num_rescored
+        report = _report(
+            mined, counts, data, config, truncated, advice(mined, queries_QD, ranker, config), num_rescored
+        )
         if world.is_main:
             write_rows(config.out, mined)
             write_json(report_file, {"config": asdict(config)} | asdict(report))
@@ -94,32 +107,40 @@ def mine_rows(
     passages_PD: Floats,
     config: MineConfig,
     device: torch.device = CPU,
+    world: World = ALONE,
 ) -> tuple[list[Row], Counter[str]]:
     """Each row with its mined negatives in place of any that it had, and how many ranked passages were kept or dropped.
 
     `passages_PD` is in the order of `data.passages`, `queries_QD` in the order of `rows`; `device` searches.
     """
-    return _select(rows, queries_QD, Ranker(data, passages_PD, queries_QD, config, device), config)
+    return _select(rows, queries_QD, Ranker(data, passages_PD, queries_QD, config, device, world), config)
 
 
 def _select(
-    rows: Sequence[Row], queries_QD: Floats, ranker: Ranker, config: MineConfig
+    rows: Sequence[Row], queries_QD: Floats | None, ranker: Ranker, config: MineConfig
 ) -> tuple[list[Row], Counter[str]]:
     corpus, limits = ranker.corpus, Limits(**shared_options(config, Limits))
     mined: list[Row] = []
     counts: Counter[str] = Counter()
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[start : start + _ROWS_AT_ONCE]
-        ranked = ranker.rank(part, queries_QD[start : start + _ROWS_AT_ONCE], config.rank_to)
+        part_QD = None if queries_QD is None else queries_QD[start : start + _ROWS_AT_ONCE]
+        ranked = ranker.rank(part, part_QD, config.rank_to)
         codes_QK = ranked.codes(limits, config.margin_anchor)
         for code, count in enumerate(np.bincount(codes_QK.ravel(), minlength=len(RULES) + 1).tolist()):
             counts["kept" if code == KEPT else RULES[code - 1]] += count
         for q, row in enumerate(part):
             chosen = _choose(np.flatnonzero(codes_QK[q] == KEPT), row, config)
-            found = zip(ranked.index_QK[q, chosen].tolist(), ranked.scores_QK[q, chosen].tolist(), strict=True)
+            scores_QK = ranked.similarities_QK
             negatives = tuple(
-                Negative(text=corpus.texts[i], source="mined", id=corpus.ids[i], score=round(score, 6))
-                for i, score in found
+                Negative(
+                    text=corpus.texts[i],
+                    source="mined",
+                    id=corpus.ids[i],
+                    score=None if scores_QK is None else round(float(scores_QK[q, column]), 6),
+                    found=ranked.found_by(q, i),
+                )
+                for column, i in zip(chosen.tolist(), ranked.index_QK[q, chosen].tolist(), strict=True)
             )
             mined.append(replace(row, negatives=negatives))
     return mined, counts
@@ -133,12 +154,25 @@ def _choose(kept_k: Indices, row: Row, config: MineConfig) -> Indices:
 
 
 def _report(
-    mined: list[Row], counts: Counter[str], data: RetrievalSet, config: MineConfig, num_truncated: int, advice: str
+    mined: list[Row],
+    counts: Counter[str],
+    data: RetrievalSet,
+    config: MineConfig,
+    num_truncated: int,
+    advice: str,
+    num_rescored: int,
 ) -> MineReport:
     sizes = [len(row.negatives) for row in mined]
     full = sum(size == config.num_negatives for size in sizes)
     empty = sum(size == 0 for size in sizes)
     dropped = {rule: counts[rule] for rule in RULES}
+    ranked_by = (
+        " and ".join(f.by for f in n.found if f.rank)
+        for row in mined
+        for n in row.negatives
+        if config.source != "dense"
+    )
+    found_by = Counter(by if " and " in by or config.source == "bm25" else f"{by} alone" for by in ranked_by)
     return MineReport(
         queries=len(mined),
         corpus=len(data.passages),
@@ -150,5 +184,7 @@ def _report(
         taken=sum(sizes),
         dropped=dropped,
         truncated_texts=num_truncated,
+        rescored_pairs=num_rescored,
+        found_by=dict(sorted(found_by.items())),
         advice=advice,
     )

@@ -3,34 +3,34 @@
 Axes: Q queries, K ranked passages, S positives of a query, P passages, D width.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from data.base.text import same_text_key
-from data.records import Row
+from data.records import Found, Row
 from data.retrieval_set import RetrievalSet
+from trainer.distributed import ALONE, World
 from trainer.encoder.encoder import Indices
 from trainer.mining.config import MarginAnchor, MineConfig
-from trainer.mining.rules import CODE, Codes, Floats, Limits, apply_rules
-from trainer.mining.search import CPU, ApproximateIndex, top_k
+from trainer.mining.cross_encoder import CrossEncoder
+from trainer.mining.rules import CODE, KEPT, Codes, Floats, Limits, apply_rules
+from trainer.mining.search import CPU
+from trainer.mining.sources import Bm25, Dense, Source, fuse
 
-log = logging.getLogger(__name__)
-# Passages up to which exact search is used.
-_EXACT_UP_TO = 1_000_000
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """The best passages of some queries by falling score; `index_QK` is -1 where an index found fewer.
+    """The best passages of some queries, the best first; `index_QK` is -1 where a source found fewer.
 
-    `positive_scores_QS` is NaN where a query has fewer positives, `nearest_QK` the column of the positive that a
-    passage is most similar to.
+    `scores_QK` are those that the rules count on, `similarities_QK` the encoder's (None without one). `found` holds the
+    scores and passages of every source by its name, and those of "rescore". `positive_scores_QS` is NaN where a query
+    has fewer positives, `nearest_QK` the column of the positive that a passage is most similar to.
     """
 
     scores_QK: Floats
@@ -39,6 +39,8 @@ class Ranked:
     is_same_text_QK: Flags
     positive_scores_QS: Floats
     nearest_QK: Indices
+    similarities_QK: Floats | None
+    found: dict[str, tuple[Floats, Indices]]
 
     def anchor(self, kind: MarginAnchor) -> Floats:
         """The score of the positive that margins count from, [Q, K] for the nearest, else [Q, 1]."""
@@ -46,6 +48,21 @@ class Ranked:
             return np.take_along_axis(self.positive_scores_QS, self.nearest_QK, axis=1)
         reduce = np.nanmin if kind == "lowest" else np.nanmean
         return np.asarray(reduce(self.positive_scores_QS, axis=1, keepdims=True), dtype=np.float32)
+
+    def found_by(self, q: int, passage: int) -> tuple[Found, ...]:
+        """What found or judged a passage for a query, with its rank and score there; nothing of the encoder alone."""
+        if self.found.keys() == {"dense"}:
+            return ()
+        places = ((name, *values, np.flatnonzero(values[1][q] == passage)) for name, values in self.found.items())
+        return tuple(
+            Found(
+                by=name,
+                rank=None if name == "rescore" else int(place[0]) + 1,
+                score=round(float(scores_QK[q, place[0]]), 6),
+            )
+            for name, scores_QK, _, place in places
+            if len(place)
+        )
 
     def codes(self, limits: Limits, anchor: MarginAnchor) -> Codes:
         """The code of the first rule that each passage breaks."""
@@ -57,49 +74,82 @@ class Ranked:
 class Ranker:
     """Ranks a corpus for rows of its queries.
 
-    `passages_PD` is in the order of `data.passages`; `device` searches. `queries_QD` are examples of queries, on which
-    an approximate index is measured.
+    `passages_PD` is in the order of `data.passages`; `device` searches and rescores, which the processes of `world`
+    share. `queries_QD` are examples of queries, on which an approximate index is measured. Without embeddings (None)
+    the source must be bm25.
     """
 
     def __init__(
         self,
         data: RetrievalSet,
-        passages_PD: Floats,
-        queries_QD: Floats,
+        passages_PD: Floats | None,
+        queries_QD: Floats | None,
         config: MineConfig,
         device: torch.device = CPU,
+        world: World = ALONE,
     ):
         self.corpus = Corpus(data)
-        self._passages_PD = passages_PD
-        self._search = _search(passages_PD, queries_QD, config, device)
+        self.num_rescored = 0
+        self._world = world
+        self._sources: dict[str, Source] = {}
+        if config.source != "bm25" and passages_PD is not None and queries_QD is not None:
+            self._sources["dense"] = Dense(passages_PD, queries_QD, config, device)
+        if config.source != "dense":
+            self._sources["bm25"] = Bm25(self.corpus.texts)
+        self._cross_encoder = None if config.rescore is None else CrossEncoder.load(config.rescore, device)
 
-    def rank(self, rows: Sequence[Row], queries_QD: Floats, num_ranked: int) -> Ranked:
+    def rank(self, rows: Sequence[Row], queries_QD: Floats | None, num_ranked: int) -> Ranked:
         """The `num_ranked` best passages that are no positives, and the positives and copies among them."""
         positives_QS, excluded_QS = self.corpus.positives(rows), self.corpus.excluded_text_ids(rows)
         # Positives and their copies take up places among the best: ask for that many more.
-        scores_QK, index_QK = self._search(queries_QD, num_ranked + self.corpus.max_duplicates(rows))
+        num_asked = num_ranked + self.corpus.max_duplicates(rows)
+        queries = {
+            name: source.queries([row.query for row in rows]) if isinstance(source, Bm25) else queries_QD
+            for name, source in self._sources.items()
+        }
+        found = {name: source.search(queries[name], num_asked) for name, source in self._sources.items()}
+        # The encoder's scores are what margins count on, where there are any.
+        name, source = next(iter(self._sources.items()))
+        scores_QK, index_QK = found[name]
+        if len(found) > 1:
+            index_QK = fuse(found["dense"][1], found["bm25"][1], num_asked)
+            scores_QK = source.scores(queries[name], index_QK)
         is_positive_QK = _contains(positives_QS, index_QK)
         text_QK = self.corpus.text_of[index_QK]
-        return Ranked(
+        ranked = Ranked(
             scores_QK=scores_QK,
             index_QK=index_QK,
             is_positive_QK=is_positive_QK,
             is_same_text_QK=_contains(excluded_QS, text_QK) | _repeats(text_QK, is_positive_QK),
-            positive_scores_QS=_positive_scores(queries_QD, self._passages_PD, positives_QS),
-            nearest_QK=_nearest_positives(self._passages_PD, index_QK, positives_QS),
+            positive_scores_QS=source.scores(queries[name], positives_QS),
+            nearest_QK=_nearest_positives(source, index_QK, positives_QS),
+            similarities_QK=scores_QK if name == "dense" else None,
+            found=found,
         )
+        if self._cross_encoder is None:
+            return ranked
+        return self._rescored(self._cross_encoder, ranked, rows, positives_QS, num_ranked)
 
-
-_Search = Callable[[Floats, int], tuple[Floats, Indices]]
-
-
-def _search(passages_PD: Floats, queries_QD: Floats, config: MineConfig, device: torch.device) -> _Search:
-    if config.backend == "exact" or (config.backend == "auto" and len(passages_PD) <= _EXACT_UP_TO):
-        return lambda queries, k: top_k(queries, passages_PD, k, device)
-    index = ApproximateIndex(passages_PD)
-    recall = index.recall(queries_QD, config.rank_to)
-    log.info("approximate search finds %.1f %% of the exact top %d", 100 * recall, config.rank_to)
-    return index.search
+    def _rescored(
+        self, cross_encoder: CrossEncoder, ranked: Ranked, rows: Sequence[Row], positives_QS: Indices, num_ranked: int
+    ) -> Ranked:
+        """With the cross-encoder's scores of the positives and the `num_ranked` best others; NaN elsewhere."""
+        window = Limits(rank_to=num_ranked)
+        asked = [(ranked.index_QK, ranked.codes(window, "lowest") == KEPT), (positives_QS, positives_QS >= 0)]
+        pairs = [
+            (rows[q].query, self.corpus.texts[index[q, column]])
+            for index, chosen in asked
+            for q, column in np.argwhere(chosen).tolist()
+        ]
+        scores = cross_encoder.scores(pairs, self._world)
+        self.num_rescored += len(pairs)
+        placed = []
+        for _, chosen in asked:
+            values = np.full(chosen.shape, np.nan, dtype=np.float32)
+            values[chosen], scores = scores[: chosen.sum()], scores[chosen.sum() :]
+            placed.append(values)
+        found = ranked.found | {"rescore": (placed[0], ranked.index_QK)}
+        return replace(ranked, scores_QK=placed[0], positive_scores_QS=placed[1], found=found)
 
 
 def _contains(sets_QS: Indices, values_QK: Indices) -> Flags:
@@ -119,24 +169,12 @@ def _repeats(text_QK: Indices, is_positive_QK: Flags) -> Flags:
     return repeats_QK & ~is_positive_QK
 
 
-def _positive_scores(queries_QD: Floats, passages_PD: Floats, positives_QS: Indices) -> Floats:
-    scores_QS = np.full(positives_QS.shape, np.nan, dtype=np.float32)
-    for column in range(positives_QS.shape[1]):
-        has = positives_QS[:, column] >= 0
-        scores_QS[has, column] = np.einsum("qd,qd->q", queries_QD[has], passages_PD[positives_QS[has, column]])
-    return scores_QS
-
-
-def _nearest_positives(passages_PD: Floats, index_QK: Indices, positives_QS: Indices) -> Indices:
+def _nearest_positives(source: Source, index_QK: Indices, positives_QS: Indices) -> Indices:
     nearest_QK = np.zeros(index_QK.shape, dtype=np.int64)
     several_Q = np.flatnonzero((positives_QS >= 0).sum(axis=1) > 1)
     # One query at a time: all at once would hold the embeddings of every ranked passage.
     for q in several_Q.tolist():
-        positives_SD = passages_PD[positives_QS[q, positives_QS[q] >= 0]]
-        # By angle: a long vector is not nearer.
-        lengths_S1 = np.linalg.norm(positives_SD, axis=1, keepdims=True)
-        unit_SD = positives_SD / np.maximum(lengths_S1, np.finfo(np.float32).tiny)
-        nearest_QK[q] = np.argmax(passages_PD[index_QK[q]] @ unit_SD.T, axis=1)
+        nearest_QK[q] = np.argmax(source.similarities(index_QK[q], positives_QS[q, positives_QS[q] >= 0]), axis=1)
     return nearest_QK
 
 

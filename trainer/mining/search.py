@@ -67,9 +67,9 @@ def _torch_block(queries_QD: Floats, passages_PD: Floats, k: int, device: torch.
         torch.empty(len(queries), 0, dtype=torch.long, device=device),
     )
     for start in range(0, len(passages_PD), _PASSAGES):
-        scores_QK, index_QK = _stable_top_k(queries @ _tensor(passages_PD[start : start + _PASSAGES], device).T, k)
+        scores_QK, index_QK = stable_top_k(queries @ _tensor(passages_PD[start : start + _PASSAGES], device).T, k)
         # Earlier blocks come first, so that among equal scores the lower row keeps winning.
-        best_scores, chosen = _stable_top_k(torch.cat([best_scores, scores_QK], dim=1), k)
+        best_scores, chosen = stable_top_k(torch.cat([best_scores, scores_QK], dim=1), k)
         best_index = torch.cat([best_index, index_QK + start], dim=1).gather(1, chosen)
     return best_scores.cpu().numpy(), best_index.cpu().numpy()
 
@@ -79,7 +79,7 @@ def _tensor(values: Floats, device: torch.device) -> Tensor:
     return torch.from_numpy(np.require(values, requirements=["C", "W"])).to(device)
 
 
-def _stable_top_k(scores_QP: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def stable_top_k(scores_QP: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """torch.topk with ties, at the cut too, broken by the lower column."""
     k = min(k, scores_QP.shape[1])
     # One more than asked for shows whether the cut runs through equal scores.

@@ -38,6 +38,8 @@ class Remining:
     def __init__(self, config: TrainConfig, rows: Sequence[Row], examples: Examples):
         assert config.remine_like is not None
         self._rules = read_rules(config.remine_like)
+        if self._rules.source == "bm25":
+            raise InputError("was mined by bm25 alone, which training does not change", file=config.remine_like)
         self.data = read_source(self._rules.data, self._rules.split, BadRows(self._rules.skip_bad_rows), self._rules)
         self._examples, self._num_rows = examples, len(rows)
         self._embeddings = Path(config.out) / "remining"
@@ -69,7 +71,7 @@ class Remining:
         rows = list(self._known.values())
         queries_QD = world.encode(encoder, [row.query for row in rows], "query")
         passages_PD = cached_embeddings(encoder, self._texts, "document", self._embeddings, world)
-        found, counts = mine_rows(rows, self.data, queries_QD, passages_PD, self._rules, encoder.device)
+        found, counts = mine_rows(rows, self.data, queries_QD, passages_PD, self._rules, encoder.device, world)
         del passages_PD
         place = {passage_id: i for i, passage_id in enumerate(self.data.passages)}
         mined_RM = torch.full((self._num_rows, self._rules.num_negatives), -1)

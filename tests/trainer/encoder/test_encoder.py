@@ -73,6 +73,18 @@ def test_plain_folder_defaults_to_normalised_mean_and_says_so(
     assert "mean of its tokens" in caplog.text
 
 
+def test_prompts_of_a_folder_are_said_once_when_it_is_loaded(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Encoder.load(str(tiny_bert), query_prompt="Instruct: find\nQuery: ").save(tmp_path / "m")
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            Encoder.load(str(tmp_path / "m"))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{tmp_path / 'm'}: queries begin with 'Instruct: find\\nQuery: ', passages have no prompt"]
+
+
 @pytest.mark.parametrize("max_tokens", [1, 7, 30, 10_000])
 def test_vectors_do_not_depend_on_how_texts_are_cut_into_passes(tiny_bert: Path, max_tokens: int) -> None:
     encoder = Encoder.load(str(tiny_bert), device="cpu")

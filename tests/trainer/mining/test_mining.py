@@ -209,10 +209,10 @@ def test_report_names_the_setting_to_change(tiny_bert: Path, tmp_path: Path) -> 
 
 
 def test_a_place_that_an_approximate_index_left_empty_is_no_passage(monkeypatch: pytest.MonkeyPatch) -> None:
-    def half_empty(queries, k):  # type: ignore[no-untyped-def]
+    def half_empty(self, queries, k):  # type: ignore[no-untyped-def]
         return np.array([[0.9, 0.5, -np.inf]], np.float32), np.array([[0, 2, -1]])
 
-    monkeypatch.setattr("trainer.mining.ranked._search", lambda *_: half_empty)
+    monkeypatch.setattr("trainer.mining.sources.Dense.search", half_empty)
     ids, counts = mined(retrieval_set(TEXTS, [0]), [0.9, 0.1, 0.5, 0.1, 0.1, 0.1])
     assert ids == ["p2"] and counts["kept"] == 1 and counts["rank_window"] == 1
 
