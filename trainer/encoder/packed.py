@@ -27,6 +27,8 @@ ATTENTION = "causalneg_packed"
 PACKABLE = frozenset({"bert", "roberta", "xlm-roberta", "qwen2", "qwen3", "llama", "mistral"})
 # These count positions from behind the padding index.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta"})
+# Tokens up to which attention in half precision is written out on a CPU: one head's weights then take 2 MiB.
+_WRITTEN_OUT_UP_TO = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,12 +159,14 @@ def _window_mask(length: int, window: int | None, causal: bool, device: torch.de
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scaling: float, probability: float
 ) -> Tensor:
-    if probability == 0.0 or query.device.type != "cpu":
+    # PyTorch's fused kernel for the CPU has no dropout, and in half precision it goes backward four times slower than
+    # the formula written out (avx512_bf16, 64 to 256 tokens).
+    half = _computed_in(query).itemsize == 2 and query.shape[-2] <= _WRITTEN_OUT_UP_TO
+    if query.device.type != "cpu" or not (half or probability > 0):
         return nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, dropout_p=probability,
             enable_gqa=key.shape[1] != query.shape[1],
         )  # fmt: skip
-    # PyTorch has no fast kernel with dropout on the CPU; written out, our cheaper dropout can be used.
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -171,7 +175,8 @@ def _attend(
         mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if mask is not None:
         weights = weights.masked_fill(~mask, float("-inf"))
-    return dropout(weights.softmax(dim=-1), probability) @ value
+    weights = weights.softmax(dim=-1)
+    return (dropout(weights, probability) if probability > 0 else weights) @ value
 
 
 def token_chunks(tokens: Sequence[Tokens], max_tokens: int, padded: bool = True) -> list[list[int]]:

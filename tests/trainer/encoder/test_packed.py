@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import transformers
 from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
 from trainer.encoder.encoder import Encoder
-from trainer.encoder.packed import PACKABLE
+from trainer.encoder.packed import PACKABLE, _attend, _window_mask
 from trainer.encoder.pooling import POOLINGS
 
 LONG = [*TEXTS, "how long can we restore deleted files from the bin " * 4, "tap", "card payment"]
@@ -134,3 +135,32 @@ def test_an_unknown_pooling_is_refused_packed_and_padded(
     made.settings = dataclasses.replace(made.settings, pooling="first")
     with pytest.raises(InputError, match=r"expected one of mean, cls, .* got 'first'"):
         made.embed(["refund"], "query")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("length", [7, 1025])
+def test_attention_in_half_precision_is_that_of_float32(causal: bool, windowed: bool, length: int) -> None:
+    mask = _window_mask(length, 5 if windowed else None, causal, torch.device("cpu"))
+    generator = torch.manual_seed(0)
+    # Four heads of queries share two of keys and values.
+    inputs = [torch.randn(2, heads, length, 8, generator=generator) for heads in (4, 2, 2)]
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        attended = _attend(*leaves, mask, causal and mask is None, 8**-0.5, 0.0)
+        assert attended.dtype == dtype
+        results.append([attended, *torch.autograd.grad(attended.float().square().sum(), leaves)])
+    for exact, half in zip(*results, strict=True):
+        assert float((exact - half).norm() / exact.norm()) < 0.01
+
+
+def test_what_autocast_would_round_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = Mock(side_effect=torch.nn.functional.scaled_dot_product_attention)
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fused)
+    query = torch.randn(1, 2, 5, 8)
+    _attend(query, query, query, None, False, 1.0, 0.0)
+    assert fused.call_count == 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _attend(query, query, query, None, False, 1.0, 0.0)
+    assert fused.call_count == 1
