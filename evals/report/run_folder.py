@@ -16,12 +16,11 @@ from data.row_files import read_objects, read_rows
 from evals.ablation.ablate import P_VALUE_NOTE, read_ablation, short_words
 from evals.diagnostics.audit import LABELS_FILE, Agreement, agreement, read_labels
 from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
+from evals.retrieval.config import EVAL_FILE
 from programs.modules.candidates import Synthesis
 from programs.synthesis.funnel import shown_funnel
 from programs.synthesis.store import read_syntheses, synthesis_folder
 
-# Where docs/own-corpus.md has `eval` write to.
-EVAL_FILE = "eval.json"
 # Of an ablation, which compares every measure for every arm, these are shown.
 _COMPARED = ("ndcg@10", "accuracy@1", "siblings")
 
@@ -31,7 +30,8 @@ class RunParts:
     """The parts of a run; one that is None or empty has its reason in `absent`, under its name.
 
     results: {"arms": {arm: {measure: interval}}, "comparisons": {name: {measure: {difference, p_value}}}, "spread":
-    what the intervals are over, "notes": lines, "config"}, on held-out queries. curves: by training, the lines of its
+    what the intervals are over, "notes": lines, "by_query": what `wins_and_losses` gives or None, "config"}, on
+    held-out queries. curves: by training, the lines of its
     metrics.jsonl. scores: [content id of a query][encoder][content id of a passage].
     """
 
@@ -103,6 +103,7 @@ def _of_demo(summary: Mapping[str, Any]) -> dict[str, Any]:
         "arms": {arm: _intervals(by_measure) for arm, by_measure in summary["test"].items()},
         "comparisons": {name: _pairs(found) for name, found in summary.get("comparisons", {}).items()},
         "notes": [],
+        "by_query": summary.get("by_query"),
     }
 
 
@@ -115,6 +116,7 @@ def _of_eval(result: Mapping[str, Any]) -> dict[str, Any]:
         "arms": arms | {model: _intervals(result["intervals"])},
         "comparisons": {} if baseline is None else {f"{model} against {other}": _pairs(baseline["comparisons"])},
         "notes": [f"{config['data']}, {config['split']}: {result['num_queries']} queries"],
+        "by_query": result.get("by_query"),
     }
 
 
@@ -138,6 +140,7 @@ def _of_ablation(summary: Mapping[str, Any]) -> dict[str, Any]:
             }
             for name, by_measure in summary["against_mined"].items()
         },
+        "by_query": None,
         "notes": [
             P_VALUE_NOTE,
             *(short_words(str(name), int(count), int(summary["rows"])) for name, count in short.items()),

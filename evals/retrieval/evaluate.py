@@ -16,8 +16,9 @@ from data.readers.source import read_source
 from data.records import REQUIREMENT_KINDS, Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows
-from evals.retrieval.config import EvalConfig
-from evals.retrieval.measures import LABELS, RetrievalScores, evaluate
+from evals.retrieval.by_query import Evaluated, summary, wins_and_losses
+from evals.retrieval.config import EVAL_FILE, EvalConfig
+from evals.retrieval.measures import LABELS, RetrievalScores, ranked, score
 from trainer.encoder import Encoder
 
 # Upper bounds in words; web queries are mostly short, claims and questions longer.
@@ -37,27 +38,34 @@ def run_eval(config: EvalConfig) -> None:
         if not rows:
             raise InputError("holds no rows", file=config.rows)
         slices |= by_requirement_kind(retrieval_set.queries, rows)
-    measured = _measure(config, retrieval_set)
-    baseline = None if config.baseline is None else _measure(config.with_model(config.baseline), retrieval_set)
+    model = _evaluate(config, retrieval_set)
+    before = None if config.baseline is None else _evaluate(config.with_model(config.baseline), retrieval_set)
+    measured, baseline = model.scores, None if before is None else before.scores
     result = _result(config, retrieval_set, measured, baseline, slices)
     sys.stdout.write(
         f"{retrieval_set.name}: {result['num_queries']} queries over {len(retrieval_set.passages)} passages; "
         f"mean [95% interval]\n{_measures_table(config, measured, baseline)}\n\n"
         f"{LABELS[config.slice_measure]} by kind of query\n{_slices_table(config, measured, baseline, slices)}\n"
     )
+    if before is not None:
+        result["by_query"] = wins_and_losses(retrieval_set, before, model, config.slice_measure)
+        sys.stdout.write(f"\n{summary(result['by_query'])}\n")
     if config.skip_bad_rows:
         sys.stdout.write(bad_rows.summary() + "\n")
     if config.out is not None:
         write_json(config.out, result)
         sys.stdout.write(f"written: {config.out}\n")
+        if before is not None and config.out.name == EVAL_FILE:
+            sys.stdout.write(f"query by query, in a page: just report run={config.out.parent}\n")
     if config.per_query is not None:
         write_per_query(config.per_query, retrieval_set, {config.model: measured} | _named(config.baseline, baseline))
         sys.stdout.write(f"written: {config.per_query}\n")
     outputs.record()
 
 
-def _measure(config: EvalConfig, retrieval_set: RetrievalSet) -> RetrievalScores:
-    return evaluate(Encoder.load(config), retrieval_set, progress=True)
+def _evaluate(config: EvalConfig, retrieval_set: RetrievalSet) -> Evaluated:
+    run = ranked(Encoder.load(config), retrieval_set, progress=True)
+    return Evaluated(name=config.model, run=run, scores=score(run, retrieval_set))
 
 
 def _named(name: str | None, scores: RetrievalScores | None) -> dict[str, RetrievalScores]:

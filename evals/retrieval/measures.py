@@ -67,7 +67,7 @@ def score_run(run: Run, qrels: Mapping[str, Mapping[str, int]]) -> RetrievalScor
     judged = [query_id for query_id, grades in qrels.items() if any(grade > 0 for grade in grades.values())]
     per_query = {name: dict.fromkeys(judged, 0.0) for name in MEASURES}
     judgements = {query_id: dict(qrels[query_id]) for query_id in judged}
-    first_ten = {query_id: _first(found, 10) for query_id, found in run.items()}
+    first_ten = {query_id: first_ranked(found, 10) for query_id, found in run.items()}
     results = chain(
         ir_measures.iter_calc([measure for measure in MEASURES.values() if measure != RR], judgements, run),
         # ir-measures hands RR@10 to another provider, which breaks ties in another way than trec_eval.
@@ -79,9 +79,12 @@ def score_run(run: Run, qrels: Mapping[str, Mapping[str, int]]) -> RetrievalScor
     return RetrievalScores(per_query=per_query)
 
 
-def _first(found: Mapping[str, float], k: int) -> dict[str, float]:
-    """The k best passages as trec_eval ranks them: by the score in single precision, ties by the higher id."""
-    return dict(nlargest(k, found.items(), key=lambda item: (np.float32(item[1]), item[0])))
+def first_ranked(found: Mapping[str, float], k: int | None) -> dict[str, float]:
+    """The k best passages (None: all) as trec_eval ranks them: by the score in single precision, ties by the higher
+    id."""
+    return dict(
+        nlargest(len(found) if k is None else k, found.items(), key=lambda item: (np.float32(item[1]), item[0]))
+    )
 
 
 def score(run: Run, retrieval_set: RetrievalSet) -> RetrievalScores:
@@ -94,7 +97,12 @@ def score(run: Run, retrieval_set: RetrievalSet) -> RetrievalScores:
 
 def evaluate(encoder: Encoder, retrieval_set: RetrievalSet, *, progress: bool = False) -> RetrievalScores:
     """Encode, rank the 1000 best passages of each query and score them."""
-    return score(rank_corpus(encoder, retrieval_set, k=1000, progress=progress), retrieval_set)
+    return score(ranked(encoder, retrieval_set, progress=progress), retrieval_set)
+
+
+def ranked(encoder: Encoder, retrieval_set: RetrievalSet, *, progress: bool = False) -> Run:
+    """What `evaluate` scores."""
+    return rank_corpus(encoder, retrieval_set, k=1000, progress=progress)
 
 
 def tells_siblings_apart(run: Run, retrieval_set: RetrievalSet) -> dict[str, float]:

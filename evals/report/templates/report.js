@@ -17,6 +17,14 @@
   });
   label();
 
+  // On a narrow screen a row is shown as a card, in which every cell needs its column's name.
+  for (const table of document.querySelectorAll(".scroll > table")) {
+    const names = [...table.querySelectorAll("thead th")].map((cell) => [...cell.childNodes].map((part) => part.textContent).join(" ").trim());
+    if (!names.length) continue;
+    for (const cell of table.querySelectorAll("tbody td")) cell.dataset.label = names[cell.cellIndex] || "";
+    table.classList.add("cards");
+  }
+
   const list = $("list");
   if (!list) return;
   const data = JSON.parse($("browser-data").textContent);

@@ -216,6 +216,12 @@ def test_nothing_is_wider_than_a_phone(opened: webdriver.Chrome) -> None:
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     opened.get(opened.current_url)
     assert opened.execute_script("return document.documentElement.scrollWidth") == 390
+    wide = "return [...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length"
+    opened.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
+    assert opened.execute_script(wide) == 0, "every column of every table is in sight"
+    shown = opened.find_element(By.CSS_SELECTOR, "#hardness table.cards td")
+    label = opened.execute_script("return getComputedStyle(arguments[0], '::before').content", shown)
+    assert label == f'"{shown.get_attribute("data-label")}"' and len(label) > 3
     left, right = (opened.find_element(By.CSS_SELECTOR, f"#list .{side}").rect for side in ("left", "right"))
     assert right["y"] > left["y"], "positive and negative stand under each other"
     opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
