@@ -14,6 +14,7 @@ from data.base.options import Count, NotNegative, options
 
 # A new option is a decision: add it here on purpose. What several commands take is written once.
 SHARED = {
+    "Recipe": "epochs batch-size lr temperature in-batch dropout max-tokens-per-step",
     "EncoderOptions": "model revision max-length dimensions query-prompt document-prompt device",
     "HubOptions": "licence hub private",
     "CallOptions": "api-base api-key-env extra adapter max-tokens timeout-s retries budget-usd budget-tokens seed",
@@ -39,12 +40,12 @@ OWN = {
         ),
     ),
     "trainer train": (
-        ["EncoderOptions"],
+        ["Recipe", "EncoderOptions"],
         (
-            "rows out dev dev-split epochs batch-size grad-accumulation lr warmup-ratio weight-decay clip temperature "
-            "in-batch preset relevance grade-sharpness grade-mined mask-above generated-weight "
-            "entropy-weight entropy-temperature dropout max-mined max-generated remine-every remine-like "
-            "max-tokens-per-step eval-every checkpoint-every keep-checkpoints patience precision "
+            "rows out dev dev-split grad-accumulation warmup-ratio weight-decay clip "
+            "preset relevance grade-sharpness grade-mined mask-above generated-weight "
+            "entropy-weight entropy-temperature max-mined max-generated remine-every remine-like "
+            "eval-every checkpoint-every keep-checkpoints patience precision "
             "gradient-checkpointing "
             "lora-rank matryoshka tracking seed restart skip-bad-rows"
         ),
@@ -73,13 +74,13 @@ OWN = {
         ["EncoderOptions"],
         "data split baseline out per-query rows slice-measure skip-bad-rows corpus query positive title force",
     ),
-    "evals demo": (["LMOptions", "CallOptions"], "out model num-mined epochs lr"),
+    "evals demo": (["Recipe", "LMOptions", "CallOptions"], "out model num-mined"),
     "evals ablate": (
-        ["EncoderOptions"],
+        ["Recipe", "EncoderOptions"],
         (
             "rows test out naive-rows dev dev-split test-split seeds num-mined entropy-weights "
             "generated-weights grade-sharpness "
-            "epochs batch-size lr temperature in-batch dropout max-tokens-per-step keep-models slices transfer"
+            "keep-models slices transfer"
         ),
     ),
     "evals diagnose": (

@@ -23,6 +23,7 @@ class LossSettings:
     """The numbers of the loss, whatever of them was given or followed from another setting; see TrainConfig."""
 
     temperature: float
+    in_batch: InBatch
     graded: bool
     grade_sharpness: float
     mask_above: float | None
@@ -32,7 +33,36 @@ class LossSettings:
 
 
 @options
-class TrainConfig(EncoderOptions):
+class Recipe:
+    """How an encoder is trained, wherever one is: one default recipe for `train`, `ablate` and the demo, see
+    docs/recipe.md."""
+
+    epochs: Count = 3
+    """Passes over the rows."""
+
+    batch_size: Count = 16
+    """Rows per batch; with in-batch negatives these rows see each other's passages."""
+
+    lr: Positive = 6e-5
+    """Peak learning rate of AdamW, for an encoder of MiniLM's size; larger ones want less, 2e-5 or 1e-5."""
+
+    temperature: Positive = 0.05
+    """InfoNCE temperature, in units of similarity."""
+
+    in_batch: InBatch | None = None
+    """Further negatives: none (the paper's), other rows' passages on this process (in-batch) or all (cross-device).
+    None: in-batch, and none with the paper's preset."""
+
+    dropout: Probability | None = 0.0
+    """Dropout probability of every layer while training (None: the model's own)."""
+
+    max_tokens_per_step: Count = 16_384
+    """Most tokens in memory at once (at least a row's): batches are cut into parts, which takes in-batch negatives a
+    second forward pass; gradients stay the same."""
+
+
+@options
+class TrainConfig(Recipe, EncoderOptions):
     """Train an encoder on rows of (query, positives, mined and generated negatives)."""
 
     rows: str
@@ -47,17 +77,8 @@ class TrainConfig(EncoderOptions):
     dev_split: str = "dev"
     """Split of the dev data."""
 
-    epochs: Count = 1
-    """Passes over the rows."""
-
-    batch_size: Count = 16
-    """Rows per batch; with in-batch negatives these rows see each other's passages."""
-
     grad_accumulation: Count = 1
     """Batches per optimiser step."""
-
-    lr: Positive = 2e-5
-    """Peak learning rate of AdamW."""
 
     warmup_ratio: Share = 0.1
     """Share of all steps over which the learning rate rises from 0; it then falls linearly to 0."""
@@ -68,15 +89,9 @@ class TrainConfig(EncoderOptions):
     clip: NotNegative = 1.0
     """Largest gradient norm (0: no clipping)."""
 
-    temperature: Positive = 0.05
-    """InfoNCE temperature, in units of similarity."""
-
-    in_batch: InBatch = "none"
-    """Further negatives: none (the paper's), other rows' passages on this process (in-batch) or all (cross-device)."""
-
     preset: Literal["none", "paper"] = "none"
-    """paper: generated_weight and entropy_weight are the paper's (1 and 0.05) where they are not given; so are
-    relevance, in_batch and the temperatures anyway."""
+    """paper: generated_weight, entropy_weight and in_batch are the paper's (1, 0.05 and none) where they are not given;
+    so are relevance and the temperatures anyway."""
 
     relevance: Relevance = "plain"
     """What InfoNCE takes a generated negative for: plain, irrelevant like any other (the paper's); graded, as relevant
@@ -104,13 +119,10 @@ class TrainConfig(EncoderOptions):
     entropy_temperature: Positive = 0.1
     """Temperature of the query's view of its negatives, in units of similarity."""
 
-    dropout: Probability | None = None
-    """Dropout probability of every layer while training (None: the model's own)."""
-
     max_mined: Natural = 15
     """Mined negatives per row and epoch; where a row has more, a seeded sample (0: none)."""
 
-    max_generated: Natural = 3
+    max_generated: Natural = 4
     """Generated negatives per row and epoch; where a row has more, a seeded sample (0: none)."""
 
     remine_every: Natural = 0
@@ -118,9 +130,6 @@ class TrainConfig(EncoderOptions):
 
     remine_like: str | None = None
     """Report that `mine` wrote (OUT.report.json): its data, split and rules hold for mining anew."""
-
-    max_tokens_per_step: Count = 4096
-    """Most tokens in memory at once (at least a row's): batches are cut into parts; gradients stay the same."""
 
     eval_every: Natural = 0
     """Steps between evaluations on dev (0: at the end of each epoch)."""
@@ -171,6 +180,7 @@ class TrainConfig(EncoderOptions):
         entropy = 0.0 if graded and not paper else 0.05
         return LossSettings(
             temperature=self.temperature,
+            in_batch=self.in_batch or ("none" if paper else "in-batch"),
             graded=graded,
             grade_sharpness=self.grade_sharpness,
             mask_above=self.mask_above,

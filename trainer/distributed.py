@@ -1,7 +1,9 @@
 """The processes of one run: one by itself, or several under torchrun (gloo on CPUs, NCCL on GPUs)."""
 
+import atexit
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,6 +127,8 @@ def join_world(device: str | None) -> Iterator[tuple[World, str | None]]:
     except RuntimeError as error:
         if not _lost_another(error):
             raise
+        # Threads of gloo that wait for the lost process would abort this one while the interpreter is taken down.
+        atexit.register(_leave_at_once)
         raise InputError(
             "another process of this run ended, so this one cannot go on; the same command goes on from the last "
             "checkpoint"
@@ -132,6 +136,12 @@ def join_world(device: str | None) -> Iterator[tuple[World, str | None]]:
     finally:
         logging.disable(logging.NOTSET)
         dist.destroy_process_group()
+
+
+def _leave_at_once() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def _lost_another(error: RuntimeError) -> bool:

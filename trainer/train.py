@@ -128,7 +128,7 @@ class _Run:
         rows_per_step = min(config.batch_size * config.grad_accumulation, num_rows)
         own = (num_mined + num_generated) / num_rows
         sharing = {"none": 1, "in-batch": config.batch_size // self.world.size, "cross-device": config.batch_size}
-        others = min(sharing[config.in_batch], num_rows) - 1
+        others = min(sharing[config.loss.in_batch], num_rows) - 1
         log.info(
             "%d rows, %d steps of %d rows: about %.0f texts a step, %.1f negatives a query (%d mined, %d generated)",
             num_rows, self.total_steps, rows_per_step, rows_per_step * (2 + own), own + others * (1 + own),

@@ -28,7 +28,7 @@ from evals.ablation.config import AblateConfig
 from evals.ablation.plot import write_ablation_plot
 from evals.ablation.rows import ablation_rows
 from evals.retrieval.measures import evaluate
-from trainer.config import TrainConfig
+from trainer.config import Recipe, TrainConfig
 from trainer.encoder import Encoder
 from trainer.encoder.options import EncoderOptions
 from trainer.run.run_folder import TrainResult
@@ -209,13 +209,7 @@ def _train_settings(arm: Arm, rows: list[Row] | None, seed: int, config: AblateC
         **shared_options(config, EncoderOptions),
         "dev": config.dev,
         "dev_split": config.dev_split,
-        "epochs": config.epochs,
-        "batch_size": config.batch_size,
-        "lr": config.lr,
-        "temperature": config.temperature,
-        "in_batch": config.in_batch,
-        "dropout": config.dropout,
-        "max_tokens_per_step": config.max_tokens_per_step,
+        **shared_options(config, Recipe),
         # The arms decide how many negatives a row has; sampling here would undo their balance.
         "max_mined": most,
         "max_generated": most,

@@ -1,15 +1,15 @@
 """The options of an ablation."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from data.base.options import Count, Natural, Positive, at_least, options
-from trainer.config import Probability
+from data.base.options import Natural, Positive, at_least, options
+from trainer.config import Recipe
 from trainer.encoder.options import EncoderOptions
 
 
 @options
-class AblateConfig(EncoderOptions):
+class AblateConfig(Recipe, EncoderOptions):
     """Compare kinds of negatives: same steps, same number of texts a row, several seeds, paired tests."""
 
     rows: Path
@@ -62,27 +62,6 @@ class AblateConfig(EncoderOptions):
     grade_sharpness: tuple[Positive, ...] = (4.0,)
     """Sharpness of graded relevance (--grade-sharpness of `train`), one arm each with the generated negatives and one
     with the naive ones, separated by commas ("" for none). Rows without verdicts leave these arms out."""
-
-    epochs: Count = 3
-    """Passes over the rows."""
-
-    batch_size: Count = 16
-    """Rows a step."""
-
-    lr: Positive = 2e-5
-    """Peak learning rate."""
-
-    temperature: Positive = 0.05
-    """InfoNCE temperature, in units of similarity."""
-
-    in_batch: Literal["none", "in-batch"] = "in-batch"
-    """Negatives beyond the row's own: none, or all passages of the batch."""
-
-    dropout: Probability | None = 0.0
-    """Dropout probability while training (None: the model's own)."""
-
-    max_tokens_per_step: Count = 16_384
-    """Tokens in memory at once while training; a batch beyond it takes a second forward pass, with the same result."""
 
     keep_models: bool = False
     """Keep every trained model (about 90 MB each for the bundled one)."""

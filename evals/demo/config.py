@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from data.base.options import Count, Natural, Positive, options
+from data.base.options import Natural, options
 from programs.options import LMOptions
+from trainer.config import Recipe
 
 
 @options
-class DemoConfig(LMOptions):
+class DemoConfig(Recipe, LMOptions):
     """The main job on the demo data that ships with the project: no key, no network."""
 
     out: Path = Path("runs/demo")
@@ -19,9 +20,3 @@ class DemoConfig(LMOptions):
 
     num_mined: Natural = 4
     """Mined negatives a row next to the generated ones; the mined-only arm gets as many texts in all."""
-
-    epochs: Count = 3
-    """Passes over the 120 rows."""
-
-    lr: Positive = 6e-5
-    """Peak learning rate."""

@@ -32,6 +32,7 @@ from programs.options import LMOptions
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.summary import synthesis_table
+from trainer.config import Recipe
 from trainer.encoder import Encoder
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
@@ -95,8 +96,7 @@ def _run(config: DemoConfig) -> dict[str, Any]:
         out=out,
         dev=str(folders["dev"]),
         num_mined=config.num_mined,
-        epochs=config.epochs,
-        lr=config.lr,
+        **shared_options(config, Recipe),
     )
     models = {ZERO_SHOT: config.model}
     for number, arm in enumerate((Arm(MINED, "mined", {}), Arm(FULL, "generated", {})), start=3):

@@ -60,7 +60,7 @@ def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
     write_rows(tmp_path / "rows.jsonl", judged_rows())
     return TrainConfig(
         rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), batch_size=4,
-        grad_accumulation=2, entropy_weight=0.5, device="cpu", lr=1e-3, dropout=0.0,
+        grad_accumulation=2, entropy_weight=0.5, device="cpu", lr=1e-3, epochs=1, in_batch="none",
     )  # fmt: skip
 
 

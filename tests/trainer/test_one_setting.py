@@ -92,7 +92,7 @@ def test_training_evaluation_and_the_saved_folder_agree(tiny_bert: Path, tmp_pat
     write_beir(tmp_path / "beir", dev_set(), "dev")
     config = TrainConfig(
         rows=str(tmp_path / "rows.jsonl"), dev=str(tmp_path / "beir"), model=str(tiny_bert), out=str(tmp_path / "run"),
-        matryoshka=(4,), lr=2e-3, device="cpu", **settings,
+        matryoshka=(4,), lr=2e-3, epochs=1, device="cpu", **settings,
     )  # fmt: skip
     result = train(config)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -30,7 +30,7 @@ def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
     write_beir(tmp_path / "beir", dev_set(), "dev")
     return TrainConfig(
         rows=str(tmp_path / "rows.jsonl"), dev=str(tmp_path / "beir"), model=str(tiny_bert), out=str(tmp_path / "run"),
-        epochs=3, batch_size=4, lr=2e-3, device="cpu",
+        epochs=3, batch_size=4, lr=2e-3, in_batch="none", dropout=None, device="cpu",
     )  # fmt: skip
 
 

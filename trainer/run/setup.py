@@ -45,7 +45,7 @@ def data_key(rows: Sequence[Row], corpus: Mapping[str, str]) -> str:
 def check_negatives(examples: Examples, config: TrainConfig) -> None:
     """Refuse rows that have nothing to learn from; say what was left out."""
     num_without = examples.num_rows_without_negatives
-    if num_without == len(examples) and config.in_batch == "none":
+    if num_without == len(examples) and (config.loss.in_batch == "none" or len(examples) == 1):
         raise InputError(
             "has no negatives in any row: mine or synthesize some, or train with --in-batch in-batch", file=config.rows
         )

@@ -54,9 +54,9 @@ def accumulate_gradients(
     step = _Step(encoder, config, batches, scaled)
     for batch in batches:
         mine = [batch[i] for i in world.share(len(batch))]
-        if config.in_batch == "cross-device":
+        if config.loss.in_batch == "cross-device":
             step.with_shared_passages(batch, world)
-        elif config.in_batch == "in-batch" and mine:
+        elif config.loss.in_batch == "in-batch" and mine:
             step.with_shared_passages(mine, ALONE)
         else:
             step.own_candidates_only(mine)
