@@ -45,9 +45,16 @@ def _ablate(config: AblateConfig) -> None:
 
 
 def _compare(config: CompareConfig) -> None:
-    from evals.generators.compare import compare, leaderboard_text
+    from evals.generators.compare import cancel, compare, leaderboard_text
+    from programs.synthesis.run import BatchesOutError
 
-    sys.stdout.write(leaderboard_text(compare(config)))
+    if config.cancel:
+        sys.stdout.write(f"{cancel(config)}\n")
+        return
+    try:
+        sys.stdout.write(leaderboard_text(compare(config)))
+    except BatchesOutError as out:
+        sys.stdout.write(f"{out}\n")
 
 
 def _probe(config: ProbeConfig) -> None:

@@ -13,6 +13,7 @@ from programs.synthesis.dataset import DatasetConfig, run_dataset
 
 def _synthesize(config: SynthesizeConfig) -> None:
     # Imported here: the libraries behind the run take seconds to load, which --help should not.
+    from programs.preview.forecast import confirm
     from programs.synthesis.run import BatchesOutError, cancel_batches, synthesize
     from programs.synthesis.summary import synthesis_table
 
@@ -20,13 +21,13 @@ def _synthesize(config: SynthesizeConfig) -> None:
         sys.stdout.write(f"{cancel_batches(config)}\n")
         return
     try:
-        sys.stdout.write(synthesis_table(synthesize(config)))
+        sys.stdout.write(synthesis_table(synthesize(config, before=confirm)))
     except BatchesOutError as out:
         sys.stdout.write(f"{out}\n")
 
 
 def _prompts(config: PromptsConfig) -> None:
-    from programs.preview.prompts import run_prompts
+    from programs.preview.forecast import run_prompts
 
     run_prompts(config)
 

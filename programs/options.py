@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from tyro.constructors import PrimitiveConstructorSpec
 
 from data.base.errors import InputError
-from data.base.options import Bound, Count, Natural, Positive, at_least, between, options
+from data.base.options import Bound, Count, Natural, NotNegative, Positive, at_least, between, options
 
 # A mined negative that answers the query: a further positive, left out, or kept as it is.
 MinedRelevant = Literal["promote", "drop", "keep"]
@@ -111,7 +111,7 @@ Send = Literal["calls", "batch", "files"]
 
 @options
 class SendOptions:
-    """How calls travel."""
+    """How calls travel, and what they may cost unasked."""
 
     send: Send = "calls"
     """calls: each by itself, answered at once. batch: many together through the provider's batch endpoint, at its batch
@@ -127,6 +127,9 @@ class SendOptions:
 
     cancel: bool = False
     """Cancel this run folder's batches that are out, and do nothing else."""
+
+    confirm_above_usd: NotNegative = 5.0
+    """On a terminal, a run that is forecast to cost more USD than this is asked back before it starts."""
 
 
 @options

@@ -9,6 +9,7 @@ from typing import Any
 import docstring_parser
 import pytest
 
+from data.base.arguments import read_arguments
 from data.base.errors import InputError
 from data.base.options import Count, NotNegative, options
 
@@ -19,7 +20,7 @@ SHARED = {
     "HubOptions": "licence hub private",
     "CallOptions": "api-base api-key-env extra adapter max-tokens timeout-s retries budget-usd budget-tokens seed",
     "LMOptions": "lm",
-    "SendOptions": "send batch-size wait cancel",
+    "SendOptions": "send batch-size wait cancel confirm-above-usd",
     "JudgingOptions": "verifier-lm verifier-api-base profile max-rows verify concurrency",
     "WritingOptions": "negatives-per-row batched temperature",
     "RowRunOptions": (
@@ -91,7 +92,10 @@ OWN = {
         ),
     ),
     "evals report": ([], "run out title force"),
-    "evals compare": (["FeedbackOptions", "WritingOptions", "JudgingOptions", "CallOptions"], "rows lms out"),
+    "evals compare": (
+        ["SendOptions", "FeedbackOptions", "WritingOptions", "JudgingOptions", "CallOptions"],
+        "rows lms out",
+    ),
     "evals probe": (["LMOptions", "CallOptions"], "verify"),
 }
 
@@ -121,6 +125,13 @@ def test_every_option_is_documented(command: str) -> None:
     documented = {param.arg_name: param.description for params in parsed for param in params}
     for field in fields(kind):
         assert len(documented.get(field.name) or "") > 10, field.name
+
+
+@pytest.mark.parametrize("command", ["programs optimize", "programs profile", "evals probe"])
+def test_what_takes_no_batches_says_so(command: str) -> None:
+    with pytest.raises(InputError, match=r"^--send: .* takes no batches") as raised:
+        read_arguments(config_of(command), ["send=batch"], "help")
+    assert "\n" not in str(raised.value)
 
 
 def test_help_loads_no_heavy_library() -> None:

@@ -83,6 +83,9 @@ def _assigned(kind: type, words: Sequence[str], help_command: str) -> dict[str, 
         elif name is None:
             off = None if found else known_name(hints, re.sub("^no[-_]", "", spelled))
             if off is None or bool not in _alternatives(hints[off]):
+                # A command may say why it has not what others have.
+                if why := dict(getattr(kind, "refused", ())).get(spelled.replace("_", "-")):
+                    raise InputError(f"--{spelled}: {why} ({help_command})")
                 raise unknown_option(spelled, hints, help_command)
             assigned[off] = ["false"]
         elif bool in _alternatives(hints[name]):

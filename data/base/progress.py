@@ -29,22 +29,18 @@ class PlainProgress:
     def set_postfix_str(self, note: str, refresh: bool = False) -> None:
         self._note = note
 
+    def refresh(self) -> None:
+        """Nothing: a line that is due is logged by `update`."""
+
     def update(self, count: int = 1) -> None:
         self._done += count
         now = time.monotonic()
         if self.enabled and now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
             rate = (self._done - self._done_before) / (now - self._start)
-            log.info(
-                "%s: %d of %d %ss, %.1f/s, %.0f s left%s",
-                self.desc,
-                self._done,
-                self.total,
-                self.unit,
-                rate,
-                (self.total - self._done) / max(rate, 1e-9),
-                f", {self._note}" if self._note else "",
-            )
+            left = f", {rate:.1f}/s, {(self.total - self._done) / rate:.0f} s left" if rate else ""
+            note = f", {self._note}" if self._note else ""
+            log.info("%s: %d of %d %ss%s%s", self.desc, self._done, self.total, self.unit, left, note)
 
 
 def progress_bar(*, total: int, unit: str, desc: str, enabled: bool = True, done: int = 0) -> Any:

@@ -23,9 +23,10 @@ from programs.feedback.score import Bands, corpus_style
 from programs.lm.models import is_hosted, provider_of
 from programs.lm.servers.local import PREFIX
 from programs.modules.candidates import synthesis_of_row
-from programs.options import WritingOptions
+from programs.options import SendOptions, WritingOptions
+from programs.preview.forecast import confirm
 from programs.synthesis.config import SynthesizeConfig
-from programs.synthesis.run import mined_rows, synthesize
+from programs.synthesis.run import BatchesOutError, cancel_batches, mined_rows, synthesize
 from trainer.encoder import Encoder
 
 log = logging.getLogger(__name__)
@@ -51,15 +52,23 @@ def compare(config: CompareConfig, retriever: Retriever | None = None) -> dict[s
 
     Ranked by acceptance rate times InfoNCE weight: what a planned violation is worth to the retriever on average. A
     model that cannot be used (its canaries fail, its budget ends) stays on the board with the reason. Raises InputError
-    when none can be used.
+    when none can be used, and BatchesOutError when batches go on without this run: with wait=False after every model's
+    have been sent.
     """
     check_names(config, config.lms)
     rows = list(mined_rows(config.rows, config.max_rows))
     retriever = retriever or EncoderRetriever(Encoder.load(config.retriever))
-    board = []
+    board, out = [], []
     for name in config.lms:
         log.info("%s", name)
-        board.append({"model": shown(name)} | _entry(config, name, rows, retriever))
+        try:
+            board.append({"model": shown(name)} | _entry(config, name, rows, retriever))
+        except BatchesOutError as left:
+            if config.wait:
+                raise
+            out.append(f"{shown(name)}: {left}")
+    if out:
+        raise BatchesOutError("; ".join(out))
     if all(entry["unusable"] for entry in board):
         raise InputError("; ".join(f"{entry['model']}: {entry['unusable']}" for entry in board), field="lms")
     board.sort(key=lambda entry: -_worth(entry))
@@ -103,22 +112,32 @@ def run_folder(config: CompareConfig, name: str) -> Path:
     return config.out / re.sub(r"[^A-Za-z0-9._-]+", "-", shown(name))
 
 
+def cancel(config: CompareConfig) -> str:
+    """Ask for every model's batches that are out to be cancelled; returns what was done, in words."""
+    return "\n".join(cancel_batches(_run(config, name)) for name in config.lms)
+
+
+def _run(config: CompareConfig, name: str) -> SynthesizeConfig:
+    return SynthesizeConfig(
+        **shared_options(config, WritingOptions)
+        | shared_options(config, SendOptions)
+        # Without a hosted model in its own place the key would be the verifier's.
+        | {"api_key_env": config.api_key_env if is_hosted(name) else None},
+        rows=config.rows,
+        out=run_folder(config, name),
+        lm=name,
+        # A second draft is the verifier's merit as well; what is compared is the first.
+        repairs=0,
+        canary_share=1.0,
+    )
+
+
 def _entry(config: CompareConfig, name: str, rows: list[Row], retriever: Retriever) -> dict[str, Any]:
     folder = run_folder(config, name)
     try:
-        summary = synthesize(
-            SynthesizeConfig(
-                **shared_options(config, WritingOptions)
-                # Without a hosted model in its own place the key would be the verifier's.
-                | {"api_key_env": config.api_key_env if is_hosted(name) else None},
-                rows=config.rows,
-                out=folder,
-                lm=name,
-                # A second draft is the verifier's merit as well; what is compared is the first.
-                repairs=0,
-                canary_share=1.0,
-            )
-        )
+        summary = synthesize(_run(config, name), before=confirm)
+    except BatchesOutError:
+        raise
     except InputError as error:
         log.info("%s: %s", name, error)
         refused = folder / "summary.json"

@@ -6,13 +6,13 @@ from typing import Annotated
 from data.base.arguments import Split
 from data.base.errors import require
 from data.base.options import Count, options
-from programs.options import AdapterName, FeedbackOptions, LMOptions, ModelName, VerifyBy
+from programs.options import AdapterName, FeedbackOptions, LMOptions, ModelName, SendOptions, VerifyBy
 
 ModelNames = Annotated[tuple[ModelName, ...], Split(r"[\s,]+")]
 
 
 @options
-class CompareConfig(FeedbackOptions):
+class CompareConfig(SendOptions, FeedbackOptions):
     """Run the same rows through several generators, each under the same budget, and rank them."""
 
     rows: Path
@@ -36,6 +36,8 @@ class CompareConfig(FeedbackOptions):
 @options
 class ProbeConfig(LMOptions):
     """Show a verifier 30 passages that tell it what to say, and count how often it obeys."""
+
+    refused = (("send", "a probe takes no batches: it is 30 passages, judged at once"),)
 
     lm: ModelName
 

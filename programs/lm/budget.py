@@ -98,6 +98,15 @@ class Budget:
             self.spent_tokens += tokens
             self.spent_usd += reservation.usd if usd is None else usd
 
+    def state_in_words(self) -> str:
+        """What is spent, and what the calls under way may use at most."""
+        with self._lock:
+            spent, held = (
+                f"{tokens} tokens" + (f" ({usd:.4f} USD)" if usd else "")
+                for tokens, usd in ((self.spent_tokens, self.spent_usd), (self._held_tokens, self._held_usd))
+            )
+        return f"spent {spent}, reserved {held}"
+
     def add_spent(self, usages: Iterable[RoleUsage]) -> None:
         """Count what earlier runs in the same folder used, or may have been billed for."""
         with self._lock:

@@ -15,6 +15,8 @@ PartName = Literal["verifier", "generator", "both"]
 class OptimizeConfig(FeedbackOptions, LMOptions):
     """Compile the prompts against the retriever that is being trained: first the verifier's, then the generator's."""
 
+    refused = (("send", "an optimisation takes no batches, as its search waits for each answer"),)
+
     rows: Path
     """Training rows with mined negatives in JSONL, as `mine` writes them."""
 

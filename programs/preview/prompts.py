@@ -1,30 +1,25 @@
-"""`just prompts`: the very messages that a run would send for its first rows, with their sizes, without any model.
+"""The very messages that a run would send for some rows, with their sizes, without any model.
 
-What a model would answer is stood in for by the names of the fields, so that later steps can be shown too; a forecast
-for all rows multiplies what was counted.
+What a model would answer is stood in for by the names of the fields, so that later steps can be shown too.
 """
 
-import sys
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import dspy
 from pydantic import BaseModel
 
-from data.base.cli import text_table
-from data.base.files import atomic_writer
-from data.row_files import count_rows
+from data.records import Row
 from programs.lm.adapters import expected_length, make_adapter
-from programs.lm.models import ModelSpec, known_price
+from programs.lm.models import ModelSpec
 from programs.lm.usage import estimated_tokens
 from programs.modules.row_program import RowProgram
 from programs.profiles.profile import load_profile
-from programs.synthesis.config import PromptsConfig
+from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import build_program
-from programs.synthesis.run import mined_rows
 from programs.synthesis.workers import RowWork
 
 # A stand-in for a list whose length the prompt does not say.
@@ -50,28 +45,14 @@ class Prompt:
         return "\n\n".join([head, *(f"--- {m['role']} ---\n{m['content']}" for m in self.messages)])
 
 
-def run_prompts(config: PromptsConfig) -> list[Prompt]:
-    """Print the prompts of the first rows, or write them to `config.write`, and a forecast. Raises InputError."""
-    prompts = collect_prompts(config)
-    text = "\n\n".join(prompt.text() for prompt in prompts) + "\n"
-    if config.write is None:
-        sys.stdout.write(text + "\n")
-    else:
-        with atomic_writer(config.write) as file:
-            file.write(text)
-        sys.stdout.write(f"written: {config.write}\n")
-    sys.stdout.write(forecast(config, prompts))
-    return prompts
-
-
-def collect_prompts(config: PromptsConfig) -> list[Prompt]:
-    """Every call of the first rows, in order."""
+def collect_prompts(config: SynthesizeConfig, rows: Iterable[Row]) -> list[Prompt]:
+    """Every call for these rows, in order."""
     program, _ = build_program(config)
     profile = load_profile(config.profile)
     found: list[Prompt] = []
     layout: Literal["chat", "json", "xml"] = "chat" if config.adapter == "auto" else config.adapter
     base = make_adapter(layout, ModelSpec(name=config.lm, model=config.lm))
-    for row in islice(mined_rows(config.rows, config.max_rows), config.max_rows):
+    for row in rows:
         _listen(program, base, row.query_id, found)
         program(inputs=replace(RowWork.of(row, config).inputs(profile, config), canary=True))
     return found
@@ -123,25 +104,3 @@ def stand_in(name: str, kind: Any, number: int = 1) -> Any:
     if kind is int:
         return number
     return f"‹{name.replace('_', ' ')} {number}›"
-
-
-def forecast(config: PromptsConfig, prompts: list[Prompt]) -> str:
-    """Calls and prompt tokens a row, and for all rows of the file; the price where the model's is known."""
-    rows = len({prompt.query_id for prompt in prompts}) or 1
-    total = count_rows(config.rows)
-    by_step: dict[str, list[int]] = {}
-    for prompt in prompts:
-        by_step.setdefault(prompt.predictor, []).append(prompt.tokens)
-    table = [
-        [step, f"{len(sizes) / rows:.1f}", f"{sum(sizes) / len(sizes):.0f}", f"{sum(sizes) / rows:.0f}"]
-        for step, sizes in by_step.items()
-    ]
-    tokens = sum(sum(sizes) for sizes in by_step.values()) / rows
-    table.append(["in all", f"{len(prompts) / rows:.1f}", "", f"{tokens:.0f}"])
-    price = known_price(ModelSpec(name=config.lm, model=config.lm)) if "/" in config.lm else None
-    cost = "its price is unknown" if price is None else f"{total * tokens * price.prompt:.2f} USD at list price"
-    return (
-        text_table(["step", "calls a row", "tokens a call", "prompt tokens a row"], table)
-        + f"\n{total} rows: about {total * len(prompts) / rows:.0f} calls and {total * tokens:.0f} prompt tokens for "
-        f"{config.lm} ({cost}), without answers, repairs and what is asked again; four characters count as a token\n"
-    )

@@ -13,6 +13,8 @@ TomlFile = Annotated[Path, Bound("a file whose name ends in .toml", lambda path:
 class ProfileConfig(LMOptions):
     """Draft a corpus profile (what counts as relevant, how passages read) from a sample, for a person to edit."""
 
+    refused = (("send", "a profile takes no batches: it is one call"),)
+
     data: str
     """The corpus with some judged queries: BEIR folder, pairs (.jsonl, .parquet), data set folder or hub:ORG/NAME."""
 

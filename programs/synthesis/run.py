@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -48,7 +48,7 @@ _SHAPES_NOTHING = frozenset(
         *("rows", "out", "max_rows", "again", "accept_unusable_verifier", "max_miss_rate", "budget_usd"),
         *("mined_relevant", "agreement_sample"),
         *("budget_tokens", "concurrency", "retries", "timeout_s", "engine", "ray_actors", "ray_address"),
-        *("send", "batch_size", "wait", "cancel"),
+        *("send", "batch_size", "wait", "cancel", "confirm_above_usd"),
     }
 )
 
@@ -67,10 +67,14 @@ def cancel_batches(config: SynthesizeConfig) -> str:
     )
 
 
-def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
+def synthesize(
+    config: SynthesizeConfig, *, before: Callable[[SynthesizeConfig, Specs, RunStore], None] | None = None
+) -> dict[str, Any]:
     """Run the synthesis that `config` describes; returns what it writes to summary.json.
 
-    Raises InputError for anything a user can mend, KeyboardInterrupt after Ctrl-C; both leave a store to go on from.
+    `before` sees the checked models and the store before the first call, and may raise InputError to keep it from being
+    made. Raises InputError for anything a user can mend, KeyboardInterrupt after Ctrl-C; both leave a store to go on
+    from.
     """
     started = time.monotonic()
     for name in WRITTEN:
@@ -94,10 +98,12 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         if not profile.style:
             profile = replace(profile, pool=folder_pool(config, store, mined), shown_of_pool=config.style_passages)
         budget.add_spent(store.usage(whole_folder=True).values())
+        if before is not None:
+            before(config, specs, store)
         limits = ConcurrencyByPlace(config.concurrency)
         waves = None
         if config.send != "calls":
-            waves = Waves(config.send, config.out, batch_size=config.batch_size, whose=current_row.get)
+            waves = Waves(config.send, config.out, batch_size=config.batch_size, whose=current_row.get, budget=budget)
         _, layouts = open_roles(program, specs, config, store=store, budget=budget, limits=limits, waves=waves)
         store.program = key = work_key(program, profile, specs, layouts, config)
         refuse_unasked_again(config, store)

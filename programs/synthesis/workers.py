@@ -74,10 +74,11 @@ class RowWorkers:
             at_once = self._config.concurrency if self._waves is None else self._config.batch_size
             workers = [asyncio.create_task(self._work(rows, progress)) for _ in range(min(at_once, total))]
             ending = asyncio.create_task(self._ending.wait() if self._config.wait else self._until_all_out())
+            telling = asyncio.create_task(self._tell(progress))
             try:
                 await self._until_done_or_ending(workers, ending)
             finally:
-                await _cancel([*workers, ending])
+                await _cancel([*workers, ending, telling])
         lowest = min((int(limit.lowest) for limit in self._limits), default=0)
         return Outcome(funnel=self._done, condemned=self._condemned, lowest_limit=lowest)
 
@@ -130,9 +131,20 @@ class RowWorkers:
             finally:
                 self._under_way.discard(row_id)
             progress.update()
-            waves = "" if self._waves is None else f", {self._waves.progress()}"
-            note = f"accepted {self._done.accepted}, failed {self._done.rows_failed.total()}{waves}"
-            progress.set_postfix_str(note, refresh=False)
+            self._note(progress)
+
+    def _note(self, progress: Any) -> None:
+        waves = "" if self._waves is None else f", {self._waves.progress()}"
+        note = f"accepted {self._done.accepted}, failed {self._done.rows_failed.total()}{waves}"
+        progress.set_postfix_str(note, refresh=False)
+
+    async def _tell(self, progress: Any) -> None:
+        """Keep the note up to date while no row ends: with batches for hours."""
+        while self._waves is not None:
+            await asyncio.sleep(1.0)
+            self._note(progress)
+            progress.update(0)
+            progress.refresh()
 
     async def _synthesize(self, work: "RowWork") -> None:
         synthesis = await work.run(self._program, self._profile, self._config)

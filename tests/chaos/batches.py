@@ -19,7 +19,7 @@ def batch_kills(folder: Path, *, kills: int = 30, queries: int = 300, seed: int 
     """Kill a run in batches so many times, a third of them while it starts, and let it finish after that."""
     rng, out, rows = random.Random(seed), folder / "out", folder / "rows.jsonl"
     write_made_rows(rows, queries)
-    with FakeBatches(batch_s=3.0) as server:
+    with FakeBatches(batch_s=1.0) as server:
         for number in range(kills):
             process = _start(server, rows, out)
             time.sleep(rng.uniform(0.0, 2.0) if number % 3 == 0 else rng.uniform(2.0, 8.0))
@@ -52,6 +52,8 @@ def _start(server: FakeBatches, rows: Path, out: Path) -> "subprocess.Popen[byte
         f"api_base={server.api_base}",
         "adapter=chat",
         "send=batch",
+        # Many small batches: more instants at which one is just being made.
+        "batch-size=30",
     ]
     return subprocess.Popen(
         [sys.executable, "-m", "programs", "synthesize", *words],

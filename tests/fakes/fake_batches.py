@@ -82,6 +82,13 @@ class FakeBatches(FakeModel):
         with self._lock:
             return Counter(one for batch in self.batches.values() for one in batch.custom_ids)
 
+    def end_all(self) -> None:
+        """End what is out now; later batches end at once."""
+        with self._lock:
+            self._batch_s = 0.0
+            for batch in self.batches.values():
+                batch.ends_at = 0.0
+
     def billed(self) -> int:
         """The tokens of all answered lines."""
         return sum(served.prompt_tokens + served.completion_tokens for served in self.log)

@@ -15,6 +15,7 @@ from programs.lm.batches.books import WaveBooks
 from programs.lm.batches.lines import BatchAnswer, BatchRequest, batch_request
 from programs.lm.batches.sender import WaveSender
 from programs.lm.batches.services import BatchService, FolderBatches, ProviderBatches
+from programs.lm.budget import Budget
 from programs.lm.meter import UNSENT, Answer, read_answer
 from programs.lm.models import ModelSpec
 from programs.options import Send
@@ -68,9 +69,9 @@ class Waves:
     `out` is the run folder: batches.sqlite keeps what is out, requests/ and responses/ are those of send=files.
     """
 
-    def __init__(self, send: Send, out: Path, *, batch_size: int, whose: Callable[[], str], first_look_s: float = 2.0):
+    def __init__(self, send: Send, out: Path, *, batch_size: int, whose: Callable[[], str], budget: Budget):
         self._send, self._out, self._batch_size, self._whose = send, out, batch_size, whose
-        self._first_look_s = first_look_s
+        self._budget = budget
         self._books = WaveBooks(out / "batches.sqlite")
         self._senders: dict[str, WaveSender] = {}
         self._stack = AsyncExitStack()
@@ -83,7 +84,6 @@ class Waves:
                 self._books,
                 target=spec.name,
                 batch_size=self._batch_size,
-                first_look_s=self._first_look_s,
             )
         return WaveCalls(spec, self._senders[spec.key], self._whose)
 
@@ -114,13 +114,13 @@ class Waves:
         return sum(sender.view.requests_out for sender in self._senders.values())
 
     def progress(self) -> str:
-        """Waves and requests out and back, and the age of the oldest wave, in words."""
+        """Waves and requests out and back, the age of the oldest wave, and what is spent and reserved, in words."""
         views = [sender.view for sender in self._senders.values()]
         oldest = max((sender.oldest_s for sender in self._senders.values()), default=0.0)
         age = f", oldest {oldest / 60:.0f} min" if oldest >= 60 else ""
         return (
             f"{sum(v.waves_out for v in views)} batches out with {self.requests_out} requests, "
-            f"{sum(v.requests_back for v in views)} back{age}"
+            f"{sum(v.requests_back for v in views)} back{age}, {self._budget.state_in_words()}"
         )
 
     def left_running(self) -> str:
@@ -138,7 +138,7 @@ class Waves:
 
 async def cancel_waves(send: Send, out: Path, specs: Mapping[str, list[ModelSpec]]) -> int:
     """Ask for every wave of this run folder that is still out to be cancelled; returns how many."""
-    waves = Waves(send, out, batch_size=1, whose=str)
+    waves = Waves(send, out, batch_size=1, whose=str, budget=Budget())
     for role, models in specs.items():
         for spec in models:
             waves.sender(role, spec)

@@ -140,7 +140,7 @@ class WaveSender:
     async def _take_up(self, wave: Wave) -> None:
         """Go on with a wave of an earlier run: one without an id may have been made all the same."""
         if wave.batch_id is None:
-            batch_id = await self._service.find(wave.mark)
+            batch_id = await _patiently(lambda: self._service.find(wave.mark))
             if batch_id is None:
                 self._books.never_sent(wave.mark)
                 return
@@ -191,7 +191,7 @@ class WaveSender:
                 break
             except CallError as fault:
                 # The answer may have been lost on its way, with the batch made.
-                found = await self._service.find(mark)
+                found = await _patiently(lambda: self._service.find(mark))
                 if found is not None:
                     batch_id = found
                     break
@@ -218,6 +218,8 @@ class WaveSender:
             await asyncio.sleep(pause)
             pause = min(pause * _GROWTH, _LONGEST_LOOK_S)
         if state.status == "refused":
+            # The same command sends it anew, once what was wrong is mended.
+            self._books.never_sent(wave.mark)
             raise InputError(f"the provider refused batch {wave.batch_id}: {state.reason}; nothing of it was billed")
         answers = {answer.id: answer for answer in await _patiently(lambda: self._service.answers(state))}
         if foreign := answers.keys() - wave.ids:

@@ -132,7 +132,8 @@ class ProviderBatches:
             return CallError("connection", detail)
         if status == 429 or (isinstance(status, int) and status >= 500):
             return CallError("rate_limited" if status == 429 else "server_error", detail)
-        return InputError(f"{who}: the batch endpoint refused the request ({detail})")
+        smaller = "; a smaller batch-size makes smaller files" if status == 413 else ""
+        return InputError(f"{who}: the batch endpoint refused the request ({detail}){smaller}")
 
 
 def _all_answers(text: str, file: str) -> list[BatchAnswer]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from data.base.errors import InputError
 from data.records import Negative, Passage, Row
 from evals.generators.compare import UNKNOWN, cell, compare, leaderboard_table, leaderboard_text, source_leak
 from evals.generators.config import CompareConfig
+from programs.lm.batches import calls
+from programs.synthesis.run import BatchesOutError
 from tests.fakes.closed_loop import WordsRetriever
+from tests.fakes.fake_batches import FakeBatches
 from tests.fakes.fake_model import FakeModel
 
 Rows = Callable[[int], Path]
@@ -107,3 +111,26 @@ def test_what_is_not_compared(made_rows: Rows, tmp_path: Path, monkeypatch: pyte
         compare(replace(config, lms=("local:/a/model.gguf", "local:/b/model.gguf")))
     with pytest.raises(InputError, match="model strings, each once"):
         CompareConfig(rows=tmp_path, lms=("a/b", "a/b"))
+
+
+def test_every_models_batches_go_out_before_any_is_waited_for(
+    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = partial(calls.WaveSender, first_look_s=0.05, nothing_moves_s=0.1)
+    monkeypatch.setattr(calls, "WaveSender", quick)
+    with FakeBatches(batch_s=60.0) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
+        shared = CompareConfig(rows=made_rows(6), lms=("openai/one", "openai/two"), out=tmp_path / "b", adapter="chat")
+        with pytest.raises(BatchesOutError) as left:
+            compare(replace(shared, send="batch", wait=False), WordsRetriever())
+        assert all(f"openai/{name}: 1 batches with 6 requests go on" in str(left.value) for name in ("one", "two"))
+        assert len(server.batches) == 2
+        server.end_all()
+        batch = compare(replace(shared, send="batch"), WordsRetriever())["board"]
+        assert max(server.sent().values()) == 1
+        live = compare(replace(shared, out=tmp_path / "c"), WordsRetriever())["board"]
+    for one, other in zip(batch, live, strict=True):
+        assert one["model"] == other["model"]
+        for name in ("acceptance_rate", "infonce_weight", "surgical_rate", "tokens_per_accepted"):
+            assert one["measures"][name] == other["measures"][name]

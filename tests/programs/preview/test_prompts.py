@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from data.base.text import content_id
+from data.row_files import read_rows
 from programs.lm.usage import message_text
-from programs.preview.prompts import collect_prompts, run_prompts
+from programs.preview.forecast import run_prompts
+from programs.preview.prompts import collect_prompts
 from programs.synthesis.config import PromptsConfig, SynthesizeConfig
 from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
@@ -18,7 +20,7 @@ def test_the_first_prompts_are_those_of_the_run(
 ) -> None:
     rows = made_rows(2)
     shared = {"rows": rows, "adapter": "chat", "style_passages": 0}
-    shown = collect_prompts(PromptsConfig(**shared, lm="openai/fake"))
+    shown = collect_prompts(PromptsConfig(**shared, lm="openai/fake"), read_rows(rows))
     extracted = {content_id(message_text(p.messages[-1])) for p in shown if p.predictor == "extract"}
     with FakeModel() as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.token)

@@ -56,15 +56,91 @@ def test_rows_are_the_same_as_with_calls(
 
 
 @pytest.mark.parametrize(
-    "fault", ["expired", "cancelled", "error_lines", "reordered", "duplicated", "drop_after_create"]
+    "fault", ["expired", "cancelled", "error_lines", "reordered", "duplicated", "drop_after_create", "429_create"]
 )
-def test_no_row_is_lost_by_what_happens_to_a_batch(
+def test_whatever_happens_to_a_batch_the_rows_are_those_of_calls(
     made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BatchFault
 ) -> None:
+    rows = made_rows(6)
     with FakeBatches(batch_fault=lambda number: fault if number in (0, 2) else None) as server:
-        summary = synthesize(config(server, made_rows(6), tmp_path / "run", monkeypatch, batch_size=1000))
-    assert summary["funnel"]["rows"] == 6
+        summary = synthesize(config(server, rows, tmp_path / "run", monkeypatch, batch_size=1000))
+        with RunStore(tmp_path / "run" / "store.sqlite") as store:
+            used = store.usage(whole_folder=True).values()
+        assert sum(role.prompt_tokens + role.completion_tokens + role.reserved_tokens for role in used) == (
+            server.billed()
+        )
+        synthesize(config(server, rows, tmp_path / "calls", monkeypatch, send="calls"))
     assert summary["funnel"]["rows_failed"] == {}
+    assert list(read_rows(tmp_path / "run" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("failed", "fake fault failed; nothing"), ("too_large", "a smaller batch-size")]
+)
+def test_a_refused_file_is_one_line_and_is_sent_anew_by_the_same_command(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BatchFault, words: str
+) -> None:
+    with FakeBatches(batch_fault=lambda number: fault if number == 0 else None) as server:
+        settings = config(server, made_rows(3), tmp_path / "run", monkeypatch)
+        with pytest.raises(InputError, match=words) as raised:
+            synthesize(settings)
+        assert "\n" not in str(raised.value)
+        assert synthesize(settings)["funnel"]["rows"] == 3
+
+
+def test_verdicts_are_the_same_as_with_calls(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(5)
+    with FakeBatches() as server:
+        for send in ("batch", "calls"):
+            synthesize(config(server, rows, tmp_path / send, monkeypatch, send=send, method="verify"))
+        assert max(server.sent().values()) == 1 and len(server.batches) == 2
+    assert list(read_rows(tmp_path / "batch" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
+
+
+def test_a_budget_that_one_batch_would_pass_makes_smaller_ones(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(12)
+    with FakeBatches() as server:
+        summary = synthesize(config(server, rows, tmp_path / "run", monkeypatch, budget_tokens=40_000, max_tokens=4000))
+        assert summary["funnel"]["rows"] == 12
+        assert 0 < max(len(batch.custom_ids) for batch in server.batches.values()) < 12
+        with pytest.raises(InputError, match="the budget of 100 tokens is spent"):
+            synthesize(config(server, rows, tmp_path / "poor", monkeypatch, budget_tokens=100))
+
+
+def test_a_provider_without_batches_is_named_with_what_to_use_instead(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GROQ_API_KEY", "unused")
+    with pytest.raises(InputError, match=r"groq has no batch endpoint .* use send=calls, or send=files") as raised:
+        synthesize(
+            SynthesizeConfig(rows=made_rows(2), out=tmp_path / "run", lm="groq/llama-3.1-8b-instant", send="batch")
+        )
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ('{"custom_id": "foreign", "response": {"status_code": 200, "body": {"choices": []}}}\n', "'foreign'"),
+        ("no JSON\n" * 9, "responses/.*:1: is no line of a batch's answers"),
+    ],
+)
+def test_a_foreign_response_file_is_one_line(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: str, words: str
+) -> None:
+    with FakeBatches() as server:
+        settings = config(server, made_rows(3), tmp_path / "run", monkeypatch, send="files", wait=False)
+        with pytest.raises(BatchesOutError, match="their files are in"):
+            synthesize(settings)
+        (asked,) = (tmp_path / "run" / "requests").glob("*.jsonl")
+        (tmp_path / "run" / "responses" / asked.name).write_text(answers * 3, encoding="utf-8")
+        with pytest.raises(InputError, match=words) as raised:
+            synthesize(settings)
+        assert "\n" not in str(raised.value) and not server.log
 
 
 def test_no_wait_leaves_and_the_same_command_goes_on(

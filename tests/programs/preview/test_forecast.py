@@ -1,0 +1,89 @@
+"""What a run will take: measured where rows are finished, else counted, and asked back on a terminal alone."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.base.errors import InputError
+from programs.lm.models import ModelSpec
+from programs.preview.forecast import RoleTokens, confirm, forecast
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.run import synthesize
+from tests.fakes.fake_model import FakeModel
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def specs(name: str, *, in_batches: bool = False) -> dict[str, list[ModelSpec]]:
+    spec = ModelSpec(name=name, model=name, in_batches=in_batches)
+    return {"generator": [spec], "verifier": [spec]}
+
+
+def test_usd_are_tokens_at_the_price_of_how_they_travel() -> None:
+    by_role = {"generator": RoleTokens(calls=2, prompt=1000, completion=300)}
+    live, batch = (
+        forecast(1000, by_role, "said", {"generator": specs("openai/gpt-4o-mini", in_batches=b)["generator"][0]})
+        for b in (False, True)
+    )
+    assert (live.calls, live.tokens) == (2000, 1_300_000)
+    assert live.usd == pytest.approx(1.0 * 0.15 + 0.3 * 0.6)
+    assert batch.usd == pytest.approx((live.usd or 0) / 2)
+    unknown = forecast(10, by_role, "said", {"generator": specs("openai/nobody-knows")["generator"][0]})
+    assert unknown.usd is None and "the price of openai/nobody-knows is unknown" in unknown.in_words()
+
+
+def test_a_started_folder_is_measured_and_a_new_one_counted(
+    made_rows: Callable[[int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    rows = made_rows(8)
+    with FakeModel() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        shared = {"rows": rows, "out": tmp_path / "run", "lm": "openai/fake", "api_base": server.api_base}
+        synthesize(SynthesizeConfig(**shared, adapter="chat", max_rows=4), before=confirm)
+        assert "4 rows: about 12 calls" in caplog.text and "counted on the prompts of 3" in caplog.text
+        took = sum(served.prompt_tokens + served.completion_tokens for served in server.log)
+        caplog.clear()
+        synthesize(SynthesizeConfig(**shared, adapter="chat"), before=confirm)
+    assert f"4 rows: about 12 calls and {took} tokens, the price of openai/fake is unknown" in caplog.text
+    assert "measured on the 4 rows that are finished" in caplog.text
+
+
+@pytest.mark.parametrize(("answer", "goes_on"), [("y\n", True), ("\n", False), ("", False)])
+def test_much_is_asked_back_on_a_terminal_alone(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, goes_on: bool
+) -> None:
+    rows = made_rows(4)
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    asked = Terminal()
+    monkeypatch.setattr(sys, "stderr", asked)
+
+    def start(limit: float) -> None:
+        def then_stop(*given: object) -> None:
+            confirm(*given)  # type: ignore[arg-type]
+            raise InputError("started")
+
+        config = SynthesizeConfig(
+            rows=rows, out=tmp_path / "run", lm="openai/gpt-4o-mini", adapter="chat", confirm_above_usd=limit
+        )
+        synthesize(config, before=then_stop)
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    with pytest.raises(InputError, match="started"):
+        start(0.0)
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    with pytest.raises(InputError, match="started"):
+        start(5.0)
+    assert "go on?" not in asked.getvalue()
+    with pytest.raises(InputError, match="^started" if goes_on else "not started"):
+        start(0.0)
+    assert "more than 0 USD (confirm-above-usd): go on? [y/N]" in asked.getvalue()
