@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
+from data.base.errors import InputError
 from data.base.fields import (
     BlankText,
     Flag,
@@ -179,4 +180,15 @@ def _without_empty(value: Any) -> Any:
 
 def row_from_dict(value: Any, *, file: str | None = None, line: int | None = None) -> Row:
     """Check one decoded JSON row and build it. Raises InputError that names file, line and field."""
-    return checked(Row, value, file=file, line=line)
+    row = checked(Row, value, file=file, line=line)
+    wanted = len(row.requirements)
+    for name, judged in (("positives", row.positives), ("negatives", row.negatives)):
+        for place, one in enumerate(judged):
+            # A verdict that judged no requirement says nothing about them; nor does one in a row without any.
+            found = 0 if one.verdict is None else len(one.verdict.satisfied)
+            if wanted and found not in (0, wanted):
+                raise InputError(
+                    f"expected a value for each of the row's {wanted} requirements, got {found}",
+                    file=file, line=line, field=f"{name}[{place}].verdict.satisfied",
+                )  # fmt: skip
+    return row

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from data.base.errors import STRICT, BadRows, InputError
 from data.base.fields import Line
 from data.base.files import atomic_path, atomic_writer, numbered_lines, open_bytes, unpacking
-from data.records import Row, row_to_dict
+from data.records import Row, row_from_dict, row_to_dict
 
 _GROUP = 1_000  # rows in memory at once
 PACKED = (".gz", ".zst")
@@ -113,7 +113,7 @@ def read_rows(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[Row]:
     for line in read_objects(path, bad_rows):
         with bad_rows.catch():
             try:
-                yield line.read(Row)
+                yield row_from_dict(line.value, file=line.file, line=line.number)
             except InputError as error:
                 if not _is_pair(line.value):
                     raise

@@ -5,7 +5,7 @@ from typing import Any
 
 from data.base.fields import Line
 from data.formats.format import Format
-from data.records import Negative, Row, row_to_dict
+from data.records import Negative, Row, row_from_dict, row_to_dict
 
 
 class Rows(Format):
@@ -19,4 +19,5 @@ class Rows(Format):
         return [row_to_dict(row)]
 
     def decode(self, lines: Sequence[Line]) -> Row:
-        return lines[0].read(Row)
+        line = lines[0]
+        return row_from_dict(line.value, file=line.file, line=line.number)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from data.base.errors import InputError
-from data.base.fields import Line, checked
+from data.base.fields import Line
 from data.base.text import content_id
-from data.records import Negative, Passage, Row, row_to_dict
+from data.records import Negative, Passage, Row, row_from_dict, row_to_dict
 from data.row_files import read_objects
 
 
@@ -108,4 +108,4 @@ def _read(line: Line) -> SidecarLine:
     if not isinstance(value, dict) or type(value.get("lines")) is not int or value["lines"] < 1:
         raise line.fault("expected how many lines of the file beside it belong to this row", "lines")
     row = value | {"query": value.get("key")} | {name: unkeyed(value.get(name)) for name in ("positives", "negatives")}
-    return SidecarLine(line, value["lines"], checked(Row, row, file=line.file, line=line.number))
+    return SidecarLine(line, value["lines"], row_from_dict(row, file=line.file, line=line.number))

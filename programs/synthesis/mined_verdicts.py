@@ -1,7 +1,7 @@
 """What the verdicts on a row's nearest mined negatives make of the row, and how many mined negatives are false ones."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,24 @@ def nearest_mined(row: Row, count: int) -> tuple[int, ...]:
         return float("inf") if score is None else -score
 
     return tuple(sorted(mined, key=farness)[:count])
+
+
+def without_old_verdicts(row: Row, renewed: Collection[int]) -> Row:
+    """The row whose requirements are about to be replaced: what the verdicts on its passages said of each requirement
+    goes, and what a negative was worth by it stays as its grade. Negatives at the places `renewed` get a verdict anew.
+    """
+
+    def forget(verdict: Verdict | None) -> Verdict | None:
+        return None if verdict is None else replace(verdict, satisfied=())
+
+    return replace(
+        row,
+        positives=tuple(replace(one, verdict=forget(one.verdict)) for one in row.positives),
+        negatives=tuple(
+            one if place in renewed else replace(one, grade=one.relevance, verdict=forget(one.verdict))
+            for place, one in enumerate(row.negatives)
+        ),
+    )
 
 
 def with_verdicts(

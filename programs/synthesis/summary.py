@@ -17,7 +17,7 @@ from programs.synthesis.agreement import PlaceEffect, agreement_lines
 from programs.synthesis.calibration import MissedPositives, missed_lines, positive_refused
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.funnel import Funnel
-from programs.synthesis.mined_verdicts import FalseNegatives, mined_lines, with_verdicts
+from programs.synthesis.mined_verdicts import FalseNegatives, mined_lines, with_verdicts, without_old_verdicts
 from programs.synthesis.store import RunStore
 from programs.synthesis.workers import RowWork
 
@@ -74,6 +74,9 @@ def write_results(
                 continue
             accepted = tuple(negative_of(candidate, program=program.name) for candidate in synthesis.accepted)
             requirements = synthesis.requirements or row.requirements
+            if requirements != row.requirements:
+                renewed = {place for place, verdict in zip(work.places, verdicts, strict=False) if verdict is not None}
+                row = without_old_verdicts(row, renewed)
             row, done = with_verdicts(row, work.places[: len(verdicts)], verdicts, config.mined_relevant)
             if first:
                 mined.add(verdicts[: work.num_mined], done)

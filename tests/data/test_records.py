@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ negatives = st.builds(
     program=st.none() | texts,
     grade=st.none() | st.floats(0, 1),
 )
-rows = st.builds(
+_unrelated = st.builds(
     Row,
     query_id=texts,
     query=texts,
@@ -58,8 +59,20 @@ rows = st.builds(
         max_size=3,
     ).map(tuple),
     negatives=st.lists(negatives, max_size=4).map(tuple),
-    requirements=st.lists(requirements, max_size=3).map(tuple),
 )
+
+
+@st.composite
+def _judged(draw: st.DrawFn) -> Row:
+    """Rows whose verdicts have a value for each of their requirements, or none at all."""
+    row = draw(_unrelated)
+    wanted = {len(n.verdict.satisfied) for n in (*row.positives, *row.negatives) if n.verdict is not None} - {0}
+    sizes = st.sampled_from([0, *wanted]) if len(wanted) < 2 else st.just(0)
+    size = draw(sizes if wanted else st.integers(0, 3))
+    return replace(row, requirements=tuple(draw(st.lists(requirements, min_size=size, max_size=size))))
+
+
+rows = _judged()
 
 
 @given(rows)
@@ -127,6 +140,11 @@ def test_the_row_id_depends_on_the_query_and_the_positives_that_the_data_gave_on
     assert row_content_id(row) == row_content_id(other)
 
 
+STATED = {"id": 1, "kind": "entity", "statement": "s"}
+NEGATIVE = {"text": "n", "source": "mined"}
+VERDICT = {"satisfied": [True], "answers_query": False}
+
+
 @pytest.mark.parametrize(
     ("change", "field", "what"),
     [
@@ -145,6 +163,17 @@ def test_the_row_id_depends_on_the_query_and_the_positives_that_the_data_gave_on
             "negatives[0].verdict.satisfied",
             "list of true and false",
         ),
+        (
+            {"requirements": [STATED, STATED | {"id": 2}], "negatives": [NEGATIVE | {"verdict": VERDICT}]},
+            "negatives[0].verdict.satisfied",
+            "a value for each of the row's 2 requirements, got 1",
+        ),
+        (
+            {"requirements": [STATED, STATED | {"id": 2}], "positives": [{"text": "p", "verdict": VERDICT}]},
+            "positives[0].verdict.satisfied",
+            "a value for each of the row's 2 requirements, got 1",
+        ),
+        ({"negatives": [NEGATIVE | {"grade": 1.5}]}, "negatives[0].grade", "a share from 0 to 1, got 1.5"),
         ({"requirements": [{"id": 0, "kind": "entity", "statement": "s"}]}, "requirements[0].id", "1-based"),
     ],
 )

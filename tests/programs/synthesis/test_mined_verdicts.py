@@ -1,11 +1,19 @@
 """What the verdicts on mined negatives make of a row, and the share of false negatives by rank."""
 
+from dataclasses import replace
+
 import pytest
 
 from data.base.stats import wilson_interval
 from data.readers.recorded import bundled_rows
 from data.records import Negative, Passage, Row, Verdict, row_content_id
-from programs.synthesis.mined_verdicts import FalseNegatives, mined_lines, nearest_mined, with_verdicts
+from programs.synthesis.mined_verdicts import (
+    FalseNegatives,
+    mined_lines,
+    nearest_mined,
+    with_verdicts,
+    without_old_verdicts,
+)
 
 ANSWERS, NOT = Verdict(answers_query=True, satisfied=(True,)), Verdict(answers_query=False, satisfied=(False,))
 ROW = Row(
@@ -44,6 +52,14 @@ def test_it_may_be_left_out_or_kept_and_what_was_written_is_never_promoted() -> 
     assert (row.negatives[2].relevance, len(row.negatives), done) == (1.0, 5, {"kept": 1})
     row, done = with_verdicts(ROW, (1,), (ANSWERS,), "promote")
     assert (row.positives, len(row.negatives), done) == (ROW.positives, 4, {"generated_dropped": 1})
+
+
+def test_verdicts_on_requirements_that_are_replaced_leave_a_grade() -> None:
+    half = Verdict(answers_query=False, satisfied=(True, False), reason="r")
+    negatives = tuple(replace(one, verdict=half) for one in ROW.negatives[:2]) + ROW.negatives[2:]
+    row = without_old_verdicts(replace(ROW, negatives=negatives), {1})
+    assert row.negatives[0].verdict == replace(half, satisfied=()) and row.negatives[0].relevance == 0.5
+    assert row.negatives[1:] == negatives[1:]
 
 
 def test_false_negatives_by_rank() -> None:
