@@ -182,10 +182,14 @@ def row_from_dict(value: Any, *, file: str | None = None, line: int | None = Non
     """Check one decoded JSON row and build it. Raises InputError that names file, line and field."""
     row = checked(Row, value, file=file, line=line)
     wanted = len(row.requirements)
-    for name, judged in (("positives", row.positives), ("negatives", row.negatives)):
-        for place, one in enumerate(judged):
+    verdicts = {
+        "positives": [passage.verdict for passage in row.positives],
+        "negatives": [negative.verdict for negative in row.negatives],
+    }
+    for name, judged in verdicts.items():
+        for place, verdict in enumerate(judged):
             # A verdict that judged no requirement says nothing about them; nor does one in a row without any.
-            found = 0 if one.verdict is None else len(one.verdict.satisfied)
+            found = 0 if verdict is None else len(verdict.satisfied)
             if wanted and found not in (0, wanted):
                 raise InputError(
                     f"expected a value for each of the row's {wanted} requirements, got {found}",

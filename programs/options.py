@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from tyro.constructors import PrimitiveConstructorSpec
 
 from data.base.errors import InputError
-from data.base.options import Bound, Count, Natural, NotNegative, Positive, at_least, between, options
+from data.base.options import Bound, Count, Natural, NotNegative, Positive, Share, at_least, between, options
 
 # A mined negative that answers the query: a further positive, left out, or kept as it is.
 MinedRelevant = Literal["promote", "drop", "keep"]
@@ -159,9 +159,40 @@ class JudgingOptions(CallOptions):
     """Most calls in flight at once; fewer while the server says that it is too many."""
 
 
+def read_band(text: str | None) -> tuple[float, float]:
+    """The two ends of LOW..HIGH, None for 0.01..1. Raises ValueError unless 0 <= LOW <= HIGH <= 1 and HIGH > 0."""
+    low, high = (float(end) for end in (text or "0.01..1").split(".."))
+    if not (0 <= low <= high <= 1 and high > 0):
+        raise ValueError(f"not a band of shares: {text}")
+    return low, high
+
+
+def _is_band(text: str) -> bool:
+    try:
+        read_band(text)
+    except ValueError:
+        return False
+    return True
+
+
+BandText = Annotated[str, Bound("LOW..HIGH, two shares from 0 to 1 like 0.01..0.9", _is_band)]
+
+
+@options
+class RankingOptions:
+    """The temperature at which a retriever ranks."""
+
+    ranking_temperature: Positive = 0.05
+    """Temperature of the InfoNCE softmax whose weights are the signal; take the one that the retriever trains with."""
+
+
 @options
 class WritingOptions(JudgingOptions):
     """How negatives are written and verified."""
+
+    keep_at_least: Share = 0.0
+    """Share of a row's other requirements (0 to 1) that a negative must keep to be accepted; 1 takes those alone that
+    break exactly one."""
 
     negatives_per_row: Count = 4
     """At most this many generated negatives are tried for a row."""
@@ -175,11 +206,8 @@ class WritingOptions(JudgingOptions):
 
 
 @options
-class FeedbackOptions(WritingOptions):
+class FeedbackOptions(RankingOptions, WritingOptions):
     """The retriever that judges what was written."""
 
     retriever: str = "bundled:all-MiniLM-L6-v2"
     """The retriever whose InfoNCE weights are the feedback: bundled:NAME, a model folder or a hub name."""
-
-    ranking_temperature: Positive = 0.05
-    """Temperature of the InfoNCE softmax whose weights are the signal; take the one that the retriever trains with."""

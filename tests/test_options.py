@@ -22,13 +22,17 @@ SHARED = {
     "LMOptions": "lm",
     "SendOptions": "send batch-size wait cancel confirm-above-usd",
     "JudgingOptions": "verifier-lm verifier-api-base profile max-rows verify concurrency",
-    "WritingOptions": "negatives-per-row batched temperature",
+    "RankingOptions": "ranking-temperature",
+    "WritingOptions": "keep-at-least negatives-per-row batched temperature",
     "RowRunOptions": (
         "lm-fallbacks verifier-fallbacks verify-mined mined-relevant canary-share max-miss-rate "
         "accept-unusable-verifier again agreement-sample malformed-retries"
     ),
-    "FeedbackOptions": "retriever ranking-temperature",
+    "FeedbackOptions": "retriever",
 }
+_SYNTHESIS = [
+    "RankingOptions", "SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"
+]  # fmt: skip
 OWN = {
     "data demo": ([], "out"),
     "data leakage": ([], "rows eval split skip-bad-rows"),
@@ -54,16 +58,38 @@ OWN = {
     "trainer publish": (["HubOptions"], "model evaluations"),
     "programs try": (["WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"], "query passage"),
     "programs synthesize": (
-        ["SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"],
-        "rows out method program repairs engine ray-actors ray-address style-passages",
+        [
+            "RankingOptions",
+            "SendOptions",
+            "RowRunOptions",
+            "WritingOptions",
+            "JudgingOptions",
+            "LMOptions",
+            "CallOptions",
+        ],
+        (
+            "rows out method program repairs retriever hardness judge-twice-above engine ray-actors ray-address "
+            "style-passages"
+        ),
     ),
     "programs prompts": (
-        ["SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"],
-        "write rows out method program repairs engine ray-actors ray-address style-passages",
+        [
+            "RankingOptions",
+            "SendOptions",
+            "RowRunOptions",
+            "WritingOptions",
+            "JudgingOptions",
+            "LMOptions",
+            "CallOptions",
+        ],
+        (
+            "write rows out method program repairs retriever hardness judge-twice-above engine ray-actors ray-address "
+            "style-passages"
+        ),
     ),
     "programs verify": (["SendOptions", "RowRunOptions", "JudgingOptions", "LMOptions", "CallOptions"], "rows out"),
     "programs optimize": (
-        ["FeedbackOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"],
+        ["FeedbackOptions", "RankingOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"],
         (
             "rows out reflection-lm reflection-api-base optimizer parts rollouts demos dev-share held-out-share "
             "style-passages"
@@ -93,7 +119,7 @@ OWN = {
     ),
     "evals report": ([], "run out title force"),
     "evals compare": (
-        ["SendOptions", "FeedbackOptions", "WritingOptions", "JudgingOptions", "CallOptions"],
+        ["SendOptions", "FeedbackOptions", "RankingOptions", "WritingOptions", "JudgingOptions", "CallOptions"],
         "rows lms out",
     ),
     "evals probe": (["LMOptions", "CallOptions"], "verify"),

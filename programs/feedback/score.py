@@ -161,8 +161,9 @@ def assess(facts: Facts, bands: Bands) -> ScoreTerms:
     )
 
 
-def describe(facts: Facts, parts: ScoreTerms, bands: Bands) -> str:
-    """What the parts mean, and what to change: the words that a reflecting model reads."""
+def describe(facts: Facts, parts: ScoreTerms, bands: Bands, *, too_easy: bool = False) -> str:
+    """What the parts mean, and what to change: the words that a reflecting model reads. `too_easy` where the user has
+    said so of such a weight."""
     said = [_verdict_words(facts), _rank_words(facts, parts)]
     level = mined_level(facts.mined, bands.temperature)
     if facts.similarity > facts.positive + bands.margin:
@@ -170,9 +171,10 @@ def describe(facts: Facts, parts: ScoreTerms, bands: Bands) -> str:
             "It ranks clearly above the known answer, so it may well be relevant after all: move it further from what "
             "was asked."
         )
-    elif parts.band < 1 and level is not None:
+    elif too_easy or (parts.band < 1 and level is not None):
+        compared = "passages that the retriever finds by itself" if facts.mined else "known answer"
         said.append(
-            "It ranks far below the passages that the retriever finds by itself, so it teaches nothing: keep more of "
+            f"It ranks far below the {compared}, so it teaches nothing: keep more of "
             "the answer's subject and wording, and change only what breaks the target requirement."
         )
     if parts.surgical < 1:

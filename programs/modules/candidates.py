@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from data.records import Negative, Requirement, Row, Verdict
+from programs.modules.hardness import BandPlace, Hardness
 from programs.modules.verifier import Fate, fate_of
 
 
@@ -18,6 +19,8 @@ class Candidate:
     `verdicts` counts the verdicts on all its drafts, refused ones included, `verdicts_relevant` those of them that said
     "answers the query".
     `requirement` is None for the naive baseline, which plans nothing.
+    Where a retriever scores what is accepted: `hardness` is this draft's, `first_place` where the first draft lay that
+    was accepted; `judged_twice` counts the drafts that were, `doubted` those of them that the second verdict refused.
     """
 
     requirement: Requirement | None
@@ -31,6 +34,10 @@ class Candidate:
     verdicts_relevant: int = 0
     repaired: bool = False
     generator: str = ""
+    hardness: Hardness | None = None
+    first_place: BandPlace | None = None
+    judged_twice: int = 0
+    doubted: int = 0
 
     @property
     def others_kept(self) -> tuple[int, int]:
@@ -41,14 +48,15 @@ class Candidate:
         others = [kept for number, kept in enumerate(self.verdict.satisfied, start=1) if number != target]
         return sum(others), len(others)
 
-    def judged(self, verdict: Verdict | None) -> "Candidate":
-        """The candidate with this verdict on its draft; as it is when there was no usable one."""
+    def judged(self, verdict: Verdict | None, keep_at_least: float = 0.0) -> "Candidate":
+        """The candidate with this verdict on its draft, and the fate that the acceptance rule gives it; as it is when
+        there was no usable one."""
         if verdict is None:
             return self
         return replace(
             self,
             verdict=verdict,
-            fate=fate_of(verdict, None if self.requirement is None else self.requirement.id),
+            fate=fate_of(verdict, None if self.requirement is None else self.requirement.id, keep_at_least),
             verdicts=self.verdicts + 1,
             verdicts_relevant=self.verdicts_relevant + verdict.answers_query,
         )
@@ -130,6 +138,7 @@ def synthesis_from_dict(value: Mapping[str, Any]) -> Synthesis:
                 **candidate,
                 "requirement": Requirement(**candidate["requirement"]) if candidate["requirement"] else None,
                 "verdict": _verdict(candidate["verdict"]),
+                "hardness": Hardness(**candidate["hardness"]) if candidate.get("hardness") else None,
             }
         )
         for candidate in value["candidates"]

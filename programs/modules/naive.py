@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import dspy
 
-from data.base.text import same_text_key
 from programs.lm.faults import CallError
 from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.predictors import Predictor, Step, author
@@ -56,7 +55,7 @@ class NaiveWriter(RowProgram):
         found = await self.call(Step("write", asked, expected_length=("negatives", count)), faults)
         if isinstance(found, CallError):
             return Synthesis(failure=f"write_{found.loss}", failure_detail=found.detail)
-        known = {same_text_key(text) for text in (row.passage, *row.known_texts)}
+        known = row.known_keys()
         planned = Candidate(requirement=None, disruption="", direction="", fate="not_written")
         drafts = [
             draft_candidate(planned, text, generator=author(found), step="write", known=known, faults=faults)

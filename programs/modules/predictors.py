@@ -29,13 +29,15 @@ class Step:
     """One call of a predictor.
 
     `expected_length` names an output list and how long it must be to be of use; `fault_of` says what else makes an
-    answer useless, None for a good one.
+    answer useless, None for a good one. `look`: how often the same was asked before, whose answers are not to be had
+    again.
     """
 
     predictor: Predictor
     inputs: Mapping[str, Any]
     expected_length: tuple[str, int] | None = None
     fault_of: Callable[[dspy.Prediction], str | None] | None = None
+    look: int = 0
 
     def as_data(self) -> dict[str, Any]:
         """The inputs as they may stand in a prompt."""
@@ -110,14 +112,15 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
         expected_length.set(step.expected_length)
         predictor, inputs = getattr(self, step.predictor), step.as_data()
         with dspy.context(adapter=self.adapters.get(step.predictor), trace=trace):
-            for attempt in range(self.malformed_retries + 1):
+            tries = self.malformed_retries + 1
+            for attempt in range(step.look * tries, (step.look + 1) * tries):
                 try:
                     return _checked(step, await predictor.acall(**inputs, config=_config(predictor.lm, attempt)))
                 except UNREADABLE as error:
                     if not isinstance(error, CallError):
                         error = CallError("malformed", str(getattr(error, "message", error)))
                     faults[f"{step.predictor}_{error.loss}"] += 1
-                    if error.loss != "malformed" or attempt == self.malformed_retries:
+                    if error.loss != "malformed" or attempt == (step.look + 1) * tries - 1:
                         return error
         raise AssertionError("the last attempt returns")
 

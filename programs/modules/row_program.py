@@ -12,6 +12,7 @@ from data.base.text import clean_text, same_text_key
 from data.records import Requirement
 from programs.lm.adapters import ChatLayout
 from programs.modules.candidates import Candidate, Synthesis
+from programs.modules.hardness import Scorer
 from programs.modules.predictors import AskingModule, Predictor
 from programs.modules.signatures import MAX_PASSAGE_CHARS
 from programs.modules.verifier import POSITIVE_REFUSED, Question, judge, numbered
@@ -22,9 +23,10 @@ Role = Literal["generator", "verifier"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowInputs:
-    """What the program sees of a row: corpus profile, query, known positive, and the texts it must not repeat.
+    """What the program sees of a row: corpus profile, query, known positive, and its other texts.
 
-    `mined` are the nearest mined passages, to be judged with the row's own; `seed_id` seeds the order of its line-up
+    `negatives` are its mined negatives, `other_positives` its further positives. `mined` are the nearest mined
+    passages, to be judged with the row's own; `seed_id` seeds the order of its line-up
     (empty: its query does). `requirements` are those that the row came with. `canary` has the positive judged too where
     passages are judged one by one; a line-up always has it.
     """
@@ -33,20 +35,28 @@ class RowInputs:
     passage: str
     relevance: str
     style: tuple[str, ...] = ()
-    known_texts: tuple[str, ...] = ()
+    other_positives: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
     canary: bool = False
     mined: tuple[str, ...] = ()
     seed_id: str = ""
     requirements: tuple[Requirement, ...] = ()
 
+    def known_keys(self) -> set[str]:
+        """`same_text_key` of all its texts, none of which may be written again."""
+        return {same_text_key(text) for text in (self.passage, *self.other_positives, *self.negatives)}
+
 
 class RowProgram(AskingModule):
     """A program that turns one row into a synthesis; subclasses write `run` and name the role of each predictor.
 
-    Those that have a predictor `verify` judge with `judge_row`, in the way of `verify_by`.
+    Those that have a predictor `verify` judge with `judge_row`, in the way of `verify_by`. `keep_at_least` is the share
+    of the other requirements that must hold in an accepted draft; `scorer` says how hard it is.
     """
 
     verify_by: VerifyBy | None
+    keep_at_least: float = 0.0
+    scorer: Scorer | None = None
     verify: dspy.Predict
     signatures: dict[Predictor, type[dspy.Signature]]
     roles: ClassVar[Mapping[Predictor, Role]]
@@ -78,14 +88,20 @@ class RowProgram(AskingModule):
         return dspy.Prediction(synthesis=replace(synthesis, faults=faults))
 
     async def judge_row(
-        self, row: RowInputs, so_far: Synthesis, drafts: Sequence[Candidate], faults: Counter[str], *, first: bool
+        self,
+        row: RowInputs,
+        so_far: Synthesis,
+        drafts: Sequence[Candidate],
+        faults: Counter[str],
+        *,
+        first: bool,
+        look: int = 0,
     ) -> tuple[list[Candidate], Synthesis]:
         """The drafts with their verdicts, and the synthesis with those on the known positive and, the `first` time, on
-        the mined passages. It fails when the positive is refused."""
+        the mined passages. It fails when the positive is refused. `look` counts earlier verdicts on the drafts."""
         assert self.verify_by is not None  # such programs do not ask
-        known: Any = getattr(self.verify.lm, "spec", None)
         # Recorded verdicts are on what is in the records.
-        mined = row.mined if first and not getattr(known, "judges_only_known", False) else ()
+        mined = row.mined if first and not is_recorded(self.verify.lm) else ()
         canary = row.canary and first if self.verify_by == "one-by-one" else True
         to_verify = [place for place, draft in enumerate(drafts) if draft.fate == "not_verified"]
         question = Question(
@@ -93,6 +109,7 @@ class RowProgram(AskingModule):
             query=row.query,
             requirements=numbered(so_far.requirements),
             seed_id=row.seed_id,
+            look=look,
         )
         found = await judge(
             self,
@@ -104,7 +121,7 @@ class RowProgram(AskingModule):
         )
         fresh = list(drafts)
         for place, verdict, position in zip(to_verify, found.verdicts, found.places, strict=False):
-            fresh[place] = replace(fresh[place].judged(verdict), place=position)
+            fresh[place] = replace(fresh[place].judged(verdict, self.keep_at_least), place=position)
         if first:
             unjudged = len(row.mined) - len(mined)
             so_far = replace(
@@ -118,6 +135,11 @@ class RowProgram(AskingModule):
         if so_far.canary is not None and not so_far.canary.answers_query:
             so_far = replace(so_far, failure=POSITIVE_REFUSED, failure_detail=so_far.canary.reason)
         return fresh, so_far
+
+
+def is_recorded(lm: Any) -> bool:
+    """Whether a model has nothing but recorded answers: no verdicts on other passages, and no second drafts."""
+    return bool(getattr(getattr(lm, "spec", None), "judges_only_known", False))
 
 
 def draft_candidate(

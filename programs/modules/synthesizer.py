@@ -13,7 +13,7 @@ from programs.lm.bridge import wait_for
 from programs.lm.faults import CallError
 from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.predictors import AskingModule, Predictor, Step, author
-from programs.modules.row_program import Role, RowInputs, RowProgram, draft_candidate
+from programs.modules.row_program import Role, RowInputs, RowProgram, draft_candidate, is_recorded
 from programs.modules.signatures import (
     DISRUPTIONS_IN_WORDS,
     MAX_REMARK_CHARS,
@@ -78,6 +78,10 @@ class Synthesizer(RowProgram):
         malformed_retries: how often an answer that cannot be read is asked for again.
         batched: all violations of a row are written in one call instead of one call each.
         verify: all passages of a row are judged in one call (line-up) or each in one of its own (one-by-one).
+        keep_at_least: the share of the requirements besides the broken one that an accepted draft must keep.
+
+    With a `scorer` a draft that is accepted but too easy is written again like a refused one, told so; the harder of
+    the accepted drafts stays. One that is suspiciously hard is judged a second time, and must be accepted twice.
     """
 
     verify_by: VerifyBy
@@ -91,9 +95,10 @@ class Synthesizer(RowProgram):
         malformed_retries: int = 2,
         batched: bool = True,
         verify: VerifyBy = "line-up",
+        keep_at_least: float = 0.0,
     ):
         super().__init__(malformed_retries)
-        self.batched, self.verify_by = batched, verify
+        self.batched, self.verify_by, self.keep_at_least = batched, verify, keep_at_least
         self.signatures: dict[Predictor, type[dspy.Signature]] = {
             "extract": ExtractRequirements,
             "violate": ViolateRequirements if batched else ViolateRequirement,
@@ -130,25 +135,60 @@ class Synthesizer(RowProgram):
         ]  # fmt: skip
         spare = [(read.requirements[place].id, way) for place, way in ways[self.negatives_per_row :]]
 
-        known = {same_text_key(text) for text in (row.passage, *row.known_texts)}
+        known = row.known_keys()
         outcome = read
         pending = list(range(len(candidates)))
         for attempt in range(self.repairs + 1):
             planned = [candidates[number] for number in pending]
             if attempt:
-                planned = [_next_way(candidate, spare) for candidate in planned]
+                # One that was accepted stays in its way: only its wording is too far off.
+                planned = [one if one.fate == "accepted" else _next_way(one, spare) for one in planned]
             fresh = await self._write(row, read, planned, known, faults)
             fresh, outcome = await self.judge_row(row, outcome, fresh, faults, first=attempt == 0)
+            fresh, outcome = await self._score(row, outcome, fresh, faults)
             for number, candidate in zip(pending, fresh, strict=True):
                 # A repair that came to nothing leaves the verdict on the first draft as the candidate's fate.
                 if attempt == 0 or candidate.verdict is not None:
-                    candidates[number] = candidate
+                    candidates[number] = _better(candidates[number], candidate)
                 else:
                     faults["repair_failed"] += 1
-            pending = [number for number, draft in zip(pending, fresh, strict=True) if draft.fate in REPAIRABLE]
+            pending = [number for number, draft in zip(pending, fresh, strict=True) if self._needs_repair(draft)]
             if not pending or outcome.failure is not None:
                 break
         return replace(outcome, candidates=tuple(candidates))
+
+    async def _score(
+        self, row: RowInputs, outcome: Synthesis, drafts: Sequence[Candidate], faults: Counter[str]
+    ) -> tuple[list[Candidate], Synthesis]:
+        """The drafts with the hardness of those that are accepted, and a second verdict on those that are above the
+        band; as they are without a scorer."""
+        fresh = list(drafts)
+        places = [place for place, draft in enumerate(fresh) if draft.fate == "accepted"]
+        if self.scorer is None or not places or outcome.failure is not None:
+            return fresh, outcome
+        # What turned out to answer is no negative to be compared with.
+        judged = zip(row.mined, outcome.mined, strict=False)
+        answering = {text for text, verdict in judged if verdict is not None and verdict.answers_query}
+        mined = [text for text in row.negatives if text not in answering]
+        texts = [fresh[place].text for place in places]
+        found = await self.scorer.score(row.query, (row.passage, *row.other_positives), mined, texts)
+        for place, hardness in zip(places, found, strict=True):
+            first_place = fresh[place].first_place or hardness.place
+            fresh[place] = replace(fresh[place], hardness=hardness, first_place=first_place)
+        above = [place for place, hardness in zip(places, found, strict=True) if hardness.place == "above"]
+        if above:
+            doubtful = [replace(fresh[place], fate="not_verified") for place in above]
+            again, outcome = await self.judge_row(row, outcome, doubtful, faults, first=False, look=1)
+            for place, draft in zip(above, again, strict=True):
+                doubted = draft.doubted + (draft.fate != "accepted")
+                fresh[place] = replace(draft, judged_twice=draft.judged_twice + 1, doubted=doubted)
+        return fresh, outcome
+
+    def _needs_repair(self, draft: Candidate) -> bool:
+        """Whether another draft may be better: it was refused, or is too easy and its writer can write another."""
+        if draft.fate != "accepted":
+            return draft.fate in REPAIRABLE
+        return draft.hardness is not None and draft.hardness.place == "below" and not is_recorded(self.violate.lm)
 
     async def _write(
         self, row: RowInputs, read: Synthesis, planned: Sequence[Candidate], known: set[str], faults: Counter[str]
@@ -244,6 +284,22 @@ def _next_way(candidate: Candidate, spare: list[tuple[int, Way]]) -> Candidate:
     return candidate
 
 
+def _better(before: Candidate, repair: Candidate) -> Candidate:
+    """The repair, unless the draft before it was accepted and is harder, or the repair was not accepted; then that
+    draft, with the counts of both."""
+    if before.fate != "accepted" or before.hardness is None:
+        return repair
+    if repair.fate == "accepted" and repair.hardness is not None and repair.hardness.weight >= before.hardness.weight:
+        return repair
+    return replace(
+        before,
+        verdicts=repair.verdicts,
+        verdicts_relevant=repair.verdicts_relevant,
+        judged_twice=repair.judged_twice,
+        doubted=repair.doubted,
+    )
+
+
 def _violation(candidate: Candidate, statements: Sequence[str]) -> PlannedViolation:
     assert candidate.requirement is not None  # every violation is planned for one
     return PlannedViolation(
@@ -264,6 +320,8 @@ def _refusal(candidate: Candidate, verdict: Verdict, statements: Sequence[str]) 
         wrong.append(f"It still meets the target: {statements[target]}")
     if broken := [statement for place, (statement, holds) in enumerate(kept) if place != target and not holds]:
         wrong.append(f"It breaks others, which must be kept: {'; '.join(broken)}")
+    if candidate.fate == "accepted" and candidate.hardness is not None:
+        wrong.append(f"It was accepted, but it is too easy. {candidate.hardness.words}")
     return "\n".join([f"Draft:\n{candidate.text}\n", *wrong, f"Reason: {verdict.reason}"])
 
 
@@ -276,7 +334,9 @@ def _drafted(planned: Candidate, draft: tuple[str, str] | None, known: set[str],
     """The candidate with its next draft (text, author), None when there is none. The verdicts on drafts
     before it still tell how many were relevant."""
     if planned.verdict is not None:
-        planned = replace(planned, fate="not_written", text="", verdict=None, generator="", repaired=True)
+        planned = replace(
+            planned, fate="not_written", text="", verdict=None, generator="", repaired=True, hardness=None
+        )
     if draft is None:
         return planned
     text, generator = draft

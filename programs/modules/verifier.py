@@ -21,16 +21,19 @@ VERIFY_SIGNATURES: dict[VerifyBy, type[dspy.Signature]] = {"line-up": VerifyLine
 LINEUP_TOKENS = 6000
 
 # The fate of one candidate negative, in the order of the funnel.
-Fate = Literal["accepted", "not_written", "copies_a_passage", "not_verified", "answers_query", "target_kept"]
+Fate = Literal[
+    "accepted", "not_written", "copies_a_passage", "not_verified", "answers_query", "target_kept", "others_broken"
+]
 FATES: tuple[Fate, ...] = get_args(Fate)
 # Fates that another draft may mend: the verifier said what is wrong.
-REPAIRABLE: tuple[Fate, ...] = ("answers_query", "target_kept")
+REPAIRABLE: tuple[Fate, ...] = ("answers_query", "target_kept", "others_broken")
 LOSS_WORDS = {
     "not_written": "no usable draft was written",
     "copies_a_passage": "repeats the positive, a mined passage or a sibling",
     "not_verified": "no usable verdict",
     "answers_query": "the verifier says that it answers the query",
     "target_kept": "the requirement to be broken still holds",
+    "others_broken": "too few of the other requirements hold",
     "positive_refused": "the row's own positive was said not to answer",
     "not_used": "left out of training (duplicates, or more than a row may have)",
 }
@@ -41,14 +44,19 @@ POSITIVE_REFUSED = "positive_refused"
 ACCEPTANCE_RULE = 2
 
 
-def fate_of(verdict: Verdict | None, target: int | None) -> Fate:
-    """The acceptance rule: the passage does not answer the query, and the requirement with the id `target` does not
-    hold (None: it was to break none in particular)."""
+def fate_of(verdict: Verdict | None, target: int | None, keep_at_least: float = 0.0) -> Fate:
+    """The acceptance rule: the passage does not answer the query, the requirement with the id `target` does not hold
+    (None: it was to break none in particular), and the share `keep_at_least` of the others does."""
     if verdict is None:
         return "not_verified"
     if verdict.answers_query:
         return "answers_query"
-    return "target_kept" if target is not None and verdict.satisfied[target - 1] else "accepted"
+    if target is None:
+        return "accepted"
+    if verdict.satisfied[target - 1]:
+        return "target_kept"
+    num_others = len(verdict.satisfied) - 1
+    return "others_broken" if num_others and sum(verdict.satisfied) / num_others < keep_at_least else "accepted"
 
 
 def numbered(requirements: Sequence[Requirement]) -> tuple[str, ...]:
@@ -58,12 +66,16 @@ def numbered(requirements: Sequence[Requirement]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a row's passages are judged by; `requirements` as `numbered` shows them. `seed_id` seeds their order."""
+    """What a row's passages are judged by; `requirements` as `numbered` shows them.
+
+    `seed_id` seeds their order. `look`: how often they were judged before, so that this is a verdict of its own.
+    """
 
     relevance: str
     query: str
     requirements: tuple[str, ...]
     seed_id: str = ""
+    look: int = 0
 
     def as_inputs(self) -> dict[str, Any]:
         """The inputs that both signatures share."""
@@ -104,7 +116,8 @@ async def judge(
             places=(0,) * len(passages),
             canary=None if canary is None else found[-1],
         )
-    parts = line_up(passages, canary, question.seed_id or question.query)
+    seed_id = question.seed_id or question.query
+    parts = line_up(passages, canary, f"{seed_id} {question.look}" if question.look else seed_id)
     texts = [[canary if place is None else passages[place] for place in part] for part in parts]
     answers = await module.call_all([lineup_step(question, [str(text) for text in part]) for part in texts], faults)
     verdicts: list[Verdict | None] = [None] * len(passages)
@@ -149,7 +162,7 @@ def line_up(passages: Sequence[str], canary: str | None, seed_id: str) -> list[l
 def verify_step(question: Question, passage: str) -> Step:
     """The blind question about one passage, whose verdict has a value for each requirement."""
     asked = question.as_inputs() | {"passage": passage}
-    return Step("verify", asked, expected_length=("satisfied", len(question.requirements)))
+    return Step("verify", asked, expected_length=("satisfied", len(question.requirements)), look=question.look)
 
 
 def lineup_step(question: Question, passages: Sequence[str]) -> Step:
@@ -164,7 +177,7 @@ def lineup_step(question: Question, passages: Sequence[str]) -> Step:
         return f"passage {odd[0]} has another number of requirements than {wanted}" if odd else None
 
     asked = question.as_inputs() | {"passages": [f"{number}. {text}" for number, text in enumerate(passages, start=1)]}
-    return Step("verify", asked, expected_length=("verdicts", len(passages)), fault_of=fault_of)
+    return Step("verify", asked, expected_length=("verdicts", len(passages)), fault_of=fault_of, look=question.look)
 
 
 def read_lineup(answer: "dspy.Prediction | CallError", count: int) -> list[Verdict | None]:

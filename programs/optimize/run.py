@@ -86,6 +86,7 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
             repairs=0,
             batched=config.batched,
             verify=config.verify or "line-up",
+            keep_at_least=config.keep_at_least,
         )
         key = content_id(json.dumps([config_dict(config), [row_content_id(row) for row in rows]], sort_keys=True))
         store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))

@@ -5,8 +5,16 @@ from pathlib import Path
 from typing import Literal
 
 from data.base.errors import require
-from data.base.options import Count, Natural, Share, options
-from programs.options import JudgingOptions, LMOptions, MinedRelevant, SendOptions, WritingOptions
+from data.base.options import Count, Natural, NotNegative, Share, options
+from programs.options import (
+    BandText,
+    JudgingOptions,
+    LMOptions,
+    MinedRelevant,
+    RankingOptions,
+    SendOptions,
+    WritingOptions,
+)
 
 Engine = Literal["local", "ray"]
 Method = Literal["counterfactual", "naive", "verify"]
@@ -50,7 +58,7 @@ class RowRunOptions(SendOptions, JudgingOptions, LMOptions):
 
 
 @options
-class SynthesizeConfig(RowRunOptions, WritingOptions):
+class SynthesizeConfig(RankingOptions, RowRunOptions, WritingOptions):
     """Write and verify counterfactual negatives for the rows of a JSONL file."""
 
     rows: Path
@@ -71,6 +79,19 @@ class SynthesizeConfig(RowRunOptions, WritingOptions):
     repairs: Natural = 1
     """How often a draft that the verifier refused is written again, told what was wrong; 0 drops it at once."""
 
+    retriever: str | None = None
+    """Retriever that scores each accepted draft: bundled:NAME, a model folder or a hub name, best the one that is being
+    trained; None scores none."""
+
+    hardness: BandText | None = None
+    """LOW..HIGH: the band of InfoNCE weight that accepted drafts are to have beside their row's positives and mined
+    negatives. One below it is written again, told so, while there are repairs left, and the harder one is kept; one
+    above it is judged twice. None is 0.01..1 where a retriever is named."""
+
+    judge_twice_above: NotNegative = 0.05
+    """A draft is judged twice, and must be accepted both times, whose similarity to the query is above the positive's
+    by more than this, or whose weight is above the band."""
+
     engine: Engine = "local"
     """Where rows are worked on: local (this process) or ray (actors on a Ray cluster; extra `ray`)."""
 
@@ -88,6 +109,13 @@ class SynthesizeConfig(RowRunOptions, WritingOptions):
         require(in_process, "send", "calls with --engine ray, whose actors have no batches in common", self.send)
         alone = self.send == "calls" or not self.agreement_sample
         require(alone, "agreement-sample", "0 with --send batch or files", self.agreement_sample)
+        if self.retriever is None:
+            require(self.hardness is None, "hardness", "none without --retriever, which measures it", self.hardness)
+        else:
+            in_process = self.engine == "local"
+            require(in_process, "retriever", "none with --engine ray, whose actors load no retriever", self.retriever)
+            writes = self.method == "counterfactual"
+            require(writes, "retriever", "none but with --method counterfactual", self.retriever)
         if self.method == "naive":
             require(self.program is None, "program", "none with --method naive, which is never compiled", self.program)
 

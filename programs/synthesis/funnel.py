@@ -112,7 +112,8 @@ def shown_funnel(
 
     A step has a `name`, the `count` that reached it, how many were `lost` after it by reason. `num_used`: how many
     generated negatives training drew on, where that is known. `calibration` has the CALIBRATION_FIELDS, `mined` the
-    false ones among the mined negatives, None where none were judged.
+    false ones among the mined negatives, None where none were judged; `hardness` how hard the accepted ones are, None
+    where no retriever scored them.
     """
     if "refused" in summary:
         raise InputError(f"the synthesis accepted nothing: {summary['refused']}", file=file)
@@ -139,5 +140,6 @@ def shown_funnel(
             steps[-1]["lost"] = {"not_used": steps[-1]["count"] - num_used}
         steps.append({"name": "used in training", "count": num_used, "lost": {}})
     return {"steps": steps, "failed_rows": failed, "faults": faults, "calibration": calibration} | {
-        "mined": summary["mined"] if summary.get("mined", {}).get("judged") else None
+        "mined": summary["mined"] if summary.get("mined", {}).get("judged") else None,
+        "hardness": summary.get("hardness"),
     }

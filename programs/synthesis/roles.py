@@ -56,6 +56,7 @@ def build_program(config: SynthesizeConfig) -> tuple[RowProgram, str]:
         malformed_retries=config.malformed_retries,
         batched=config.batched,
         verify=config.verify or "line-up",
+        keep_at_least=config.keep_at_least,
     )
     return program, UNCOMPILED if config.program is None else load_program(config.program, program)
 
@@ -226,5 +227,10 @@ def work_key(
         config.verify_mined,
         ACCEPTANCE_RULE,
     ]
+    # Left out where they change nothing, so that work which was finished before they were there counts.
+    if config.keep_at_least:
+        options.append({"keep_at_least": config.keep_at_least})
+    if program.scorer is not None:
+        options.append({"scorer": list(program.scorer.key)})
     shown = [profile.relevance, profile.style, profile.pool, profile.shown_of_pool]
     return content_id(json.dumps([predictors, roles, options, *shown], sort_keys=True))

@@ -19,6 +19,8 @@ from data.base.text import same_text_key
 from data.readers.demo import demo_items
 from data.records import Row
 from data.row_files import count_rows, read_rows
+from programs.feedback.hardness import open_scorer
+from programs.feedback.score import Bands
 from programs.lm.batches.calls import Waves, cancel_waves
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.models import needs_no_auth_call
@@ -88,6 +90,10 @@ def synthesize(
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
         specs = resolve_roles(stack, config, budget)
         program, name = build_program(config)
+        scorer = None
+        if config.retriever is not None:
+            bands = Bands(temperature=config.ranking_temperature, margin=config.judge_twice_above)
+            program.scorer = scorer = open_scorer(config.retriever, config.hardness, bands)
         claim_folder(
             "verify" if config.method == "verify" else "synthesize",
             config.out,
@@ -137,6 +143,7 @@ def synthesize(
             total=total,
             lowest_limit=outcome.lowest_limit,
             agreed=agreed,
+            scorer=scorer,
         )
 
 

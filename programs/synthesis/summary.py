@@ -10,6 +10,7 @@ from data.base.files import write_json
 from data.base.progress import progress_bar
 from data.records import Row
 from data.row_files import write_rows
+from programs.feedback.hardness import HardnessSpread, RetrieverScorer, hardness_lines
 from programs.lm.usage import RoleUsage
 from programs.modules.candidates import negative_of
 from programs.modules.row_judge import VERIFY
@@ -43,13 +44,14 @@ def write_results(
     total: int,
     lowest_limit: int,
     agreed: dict[str, Any] | None = None,
+    scorer: RetrieverScorer | None = None,
 ) -> dict[str, Any]:
     """Write rows.jsonl and summary.json; returns the summary. Rows whose own positive was refused are left out.
 
     Raises InputError, and leaves no rows.jsonl, when the verifier is unusable or no row came through.
     """
     funnel, missed, mined, seen = Funnel(), MissedPositives(), FalseNegatives(), set[str]()
-    places = PlaceEffect()
+    places, spread = PlaceEffect(), HardnessSpread()
     target = config.out / "rows.jsonl"
     details: list[str] = []
 
@@ -72,6 +74,8 @@ def write_results(
             progress.update()
             if positive_refused(synthesis):
                 continue
+            if first:
+                spread.add(synthesis)
             accepted = tuple(negative_of(candidate, program=program.name) for candidate in synthesis.accepted)
             requirements = synthesis.requirements or row.requirements
             if requirements != row.requirements:
@@ -97,6 +101,7 @@ def write_results(
         "mined": mined.as_dict(),
         "agreement": agreed,
         "places": places.as_dict(),
+        "hardness": None if scorer is None else spread.as_dict(scorer),
         "usage": usage_summary(store.usage(), funnel.accepted),
         "usage_of_all_settings": usage_summary(store.usage(whole_folder=True), 0),
         "program": {"name": program.name, "key": program.key, "adapters": dict(program.layouts)},
@@ -213,6 +218,7 @@ def synthesis_table(summary: dict[str, Any]) -> str:
     table = "".join(f"{name:<{width}}  {value:>8}  {note}".rstrip() + "\n" for name, value, note in lines)
     verifiers = usage["roles"].get("verifier", {}).get("models", [])
     closing = mined_lines(summary["mined"], ", ".join(verifiers) or "the verifier")
+    closing += hardness_lines(summary["hardness"], ", ".join(usage["roles"].get("generator", {}).get("models", [])))
     closing += agreement_lines(summary["agreement"], summary["places"])
     closing += [*missed_lines(summary["missed_positives"]), summary["verifier"]["in_words"]]
     if funnel["rows_left_out"]:

@@ -228,14 +228,15 @@ class RowWork:
 
 
 def row_inputs(row: Row, profile: CorpusProfile, *, canary: bool = False) -> RowInputs:
-    """What the program sees of a row: its first positive, and the texts that it must not repeat."""
+    """What the program sees of a row: its first positive, and its other texts, which it must not repeat."""
     positive, *others = row.positives
     return RowInputs(
         query=row.query,
         passage=positive.text,
         relevance=profile.relevance,
         style=profile.style_for(row),
-        known_texts=tuple([passage.text for passage in others] + [mined.text for mined in row.of_source("mined")]),
+        other_positives=tuple(passage.text for passage in others),
+        negatives=tuple(mined.text for mined in row.of_source("mined")),
         canary=canary,
         seed_id=row_content_id(row),
     )

@@ -30,6 +30,7 @@ EVIL_QUERY = 'what about <b>bold</b> & "quotes"?'
 
 def rows(num: int = 30) -> list[Row]:
     requirement = Requirement(id=1, kind="entity", statement="is about the <Team> plan")
+    another = Requirement(id=2, kind="attribute", statement="says its price")
     made = []
     for r in range(num):
         face = "🙂 " if r == 5 else ""
@@ -41,11 +42,11 @@ def rows(num: int = 30) -> list[Row]:
             replace(
                 generated(f"note that {r} is otherwise", disruption="intent_drift"),
                 requirement=requirement,
-                verdict=Verdict(satisfied=(False,), answers_query=False, reason=f"it says {r} only"),
+                verdict=Verdict(satisfied=(False, False), answers_query=False, reason=f"it says {r} only"),
             ),
         ]
         made.append(
-            replace(row(r, negatives, positive=f"{face}answer {r} for Team, plainly"), requirements=(requirement,))
+            replace(row(r, negatives, positive=f"{face}answer {r} for Team, plainly"), requirements=(requirement, another))
         )
     made[0] = replace(made[0], query=EVIL_QUERY)
     return made

@@ -14,6 +14,7 @@ from programs.modules.candidates import Candidate
 from programs.modules.row_program import RowInputs
 from programs.modules.signatures import RequirementDraft, Way
 from programs.modules.synthesizer import Synthesizer, number_requirements, plan_violations
+from programs.modules.verifier import fate_of
 from tests.fakes.fake_model import FakeModel
 
 
@@ -66,6 +67,15 @@ def test_the_acceptance_rule(satisfied: tuple[bool, ...], answers: bool, fate: s
     assert candidate.judged(None) == candidate
 
 
+def test_a_share_of_the_other_requirements_must_hold() -> None:
+    verdict = Verdict(satisfied=(True, False, False), answers_query=False)
+    assert [fate_of(verdict, 2, share) for share in (0, 0.5, 0.51, 1)] == ["accepted"] * 2 + ["others_broken"] * 2
+    assert fate_of(verdict, 1, 0) == "target_kept"
+    # A row's only requirement has no others; what was to break none in particular has none to keep.
+    assert fate_of(Verdict(satisfied=(False,), answers_query=False), 1, 1) == "accepted"
+    assert fate_of(verdict, None, 1) == "accepted"
+
+
 def test_signatures_put_the_profile_first_and_what_varies_last() -> None:
     single = Synthesizer(batched=False, verify="one-by-one")
     fields = {name: list(signature.input_fields) for name, signature in single.signatures.items()}
@@ -104,5 +114,5 @@ def test_copies_are_not_negatives() -> None:
         program = Synthesizer().use(generator=RoleLM("generator", spec), verifier=RoleLM("verifier", spec))
         first = program(inputs=row).synthesis
         texts = tuple(candidate.text.upper() for candidate in first.candidates[:2])
-        again = program(inputs=RowInputs(query="q", passage="p", relevance="r", known_texts=texts)).synthesis
+        again = program(inputs=RowInputs(query="q", passage="p", relevance="r", negatives=texts)).synthesis
     assert [candidate.fate for candidate in again.candidates] == ["copies_a_passage"] * 2 + ["accepted"] * 2

@@ -81,7 +81,7 @@ def test_a_tiny_model_writes_json_but_its_verdicts_are_no_use(model: Path, tmp_p
         for item in demo_items()[:6]:
             asked = {"relevance": "r", "query": item.row.query, "requirements": list(numbered(item.row.requirements))}
             for passage, relevant in ((item.row.positives[0].text, True), (item.row.negatives[0].text, False)):
-                verdict = verifier(**asked, passage=passage).verdict
+                (verdict,) = verifier(**asked, passages=[passage]).verdicts
                 found.append(None if verdict is None else verdict.answers_query == relevant)
         usage = store.usage()["verifier"].as_dict()
     read = [right for right in found if right is not None]
@@ -95,7 +95,7 @@ def test_a_tiny_model_writes_json_but_its_verdicts_are_no_use(model: Path, tmp_p
 @pytest.mark.local
 def test_the_server_dies_with_its_killed_parent(model: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from programs.local_server import LocalServer\n"
+        "import sys, time; from pathlib import Path; from programs.lm.servers.local import LocalServer\n"
         "with LocalServer(Path(sys.argv[1]), flag='lm') as server:\n"
         "    print(server._child.pid, flush=True); time.sleep(600)"
     )
