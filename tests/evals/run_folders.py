@@ -46,7 +46,9 @@ def rows(num: int = 30) -> list[Row]:
             ),
         ]
         made.append(
-            replace(row(r, negatives, positive=f"{face}answer {r} for Team, plainly"), requirements=(requirement, another))
+            replace(
+                row(r, negatives, positive=f"{face}answer {r} for Team, plainly"), requirements=(requirement, another)
+            )
         )
     made[0] = replace(made[0], query=EVIL_QUERY)
     return made
