@@ -23,7 +23,8 @@ from evals.ablation.ablate import train_arm
 from evals.ablation.arms import Arm, arm_rows
 from evals.ablation.config import AblateConfig
 from evals.demo.config import DemoConfig
-from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, SCORES_FILE
+from evals.diagnostics.config import DiagnoseConfig
+from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, SCORES_FILE, diagnose
 from evals.report.config import ReportConfig
 from evals.report.page import report
 from evals.retrieval.by_query import Evaluated, wins_and_losses
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 ZERO_SHOT, MINED, FULL = "zero-shot", "mined only", "mined + generated + entropy"
 # The recorded answers hold three or four negatives a query.
 MAX_GENERATED = 4
+# Rows of the diagnosis, enough for its probes; `just diagnose run=runs/demo` takes all of them.
+DIAGNOSED = 60
 # Labels of an audit stay: they are a person's work, and they are matched by text.
 WRITTEN = (
     "data", "mined.jsonl", "synthesis", "rows", "train", "summary.json", "report.html",
@@ -61,7 +64,7 @@ def _run(config: DemoConfig) -> dict[str, Any]:
     out = config.out
     seconds: dict[str, float] = {}
 
-    with _step(seconds, "mine", "1/5 mine: hard negatives for 120 queries of six organisations"):
+    with _step(seconds, "mine", "1/6 mine: hard negatives for 120 queries of six organisations"):
         folders = write_demo(DemoDataConfig(out=out / "data"))
         mining = mine(
             MineConfig(
@@ -73,7 +76,7 @@ def _run(config: DemoConfig) -> dict[str, Any]:
             )
         )
         log.info("%s", mining.summary())
-    with _step(seconds, "synthesize", "2/5 synthesize: requirements, one violation each, blind verification"):
+    with _step(seconds, "synthesize", "2/6 synthesize: requirements, one violation each, blind verification"):
         synthesis = synthesize(
             SynthesizeConfig(
                 rows=out / "mined.jsonl",
@@ -101,11 +104,11 @@ def _run(config: DemoConfig) -> dict[str, Any]:
     models = {ZERO_SHOT: config.model}
     for number, arm in enumerate((Arm(MINED, "mined", {}), Arm(FULL, "generated", {})), start=3):
         name = arm.name.replace(" + ", "_").replace(" ", "_")
-        with _step(seconds, f"train {arm.name}", f"{number}/5 train: {arm.name}"):
+        with _step(seconds, f"train {arm.name}", f"{number}/6 train: {arm.name}"):
             shown = arm_rows(arm.negatives or "", rows, None, config.num_mined)
             files = out / "rows" / f"{name}.jsonl", out / "train" / name
             models[arm.name] = train_arm(arm, shown, config.seed, settings, files).model
-    with _step(seconds, "evaluate", "5/5 evaluate: 100 test queries of four organisations unseen in training"):
+    with _step(seconds, "evaluate", "5/6 evaluate: 100 test queries of four organisations unseen in training"):
         test = demo_family_set("test")
         evaluated = {arm: _evaluated(arm, model, test) for arm, model in models.items()}
         scores = {arm: one.scores for arm, one in evaluated.items()}
@@ -128,6 +131,13 @@ def _run(config: DemoConfig) -> dict[str, Any]:
         "synthesis": synthesis,
         "seconds": seconds,
     }
+    with _step(seconds, "diagnose", f"6/6 diagnose: {DIAGNOSED} rows before and after training"):
+        diagnose(
+            DiagnoseConfig(
+                run=out, model=models[FULL], baseline=models[ZERO_SHOT], max_rows=DIAGNOSED, parameter_rows=4
+            ),
+            show=False,
+        )
     write_json(out / "summary.json", summary)
     page = report(ReportConfig(run=out, title="CausalNeg demo"))
     table = text_table(

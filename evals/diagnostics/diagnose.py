@@ -44,8 +44,11 @@ FORMAT = 1
 DIAGNOSTICS_FILE, SCORES_FILE = "diagnostics.json", "scores.jsonl"
 
 
-def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
-    """Make every diagnostic that the data allow; returns what diagnostics.json holds. Raises InputError."""
+def diagnose(config: DiagnoseConfig, *, show: bool = True) -> dict[str, Any]:
+    """Make every diagnostic that the data allow; returns what diagnostics.json holds and, with `show`, prints it.
+
+    Raises InputError.
+    """
     config, rows_file, out = with_run_defaults(config)
     outputs = Outputs(
         "diagnose",
@@ -94,7 +97,8 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     write_objects(out / SCORES_FILE, score_lines(sample, {when: seen for when, (_, seen) in looks.items()}))
     write_json(out / DIAGNOSTICS_FILE, result)
     outputs.record()
-    sys.stdout.write(diagnostics_text(result) + f"\nwritten: {out / DIAGNOSTICS_FILE}\n")
+    if show:
+        sys.stdout.write(diagnostics_text(result) + f"\nwritten: {out / DIAGNOSTICS_FILE}\n")
     return result
 
 

@@ -39,8 +39,12 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     assert "tells siblings apart: " in shown
 
     assert not stale.exists()
-    assert list(labels.parent.iterdir()) == [labels]
-    assert "<title>" in (out / "report.html").read_text(encoding="utf-8")
+    assert labels.read_text(encoding="utf-8") == ""
+    diagnostics = json.loads((labels.parent / "diagnostics.json").read_text(encoding="utf-8"))
+    assert diagnostics["num_rows_used"] == 60 and list(diagnostics["encoders"]) == ["before", "after"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<title>" in page and "Which queries won, which lost?" in page
+    assert "Not here: " not in page
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert list(summary["test"]) == ARMS
     assert summary["synthesis"]["funnel"]["accepted"] == 380
