@@ -106,6 +106,11 @@ optimize *flags: setup
 convert *flags: setup
     @{{ python }} -m data convert "$@"
 
+# queries for documents that have none, as a BEIR folder: just queries corpus=DIR lm=MODEL out=runs/q
+[no-cd, no-exit-message]
+queries *flags: setup
+    @{{ python }} -m programs queries "$@"
+
 # draft a corpus profile for you to edit: just profile data=DIR lm=MODEL out=my_corpus.toml
 [no-cd, no-exit-message]
 profile *flags: setup

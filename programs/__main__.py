@@ -7,6 +7,7 @@ from typing import Any
 from data.base.cli import run_command
 from programs.optimize.config import OptimizeConfig
 from programs.profiles.config import ProfileConfig
+from programs.queries.config import QueriesConfig
 from programs.synthesis.config import PromptsConfig, SynthesizeConfig, TryConfig, VerifyConfig
 from programs.synthesis.dataset import DatasetConfig, run_dataset
 
@@ -49,6 +50,12 @@ def _optimize(config: OptimizeConfig) -> None:
     sys.stdout.write(optimization_table(optimize(config)))
 
 
+def _queries(config: QueriesConfig) -> None:
+    from programs.queries.run import run_queries
+
+    run_queries(config)
+
+
 def _profile(config: ProfileConfig) -> None:
     from programs.profiles.draft import run_profile
 
@@ -63,6 +70,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "optimize": (OptimizeConfig, _optimize),
     "dataset": (DatasetConfig, run_dataset),
     "profile": (ProfileConfig, _profile),
+    "queries": (QueriesConfig, _queries),
 }
 
 

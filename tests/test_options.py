@@ -96,6 +96,13 @@ OWN = {
         ),
     ),
     "programs dataset": (["HubOptions"], "run out source title force"),
+    "programs queries": (
+        ["JudgingOptions", "LMOptions", "CallOptions"],
+        (
+            "corpus out samples queries-per-passage temperature retriever round-trip dev-percent malformed-retries "
+            "lm-fallbacks verifier-fallbacks"
+        ),
+    ),
     "programs profile": (["LMOptions", "CallOptions"], "data split out overwrite sample"),
     "evals eval": (
         ["EncoderOptions"],

@@ -44,7 +44,7 @@ ZERO_SHOT, MINED, FULL = "zero-shot", "mined only", "mined + generated + entropy
 # The recorded answers hold three or four negatives a query.
 MAX_GENERATED = 4
 # Rows of the diagnosis, enough for its probes; `just diagnose run=runs/demo` takes all of them.
-DIAGNOSED = 60
+DIAGNOSED = 40
 # Labels of an audit stay: they are a person's work, and they are matched by text.
 WRITTEN = (
     "data", "mined.jsonl", "synthesis", "rows", "train", "summary.json", "report.html",
@@ -134,7 +134,7 @@ def _run(config: DemoConfig) -> dict[str, Any]:
     with _step(seconds, "diagnose", f"6/6 diagnose: {DIAGNOSED} rows before and after training"):
         diagnose(
             DiagnoseConfig(
-                run=out, model=models[FULL], baseline=models[ZERO_SHOT], max_rows=DIAGNOSED, parameter_rows=4
+                run=out, model=models[FULL], baseline=models[ZERO_SHOT], max_rows=DIAGNOSED, parameter_rows=2
             ),
             show=False,
         )

@@ -122,7 +122,7 @@ def synthesize(
                 store = stack.enter_context(RunStore(store.path, program=key))
             else:
                 workers = RowWorkers(program, profile, config, store, limits.all(), waves)
-                outcome = _work_here(workers, specs, read_input(config), total, waves)
+                outcome = work_here(workers, specs, read_input(config), total, waves)
             agreed = None
             if config.agreement_sample and not outcome.condemned:
                 agreed = _judge_in_the_other_way(config, profile, specs, layouts, store, budget)
@@ -147,7 +147,7 @@ def synthesize(
         )
 
 
-def _work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: int, waves: Waves | None) -> Outcome:
+def work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: int, waves: Waves | None) -> Outcome:
     threads = not all(needs_no_auth_call(spec) for models in specs.values() for spec in models)
     with rare_collections():
         outcome = asyncio.run(inline(_in_waves(workers.run(rows, total), waves), threads=threads))
@@ -190,7 +190,7 @@ def _judge_in_the_other_way(
     try:
         workers = RowWorkers(program, profile, other, store, limits.all())
         if sample:
-            _work_here(workers, specs, iter([one.row for one in sample]), len(sample), None)
+            work_here(workers, specs, iter([one.row for one in sample]), len(sample), None)
         pairs = []
         for one in sample:
             again = store.load(RowWork.of(one.row, other).row_id)

@@ -175,6 +175,9 @@ class FakeModel(LoopbackServer):
 
     def _outputs(self, kind: Kind, inputs: dict[str, str]) -> dict[str, Any]:
         query, passage = inputs.get("query", ""), inputs.get("passage", "")
+        if kind == "write" and "query" not in inputs:
+            about = passage.split()[-1]
+            return {"queries": [f"question {number} about {about}" for number in range(int(inputs["count"]))]}
         if kind == "write":
             # The last one is the positive again, as careless models do.
             drafts = [f"Naive passage {number} near {query}" for number in range(1, int(inputs["count"]))]

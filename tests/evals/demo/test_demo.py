@@ -11,7 +11,7 @@ from data.base.outputs import MARKER
 from data.base.stats import compare_paired
 from data.row_files import read_rows
 from evals.__main__ import COMMANDS
-from evals.demo.run import what_it_means
+from evals.demo.run import DIAGNOSED, what_it_means
 
 ARMS = ["zero-shot", "mined only", "mined + generated + entropy"]
 
@@ -41,7 +41,7 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     assert not stale.exists()
     assert labels.read_text(encoding="utf-8") == ""
     diagnostics = json.loads((labels.parent / "diagnostics.json").read_text(encoding="utf-8"))
-    assert diagnostics["num_rows_used"] == 60 and list(diagnostics["encoders"]) == ["before", "after"]
+    assert diagnostics["num_rows_used"] == DIAGNOSED and list(diagnostics["encoders"]) == ["before", "after"]
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "<title>" in page and "Which queries won, which lost?" in page
     assert "Not here: " not in page

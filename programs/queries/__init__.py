@@ -1,0 +1,1 @@
+"""Queries from passages alone, for somebody who has documents and nothing else."""

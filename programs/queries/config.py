@@ -1,0 +1,55 @@
+"""The options of `just queries`: command line, saved config.json and test fixture in one."""
+
+from pathlib import Path
+
+from data.base.options import Count, Natural, options
+from programs.options import JudgingOptions, LMOptions, ModelName, Temperature
+
+
+@options
+class QueriesConfig(JudgingOptions, LMOptions):
+    """Write queries for the passages of a corpus that has none, judge each blind, keep those that a retriever finds.
+
+    Writes a BEIR folder with the splits train, dev and test, which `mine`, `train` and `eval` take as data.
+    """
+
+    corpus: str
+    """Passages: a file with one a line (.jsonl, .csv, ...; text, perhaps title and id), a BEIR folder, or a folder of
+    .txt files, each a passage."""
+
+    lm: ModelName
+
+    out: Path = Path("runs/queries")
+    """Run folder: a BEIR folder with store.sqlite, config.json and summary.json in it. The same command goes on where
+    it ended, also with a higher max-rows."""
+
+    samples: Path | None = None
+    """Queries of real users, whose style is imitated: a .txt file, one a line, or a .jsonl file with a text or query a
+    line (None: none; ten are shown, a seeded choice)."""
+
+    queries_per_passage: Count = 2
+    """At most this many queries are written for a passage."""
+
+    max_rows: Count | None = None
+    """Passages that get queries, a seeded choice of the corpus; None takes all."""
+
+    temperature: Temperature = 0.7
+    """Sampling temperature of the writer; the verifier's is 0. Reasoning models get none."""
+
+    retriever: str = "bundled:all-MiniLM-L6-v2"
+    """Encoder of the round trip: bundled:NAME, a model folder or a hub name."""
+
+    round_trip: Natural = 20
+    """A query is kept when the retriever ranks its passage among the first so many of the corpus; 0 keeps all."""
+
+    dev_percent: Natural = 10
+    """Passages of 100 whose queries go into the dev split, by a hash of the passage; as many go into test."""
+
+    malformed_retries: Natural = 2
+    """How often an answer that cannot be read is asked for again."""
+
+    lm_fallbacks: str | None = None
+    """Model strings, separated by commas, that get a call which lm gave up on, in this order; None for none."""
+
+    verifier_fallbacks: str | None = None
+    """The same for the verifier; None for none."""
