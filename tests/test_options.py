@@ -16,7 +16,7 @@ from data.base.options import Count, NotNegative, options
 # A new option is a decision: add it here on purpose. What several commands take is written once.
 SHARED = {
     "Recipe": "epochs batch-size lr temperature in-batch dropout max-tokens-per-step",
-    "EncoderOptions": "model revision max-length dimensions query-prompt document-prompt device",
+    "EncoderOptions": "model revision max-length dimensions query-prompt document-prompt device precision",
     "HubOptions": "licence hub private",
     "CallOptions": "api-base api-key-env extra adapter max-tokens timeout-s retries budget-usd budget-tokens seed",
     "LMOptions": "lm",
@@ -50,7 +50,7 @@ OWN = {
             "rows out dev dev-split grad-accumulation warmup-ratio weight-decay clip "
             "preset relevance grade-sharpness grade-mined mask-above generated-weight "
             "entropy-weight entropy-temperature max-mined max-generated remine-every remine-like "
-            "eval-every checkpoint-every keep-checkpoints patience precision "
+            "eval-every checkpoint-every keep-checkpoints patience "
             "gradient-checkpointing "
             "lora-rank matryoshka tracking seed restart skip-bad-rows"
         ),

@@ -7,8 +7,6 @@ from data.base.errors import require
 from data.base.options import Bound, Count, Natural, NotNegative, Positive, Share, between, options
 from trainer.encoder.options import EncoderOptions
 
-Precision = Literal["float32", "bfloat16", "float16"]
-
 Tracking = Literal["none", "tensorboard", "wandb", "trackio"]
 
 InBatch = Literal["none", "in-batch", "cross-device"]
@@ -142,9 +140,6 @@ class TrainConfig(Recipe, EncoderOptions):
 
     patience: Natural = 0
     """Evaluations without a better dev nDCG@10 after which training stops (0: never)."""
-
-    precision: Precision = "float32"
-    """Precision of the encoder's matrix products; weights and losses stay float32. float16 needs a GPU."""
 
     gradient_checkpointing: bool = False
     """Keep only each layer's input and compute the rest again going backward: less memory, about a third more time."""

@@ -83,6 +83,11 @@ class World:
         gathered = self.gather(torch.from_numpy(mine).to(encoder.device), len(texts)).cpu().numpy()
         return np.ascontiguousarray(gathered, dtype=np.float32)
 
+    def agree_on_precision(self, encoder: Encoder) -> None:
+        """float32 where the trial of one process was for it: all must compute alike."""
+        if self.all_reduce_sum([encoder.autocast is None], encoder.device)[0]:
+            encoder.autocast = None
+
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of process 0, so that all start alike."""
         if self.size > 1:

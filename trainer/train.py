@@ -22,6 +22,7 @@ from data.retrieval_set import find_leakage
 from trainer.config import TrainConfig
 from trainer.distributed import World, join_world
 from trainer.encoder import Encoder
+from trainer.encoder.precision import autocast_type
 from trainer.publish.model_card import write_model_card
 from trainer.run.checkpoints import Checkpoints, RunState
 from trainer.run.dev import dev_scores
@@ -84,6 +85,7 @@ class _Run:
         if self.leaked:
             log.warning("warning: %s; the dev score will look better than it is", self.leaked.summary())
         self.encoder = load_encoder(config, device)
+        world.agree_on_precision(self.encoder)
         world.broadcast(self.encoder.state_dict().values())
         self.optimizer = make_optimizer(self.encoder, config)
         self.scaler = loss_scaler(config.precision, self.encoder.device)
@@ -113,12 +115,19 @@ class _Run:
             log.info("resuming after step %d of %d", state.step, self.total_steps)
             self.state = state
             self.scaler.load_state_dict(state.scaler)
+            if self.config.precision == "auto" and state.precision is not None:
+                self.encoder.autocast = autocast_type(state.precision, self.encoder.device)
             if self.remining and state.mined_RM is not None:
                 self.remining.restore(state.mined_RM)
             self._start -= state.seconds
             return
         scores = self._dev_scores()
-        self.state = RunState(data_key=key, num_processes=self.world.size, dev_before=scores.get("dev_ndcg_at_10"))
+        self.state = RunState(
+            data_key=key,
+            num_processes=self.world.size,
+            dev_before=scores.get("dev_ndcg_at_10"),
+            precision=self.encoder.precision,
+        )
         if self.world.is_main:
             self.folder.log_metrics(step=0, **scores)
 
@@ -227,6 +236,7 @@ class _Run:
             leaked_queries=len(leaked.queries) if leaked else 0,
             leaked_passages=len(leaked.relevant_passages) if leaked else 0,
             seconds=round(state.seconds, 2),
+            precision=self.encoder.precision,
         )
         if self.world.is_main:
             self.encoder.save(self.folder.model)

@@ -167,6 +167,7 @@ def diagnose_encoder(rows: list[Row], name: str, config: DiagnoseConfig) -> tupl
     measured = measure(embedded, temperature=config.temperature)
     found = {
         "model": name,
+        "precision": encoder.precision,
         "hardness": {
             "by_source": hardness_by_source(embedded, measured),
             "by_disruption": hardness_by_disruption(embedded, measured),

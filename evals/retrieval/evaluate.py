@@ -38,10 +38,12 @@ def run_eval(config: EvalConfig) -> None:
         if not rows:
             raise InputError("holds no rows", file=config.rows)
         slices |= by_requirement_kind(retrieval_set.queries, rows)
-    model = _evaluate(config, retrieval_set)
-    before = None if config.baseline is None else _evaluate(config.with_model(config.baseline), retrieval_set)
+    encoder, before = Encoder.load(config), None
+    model = _evaluate(encoder, retrieval_set)
+    if config.baseline is not None:
+        before = _evaluate(Encoder.load(config.with_model(config.baseline)), retrieval_set)
     measured, baseline = model.scores, None if before is None else before.scores
-    result = _result(config, retrieval_set, measured, baseline, slices)
+    result = _result(config, retrieval_set, measured, baseline, slices) | {"precision": encoder.precision}
     sys.stdout.write(
         f"{retrieval_set.name}: {result['num_queries']} queries over {len(retrieval_set.passages)} passages; "
         f"mean [95% interval]\n{_measures_table(config, measured, baseline)}\n\n"
@@ -63,9 +65,9 @@ def run_eval(config: EvalConfig) -> None:
     outputs.record()
 
 
-def _evaluate(config: EvalConfig, retrieval_set: RetrievalSet) -> Evaluated:
-    run = ranked(Encoder.load(config), retrieval_set, progress=True)
-    return Evaluated(name=config.model, run=run, scores=score(run, retrieval_set))
+def _evaluate(encoder: Encoder, retrieval_set: RetrievalSet) -> Evaluated:
+    run = ranked(encoder, retrieval_set, progress=True)
+    return Evaluated(name=encoder.name, run=run, scores=score(run, retrieval_set))
 
 
 def _named(name: str | None, scores: RetrievalScores | None) -> dict[str, RetrievalScores]:

@@ -18,11 +18,11 @@ from data.base.files import write_json
 from data.base.options import Count, options
 from tests.bench.bench_losses import bench_losses
 from tests.bench.bench_process import GIB, Measurement, measure, median_and_range, report_to_parent, run_child
-from trainer.config import Precision, TrainConfig
+from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.encoder.model_files import find_model_folder
-from trainer.encoder.options import BUNDLED_MODEL
-from trainer.run.setup import autocast_type
+from trainer.encoder.options import BUNDLED_MODEL, Precision
+from trainer.encoder.precision import autocast_type
 from trainer.step.batches import Example
 from trainer.step.gradients import accumulate_gradients
 

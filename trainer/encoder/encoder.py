@@ -23,9 +23,10 @@ from data.base.files import atomic_path
 from data.base.progress import progress_bar
 from trainer.encoder.dropout import use_fast_dropout
 from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input, position_limit
-from trainer.encoder.options import EncoderOptions
+from trainer.encoder.options import EncoderOptions, Precision
 from trainer.encoder.packed import Tokens, hidden_states, pack, pool_packed, token_chunks, use_packed_attention
 from trainer.encoder.pooling import POOLINGS, pool
+from trainer.encoder.precision import autocast_type, precision_name
 from trainer.encoder.st_folder import EncoderSettings, ModelFolder, override, read_model_folder, write_settings
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -100,9 +101,11 @@ class Encoder(nn.Module):
         encoder = cls(name=spec, transformer=transformer, tokenizer=tokenizer, settings=settings)
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            return encoder.to(device).eval()
+            encoder = encoder.to(device).eval()
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"cannot put {spec} on {device}: {first_line(error)}", field="device") from error
+        encoder.autocast = autocast_type(options.precision, encoder.device)
+        return encoder
 
     @property
     def max_length(self) -> int:
@@ -127,6 +130,11 @@ class Encoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
+
+    @property
+    def precision(self) -> Precision:
+        """What its matrix products are computed in; never auto."""
+        return precision_name(self.autocast)
 
     @property
     def _tokens_at_once(self) -> int:
@@ -253,7 +261,7 @@ class Encoder(nn.Module):
         self.transformer = get_peft_model(self.transformer, config)
 
     def fingerprint(self) -> str:
-        """A key over everything that decides an embedding: weights, tokens, pooling, normalisation, prompts, length."""
+        """A key over what decides an embedding: weights, tokens, pooling, normalisation, prompts, length, precision."""
         config: Any = self.transformer.config
         # Where a model came from and which kernel it uses decide nothing.
         architecture = {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
@@ -261,6 +269,8 @@ class Encoder(nn.Module):
         for part in (asdict(self.settings), architecture, _tokenizer_contents(self.tokenizer)):
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         digest.update(type(self.transformer).__name__.encode())
+        if self.autocast is not None:
+            digest.update(self.precision.encode())
         for name, tensor in sorted(self.transformer.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

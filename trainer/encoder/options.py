@@ -1,12 +1,13 @@
 """What every command that loads an encoder takes."""
 
 from dataclasses import replace
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from data.base.arguments import MayBeEmpty
 from data.base.options import Count, options
 
 BUNDLED_MODEL = "bundled:all-MiniLM-L6-v2"
+Precision = Literal["float32", "bfloat16", "float16", "auto"]
 
 
 @options
@@ -33,6 +34,10 @@ class EncoderOptions:
 
     device: str | None = None
     """Device of the encoder, like cpu or cuda:0 (None: a GPU if there is one)."""
+
+    precision: Precision = "float32"
+    """Precision of the encoder's matrix products; weights, losses and scores stay float32. float16 needs a GPU. auto:
+    bfloat16 where a short trial shows that it is faster, else float32."""
 
     def with_model(self, model: str) -> Self:
         """The same for another model; the revision is that of the one it was given for."""

@@ -79,11 +79,12 @@ def mine(config: MineConfig) -> MineReport:
     bad_rows.warn()
     rows = list(data.rows())
     with join_world(config.device) as (world, device):
-        passages_PD, queries_QD, truncated = None, None, 0
+        passages_PD, queries_QD, truncated, precision = None, None, 0, None
         search_on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if config.source != "bm25":
             encoder = Encoder.load(replace(config, device=device))
-            search_on = encoder.device
+            world.agree_on_precision(encoder)
+            search_on, precision = encoder.device, encoder.precision
             passages_PD = cached_embeddings(encoder, list(data.passages.values()), "document", config.cache, world)
             queries_QD = cached_embeddings(encoder, [row.query for row in rows], "query", config.cache, world)
             truncated = int(world.all_reduce_sum([encoder.num_truncated], encoder.device)[0])
@@ -95,7 +96,7 @@ def mine(config: MineConfig) -> MineReport:
         )
         if world.is_main:
             write_rows(config.out, mined)
-            write_json(report_file, {"config": asdict(config)} | asdict(report))
+            write_json(report_file, {"config": asdict(config), "precision": precision} | asdict(report))
             outputs.record()
     return report
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from data.base.errors import InputError
 from data.base.files import atomic_path, read_json_object, write_json
+from trainer.encoder.options import Precision
 
 log = logging.getLogger(__name__)
 _FILES = ("model.safetensors", "optimizer.safetensors")
@@ -41,6 +42,8 @@ class RunState:
     num_skipped: int = 0
     num_processes: int = 1
     scaler: dict[str, float] = field(default_factory=dict)
+    # What precision=auto came to.
+    precision: Precision | None = None
     mined_RM: Tensor | None = None
 
 

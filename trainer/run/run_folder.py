@@ -108,6 +108,7 @@ class TrainResult:
     leaked_queries: int
     leaked_passages: int
     seconds: float
+    precision: str = "float32"
 
     @property
     def model_folder(self) -> Path:

@@ -12,7 +12,7 @@ from data.readers.source import read_source
 from data.records import Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows
-from trainer.config import Precision, TrainConfig
+from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.step.batches import Examples
 
@@ -67,7 +67,6 @@ def load_encoder(config: TrainConfig, device: str | None) -> Encoder:
     encoder = Encoder.load(replace(config, device=device))
     if config.dropout is not None:
         encoder.set_dropout(config.dropout)
-    encoder.autocast = autocast_type(config.precision, encoder.device)
     if config.lora_rank:
         torch.manual_seed(config.seed)  # the updates begin at random
         encoder.add_lora(config.lora_rank)
@@ -80,16 +79,3 @@ def load_encoder(config: TrainConfig, device: str | None) -> Encoder:
     if config.matryoshka and not encoder.settings.normalize:
         raise InputError("--matryoshka: needs a model that normalises its embeddings")
     return encoder
-
-
-def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The type of the encoder's matrix products, None for float32. Raises InputError where the device lacks it."""
-    if precision == "float16" and device.type != "cuda":
-        raise InputError(f"--precision float16: needs a GPU, this run is on {device.type}; use float32 or bfloat16")
-    if (
-        precision == "bfloat16"
-        and device.type == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        raise InputError("--precision bfloat16: this GPU does not have it; use float16 or float32")
-    return None if precision == "float32" else getattr(torch, precision)

@@ -2,8 +2,9 @@
 
 import torch
 
-from trainer.config import Precision, TrainConfig
+from trainer.config import TrainConfig
 from trainer.encoder import Encoder
+from trainer.encoder.options import Precision
 
 _FIRST_SCALE = 2.0**16
 

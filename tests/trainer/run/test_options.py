@@ -15,6 +15,7 @@ from data.row_files import write_rows
 from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import training_rows
 from trainer.config import TrainConfig
+from trainer.encoder import precision
 from trainer.encoder.encoder import Encoder
 from trainer.run.run_folder import RunFolder
 from trainer.step.batches import Examples
@@ -63,11 +64,37 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_float32(config: TrainCo
     assert result.last_loss < 0.7 * result.first_loss
 
 
+def test_a_resumed_run_keeps_what_it_began_with(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(config, precision="auto", checkpoint_every=1)
+    precision._chosen.cache_clear()
+    monkeypatch.setattr(precision, "_gain", lambda device: 3.0)
+    whole = train(config)
+    assert whole.precision == "bfloat16"
+    real = RunFolder.log_metrics
+
+    def dying(self: RunFolder, **values: float) -> None:
+        real(self, **values)
+        if values["step"] == 2:
+            raise KeyboardInterrupt
+
+    config = dataclasses.replace(config, out=config.out + "-again")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "log_metrics", dying)
+        train(config)
+    precision._chosen.cache_clear()
+    monkeypatch.setattr(precision, "_gain", lambda device: 1.0)  # a busy minute, or another machine
+    again = train(config)
+    assert again.precision == "bfloat16"
+    assert again.last_loss == whole.last_loss
+    assert json.loads((Path(config.out) / "summary.json").read_text())["precision"] == "bfloat16"
+    precision._chosen.cache_clear()
+
+
 @pytest.fixture
 def float16_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU computes in float16 too, only slowly: let it, so that the path can be tested."""
     types = {"float32": None, "float16": torch.float16}
-    monkeypatch.setattr("trainer.run.setup.autocast_type", lambda precision, device: types[precision])
+    monkeypatch.setattr("trainer.encoder.encoder.autocast_type", lambda precision, device: types[precision])
 
 
 def test_float16_without_a_gpu_is_one_line(config: TrainConfig) -> None:
