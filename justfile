@@ -160,6 +160,11 @@ audit: setup
 bench-trainer *flags: setup
     @{{ python }} -m tests.bench trainer "$@"
 
+# encoding a corpus, ours in float32 and bfloat16 beside sentence-transformers' in float32: just bench-encode texts=500
+[no-exit-message]
+bench-encode *flags: setup
+    @{{ python }} -m tests.bench encode "$@"
+
 # mining of ours beside sentence-transformers', same selection: just bench-mining passages=20000 queries=2000
 [no-exit-message]
 bench-mining *flags: setup

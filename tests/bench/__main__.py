@@ -3,6 +3,8 @@
 import sys
 
 from data.base.cli import run_command
+from tests.bench.bench_encode import BenchEncodeConfig, bench_encode
+from tests.bench.bench_encode import summary as encode_summary
 from tests.bench.bench_mining import BenchMiningConfig, bench_mining
 from tests.bench.bench_mining import summary as mining_summary
 from tests.bench.bench_trainer import BenchTrainerConfig, bench_trainer
@@ -17,7 +19,15 @@ def _bench_mining(config: BenchMiningConfig) -> None:
     sys.stdout.write(mining_summary(bench_mining(config)))
 
 
-COMMANDS = {"trainer": (BenchTrainerConfig, _bench_trainer), "mining": (BenchMiningConfig, _bench_mining)}
+def _bench_encode(config: BenchEncodeConfig) -> None:
+    sys.stdout.write(encode_summary(bench_encode(config)))
+
+
+COMMANDS = {
+    "trainer": (BenchTrainerConfig, _bench_trainer),
+    "mining": (BenchMiningConfig, _bench_mining),
+    "encode": (BenchEncodeConfig, _bench_encode),
+}
 
 if __name__ == "__main__":
     sys.exit(run_command("tests.bench", COMMANDS, recipe="just bench-{}"))

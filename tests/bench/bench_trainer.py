@@ -182,7 +182,8 @@ def _texts(example: Example) -> tuple[str, ...]:
     return (example.query, *example.passages)
 
 
-def _one_token_words(tokenizer: Any) -> list[str]:
+def one_token_words(tokenizer: Any) -> list[str]:
+    """Words that are one token each, so that a text's length is known."""
     return sorted(
         word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha() and word.islower() and len(word) > 2
     )
@@ -194,7 +195,7 @@ def _our_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], N
     encoder.autocast = autocast_type(config.precision, encoder.device)
     settings = TrainConfig(rows="-", out="-", in_batch="in-batch" if job["variant"] == "ours in-batch" else "none")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-5)
-    words = _one_token_words(encoder.tokenizer)
+    words = one_token_words(encoder.tokenizer)
 
     def step(batch: list[Example]) -> None:
         accumulate_gradients(encoder, [batch], settings)
@@ -221,7 +222,7 @@ def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], 
     )
     loss = kind(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
-    words = _one_token_words(model.tokenizer)
+    words = one_token_words(model.tokenizer)
 
     def step(batch: list[Example]) -> None:
         columns = zip(*(_texts(example) for example in batch), strict=True)

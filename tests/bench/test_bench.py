@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from data.base.errors import InputError
+from tests.bench.bench_encode import BenchEncodeConfig, bench_encode
+from tests.bench.bench_encode import summary as encode_summary
 from tests.bench.bench_losses import bench_losses
 from tests.bench.bench_mining import BenchMiningConfig, bench_mining, summary
 from tests.bench.bench_process import run_child
@@ -25,6 +27,15 @@ def test_mining_bench_finds_equal_selections(tmp_path: Path) -> None:
     assert figures["equal_selections"] == 1.0
     assert json.loads((tmp_path / "b.json").read_text()) == figures
     assert "against peer" in summary(figures)
+
+
+def test_encode_bench_compares_equal_vectors(tmp_path: Path) -> None:
+    config = BenchEncodeConfig(texts=4, min_tokens=5, max_tokens=9, rounds=1, out=str(tmp_path / "b.json"))
+    figures = bench_encode(config)
+    assert figures["variants"]["ours float32"]["lowest_cosine"] == pytest.approx(1, abs=1e-5)
+    assert 0.99 < figures["variants"]["ours bfloat16"]["lowest_cosine"] < 1
+    assert json.loads((tmp_path / "b.json").read_text()) == figures
+    assert "against peer" in encode_summary(figures)
 
 
 def test_texts_of_the_trainer_bench_have_the_lengths_asked_for() -> None:

@@ -1,0 +1,141 @@
+"""Encoding a corpus beside sentence-transformers' `encode`: the same model, the same texts, vectors compared.
+
+Every measurement is a process of its own; the variants take turns, so that a busy minute of the machine hits all.
+"""
+
+import json
+import logging
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from data.base.errors import InputError
+from data.base.files import write_json
+from data.base.options import Count, options
+from tests.bench.bench_process import GIB, Measurement, measure, median_and_range, report_to_parent, run_child
+from tests.bench.bench_trainer import one_token_words
+from trainer.encoder import Encoder
+from trainer.encoder.encoder import Floats
+from trainer.encoder.model_files import find_model_folder
+from trainer.encoder.options import BUNDLED_MODEL, Precision
+
+log = logging.getLogger(__name__)
+PEER = "peer"
+OURS: dict[str, Precision] = {"ours float32": "float32", "ours bfloat16": "bfloat16"}
+VARIANTS = (PEER, *OURS)
+_COMPARED = 64
+
+
+@options
+class BenchEncodeConfig:
+    """Time the encoding of a corpus on a CPU, ours and sentence-transformers' in float32 (extra `bench`)."""
+
+    out: str = "runs/bench/encode.json"
+    """File for the figures."""
+
+    model: str = BUNDLED_MODEL
+    """Encoder of both."""
+
+    texts: Count = 500
+    """Texts, of random words."""
+
+    min_tokens: int = 35
+    """Shortest text in tokens."""
+
+    max_tokens: int = 155
+    """Longest text in tokens."""
+
+    rounds: Count = 5
+    """Measurements of each variant; medians and ranges are reported."""
+
+    threads: Count = 1
+    """Threads of each process."""
+
+    memory_gib: float = 8.0
+    """Bound on the memory of each process, in GiB."""
+
+    seed: int = 0
+    """Seed of the texts."""
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.min_tokens <= self.max_tokens:
+            raise InputError("--min-tokens: expected at least 3 and at most --max-tokens")
+
+
+def bench_encode(config: BenchEncodeConfig) -> dict[str, Any]:
+    """Run all variants in turns, save and return the figures; says too how near the vectors are to the peer's."""
+    from importlib.util import find_spec
+
+    if find_spec("sentence_transformers") is None:
+        raise InputError("the bench compares with sentence-transformers: pip install 'causalneg[bench]'")
+    found: dict[str, list[Measurement]] = {variant: [] for variant in VARIANTS}
+    for number in range(config.rounds):
+        for variant in VARIANTS:
+            result = run_child("tests.bench.bench_encode", {"variant": variant} | asdict(config), config.memory_gib)
+            if isinstance(result, str):
+                raise InputError(f"the bench of {variant} failed: {result}")
+            found[variant].append(result)
+            log.info("round %d: %s: %.2f s CPU", number + 1, variant, result.seconds)
+    sample = _texts(config, Encoder.load(config.model, device="cpu").tokenizer)[:_COMPARED]
+    vectors = {variant: _encoder(variant, config)[0](sample) for variant in VARIANTS}
+    figures = {
+        "config": asdict(config),
+        "variants": {
+            variant: {
+                "texts_per_second": median_and_range([config.texts / m.seconds for m in measured]),
+                "peak_gib": median_and_range([m.peak / GIB for m in measured]),
+                "speed": median_and_range([p.seconds / m.seconds for p, m in zip(found[PEER], measured, strict=True)]),
+                "lowest_cosine": float((vectors[variant] * vectors[PEER]).sum(axis=1).min()),
+            }
+            for variant, measured in found.items()
+        },
+    }
+    write_json(config.out, figures)
+    return figures
+
+
+def _texts(config: BenchEncodeConfig, tokenizer: Any) -> list[str]:
+    rng, words = random.Random(config.seed), one_token_words(tokenizer)
+    lengths = [rng.randint(config.min_tokens, config.max_tokens) - 2 for _ in range(config.texts)]
+    return [" ".join(rng.choices(words, k=length)) for length in lengths]
+
+
+def _encoder(variant: str, config: BenchEncodeConfig) -> tuple[Callable[[list[str]], Floats], Any]:
+    """How a variant encodes, and its tokenizer."""
+    if variant != PEER:
+        encoder = Encoder.load(config.model, device="cpu", precision=OURS[variant])
+        return lambda texts: encoder.encode(texts, "document"), encoder.tokenizer
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(find_model_folder(config.model)), device="cpu")
+    return lambda texts: np.asarray(model.encode(texts, show_progress_bar=False)), model.tokenizer
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """The figures as a table of a few lines."""
+    lines = [f"{'':15}{'texts/s':>9}{'peak GiB':>10}{'against peer':>14}{'':16}{'lowest cosine':>14}"]
+    for variant, values in figures["variants"].items():
+        speed = values["speed"]
+        spread = f"({speed['min']:.2f} to {speed['max']:.2f})"
+        lines.append(
+            f"{variant:15}{values['texts_per_second']['median']:>9.1f}{values['peak_gib']['median']:>10.2f}"
+            f"{speed['median']:>13.2f}x {spread:<15}{values['lowest_cosine']:>14.6f}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _child(job: dict[str, Any]) -> None:
+    variant = job.pop("variant")
+    config = BenchEncodeConfig(**job)
+    encode, tokenizer = _encoder(variant, config)
+    texts = _texts(config, tokenizer)
+    encode(texts[:4])  # a first time chooses kernels
+    report_to_parent(measure(lambda: encode(texts), config.threads))
+
+
+if __name__ == "__main__":
+    _child(json.loads(sys.argv[1]))
