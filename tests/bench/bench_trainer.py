@@ -66,7 +66,10 @@ class BenchTrainerConfig:
     """Device of both: on a GPU time goes by the clock, and memory is the GPU's."""
 
     precision: Precision = "float32"
-    """Precision of both encoders' matrix products, and of the product that their rate is compared with."""
+    """Precision of our encoder's matrix products, and of the product that the rate of both is compared with."""
+
+    peer_precision: Precision | None = None
+    """Precision of the peer's (None: ours). float32 is what a user of it gets who sets nothing."""
 
     memory_gib: float = 14.0
     """Bound on the memory of each process on a CPU, in GiB; a variant that needs more is reported as such."""
@@ -213,7 +216,7 @@ def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], 
     from sentence_transformers.sentence_transformer import losses
 
     model = SentenceTransformer(str(find_model_folder(config.model)), device=config.device).train()
-    half = autocast_type(config.precision, model.device)
+    half = autocast_type(config.peer_precision or config.precision, model.device)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = job["dropout"]
