@@ -165,6 +165,11 @@ bench-trainer *flags: setup
 bench-encode *flags: setup
     @{{ python }} -m tests.bench encode "$@"
 
+# time and memory as the data grow, mining and training: just bench-scale passages=20000,200000 rows=1000,10000
+[no-exit-message]
+bench-scale *flags: setup
+    @{{ python }} -m tests.bench scale "$@"
+
 # mining of ours beside sentence-transformers', same selection: just bench-mining passages=20000 queries=2000
 [no-exit-message]
 bench-mining *flags: setup

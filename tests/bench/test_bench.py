@@ -12,6 +12,8 @@ from tests.bench.bench_encode import summary as encode_summary
 from tests.bench.bench_losses import bench_losses
 from tests.bench.bench_mining import BenchMiningConfig, bench_mining, summary
 from tests.bench.bench_process import run_child
+from tests.bench.bench_scale import BenchScaleConfig, bench_scale
+from tests.bench.bench_scale import summary as scale_summary
 from tests.bench.bench_trainer import BenchTrainerConfig, bench_trainer, examples
 
 
@@ -36,6 +38,18 @@ def test_encode_bench_compares_equal_vectors(tmp_path: Path) -> None:
     assert 0.99 < figures["variants"]["ours bfloat16"]["lowest_cosine"] < 1
     assert json.loads((tmp_path / "b.json").read_text()) == figures
     assert "against peer" in encode_summary(figures)
+
+
+def test_scale_bench_measures_every_size(tmp_path: Path) -> None:
+    config = BenchScaleConfig(
+        passages=(300, 600), rows=(20, 40), queries=10, width=8, batch_size=10, out=str(tmp_path / "b.json")
+    )
+    sizes = bench_scale(config)["sizes"]
+    assert [(found["work"], found["count"]) for found in sizes] == [
+        ("mining", 300), ("mining", 600), ("training", 20), ("training", 40),
+    ]  # fmt: skip
+    assert all(found["seconds"] > 0 and found["peak_gib"] > 0 for found in sizes)
+    assert "2.0x" in scale_summary({"sizes": sizes})
 
 
 def test_texts_of_the_trainer_bench_have_the_lengths_asked_for() -> None:
