@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from tyro.constructors import PrimitiveConstructorSpec
 
 from data.base.errors import InputError
-from data.base.options import Bound, Count, Natural, NotNegative, Positive, Share, at_least, between, options
+from data.base.options import Bound, Count, Natural, NotNegative, Positive, Seed, Share, at_least, between, options
 
 # A mined negative that answers the query: a further positive, left out, or kept as it is.
 MinedRelevant = Literal["promote", "drop", "keep"]
@@ -93,7 +93,7 @@ class CallOptions:
     budget_tokens: Count | None = None
     """Most tokens that the calls of a run may use, all roles and restarts together; None is no limit."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every random choice."""
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from data.base.errors import require
-from data.base.options import Bound, Count, Natural, NotNegative, Positive, Share, between, options
+from data.base.options import Bound, Count, Natural, NotNegative, Positive, Seed, Share, options
 from trainer.encoder.options import EncoderOptions
 
 Tracking = Literal["none", "tensorboard", "wandb", "trackio"]
@@ -153,7 +153,7 @@ class TrainConfig(Recipe, EncoderOptions):
     tracking: Tracking = "none"
     """Where metrics go besides metrics.jsonl: tensorboard, wandb or trackio, each to be installed by you."""
 
-    seed: Annotated[int, between(0, 2**32 - 1)] = 0
+    seed: Seed = 0
     """Seed of row order, negative samples, choice of positive and dropout: 0 to 4294967295."""
 
     restart: bool = False

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from data.base.errors import InputError
+from data.base.fields import checked
 from data.base.files import folder_lock
 from data.base.progress import progress_bar
 from data.retrieval_set import find_leakage
@@ -47,7 +48,7 @@ def train(config: TrainConfig, *, at_last_step: Callable[[Encoder], None] | None
         run = _Run(config, world, device)
         if (finished := run.open_folder()) is not None:
             log.info("%s already holds this run, finished; --restart trains anew", config.out)
-            return TrainResult(**finished)
+            return checked(TrainResult, finished, file=f"{config.out}/summary.json")
         run.begin_or_resume()
         run.announce()
         done = run.state.step

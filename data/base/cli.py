@@ -1,5 +1,6 @@
 """The front door of every room: dataclass configs as sub-commands, users' faults as one line and exit code 2."""
 
+import errno
 import logging
 import os
 import shutil
@@ -31,6 +32,9 @@ def run_command(
     on stderr and code 2; Ctrl-C ends with code 130. `recipe` is how a person calls a command.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    # A stream that was closed before the start (`>&-`) is None.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpcore", "LiteLLM", "datasets", "sentence_transformers", "faiss.loader", "bm25s"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -43,15 +47,27 @@ def run_command(
             raise InputError(f"{said} ({in_words(list(commands), 'or')})")
         kind, run = commands[name]
         run(read_arguments(kind, argv[1:], f"{recipe.format(name)} --help"))
+        # Here, where a reader who has gone and a disk that is full can still be answered.
+        sys.stdout.flush()
     except InputError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except BrokenPipeError:
         # Whoever reads the output has seen enough (`| head`); what is still buffered must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except OSError as error:
+        # Of files, each place makes an InputError; what is left is the output itself.
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG):
+            raise
+        _drop_output()
+        return _fail(f"cannot write: {error.strerror}", 2)
     return 0
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_help(room: str, commands: Mapping[str, tuple[type, Callable[[Any], object]]], argv: Sequence[str]) -> None:

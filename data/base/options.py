@@ -38,6 +38,8 @@ def between(least: int, most: int) -> Bound:
 
 Count = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
+# What every generator of random numbers takes.
+Seed = Annotated[int, between(0, 2**32 - 1)]
 Positive = Annotated[float, Bound("a number above 0", lambda value: 0 < value < math.inf)]
 NotNegative = Annotated[float, Bound("a number of at least 0", lambda value: 0 <= value < math.inf)]
 Finite = Annotated[float, Bound("a finite number", math.isfinite)]

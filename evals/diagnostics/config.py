@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from data.base.errors import InputError
-from data.base.options import Natural, Positive, at_least, options
+from data.base.options import Natural, Positive, Seed, at_least, options
 from data.base.outputs import ForceOption
 from trainer.encoder.options import EncoderOptions
 
@@ -46,7 +46,7 @@ class DiagnoseConfig(EncoderOptions, ForceOption):
     permutations: Annotated[int, at_least(19)] = 200
     """Shuffles behind the chance level of the mutual information; fewer than 19 allow no p below 0.05."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of samples, folds and shuffles."""
 
     skip_bad_rows: bool = False

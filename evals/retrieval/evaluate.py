@@ -24,6 +24,7 @@ from trainer.encoder import Encoder
 # Upper bounds in words; web queries are mostly short, claims and questions longer.
 _LENGTHS = ((5, "1 to 5 words"), (10, "6 to 10 words"), (20, "11 to 20 words"))
 _LONGEST = "21 words and more"
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def run_eval(config: EvalConfig) -> None:
@@ -143,8 +144,12 @@ def write_per_query(path: Path, retrieval_set: RetrievalSet, scores: Mapping[str
     import pyarrow as pa
     from pyarrow import csv, parquet
 
+    def cell(text: str) -> str:
+        # A spreadsheet would take it for a formula.
+        return f"'{text}" if path.suffix == ".csv" and text.startswith(_FORMULA_SIGNS) else text
+
     lines = [
-        {"model": model, "query_id": query_id, "query": retrieval_set.queries[query_id]}
+        {"model": cell(model), "query_id": cell(query_id), "query": cell(retrieval_set.queries[query_id])}
         | {measure: found.per_query[measure][query_id] for measure in found.per_query}
         for model, found in scores.items()
         for query_id in next(iter(found.per_query.values()))

@@ -1,6 +1,7 @@
 """The corpus profile: what counts as relevant in a corpus and how its passages read. It is input, not prompt."""
 
 import random
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ STYLE_ROWS = 200
 STYLE_CHARS = 800
 # So few that they can be kept with a run, so many that any row finds some that are not its own.
 POOL_PASSAGES = 64
+
+_LONGEST_PROFILE = 200_000
+# The parser's time grows with the cube of the parts: an hour for a file of this size.
+_DEEP_KEY = re.compile(r"(?:[\"']?[\w-]{1,20}[\"']?[ \t]{0,3}\.[ \t]{0,3}){32}")
 
 PROFILE_FOLDER = Path(__file__).parent
 
@@ -52,7 +57,12 @@ def load_profile(name: str) -> CorpusProfile:
         raise InputError(f"unknown profile {name!r}: expected one of {known}, or a .toml file", field="profile")
     with open_text(path) as file:
         try:
-            value = tomllib.loads(file.read())
+            text = file.read(_LONGEST_PROFILE + 1)
+            if len(text) > _LONGEST_PROFILE:
+                raise InputError(f"has more than {_LONGEST_PROFILE} characters", file=path)
+            if _DEEP_KEY.search(text):
+                raise InputError("has a name of many parts, which no field of a profile has", file=path)
+            value = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             raise InputError(f"not valid TOML ({error})", file=path) from error
     relevance, style = value.get("relevance"), value.get("style", [])

@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from data.base.files import write_json
-from tests.chaos import batches, disks, fuzz, kills, owner, provider_faults, throughput, training
+from tests.chaos import (
+    batches,
+    damaged,
+    disks,
+    fuzz,
+    inputs,
+    kills,
+    owner,
+    provider_faults,
+    throughput,
+    training,
+)
 from tests.chaos.promises import BrokenPromiseError
 
 Scenario = Callable[[Path], dict[str, Any]]
@@ -37,6 +48,8 @@ SCENARIOS: dict[str, Scenario] = {
     "training-worker": training.worker_killed,
     "fuzz": fuzz.fuzz,
     "owner": owner.owner,
+    "inputs": inputs.inputs,
+    "damaged": damaged.damaged,
 }
 NEED_ROOT = ("full-tmpfs", "read-only")
 

@@ -151,10 +151,10 @@ def refusal_fault(room: str, words: list[str], *, named: str) -> str | None:
     commands = importlib.import_module(f"{room}.__main__").COMMANDS
     out, err = io.StringIO(), io.StringIO()
     logging.getLogger().handlers.clear()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _patience():
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), patience():
         try:
             code = run_command(room, commands, words)
-        except _Late:
+        except Late:
             return f"still working after {PATIENCE_S} s"
         except SystemExit as end:
             return f"ends by itself with {end.code}"
@@ -173,17 +173,17 @@ def refusal_fault(room: str, words: list[str], *, named: str) -> str | None:
     return None if any(each in lines[0] for each in about) else f"says of something else: {lines[0][:200]!r}"
 
 
-class _Late(BaseException):
+class Late(BaseException):
     """Not an Exception, which a command might take for a fault of its own."""
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
+def patience(seconds: int = PATIENCE_S) -> Iterator[None]:
     def late(number: int, frame: FrameType | None) -> None:
-        raise _Late
+        raise Late
 
     before: Any = signal.signal(signal.SIGALRM, late)
-    signal.alarm(PATIENCE_S)
+    signal.alarm(seconds)
     try:
         yield
     finally:

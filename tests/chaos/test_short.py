@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import batches, disks, inputs, kills, owner, provider_faults
+from tests.chaos import batches, damaged, disks, inputs, kills, owner, provider_faults
 
 
 @pytest.mark.slow
@@ -54,3 +54,10 @@ def test_no_command_writes_over_what_is_not_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["convert", "probe"])
 def test_every_kind_of_bad_value(command: str, tmp_path: Path) -> None:
     assert inputs.inputs(tmp_path, only=command)["tried"] > 30
+
+
+@pytest.mark.slow
+def test_damaged_files_of_every_command(tmp_path: Path) -> None:
+    figures = damaged.damaged(tmp_path, every=101)
+    assert figures["tried"] > 20
+    assert not figures["not"]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from data.base.errors import InputError, first_line
@@ -95,7 +94,9 @@ def load_transformer(folder: ModelFolder, spec: str, kind: str = "AutoModel") ->
             weights, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # the libraries raise many unrelated types for settings that they cannot use
         raise InputError(f"cannot load the model {spec}: {first_line(error)}") from error
     _check_weights(transformer, found, weights)
     if adapter.is_file():
@@ -142,6 +143,10 @@ def _prepare_tokenizer(tokenizer: Any, folder: ModelFolder) -> None:
         # What is padded is masked; sentence-transformers needs a token for it all the same.
         known = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token)
         tokenizer.pad_token = next(filter(None, known), None) or tokenizer.convert_ids_to_tokens(0)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise InputError("model_max_length: expected a number", file=folder.transformer / "tokenizer_config.json")
+    if not tokenizer(["a"])["input_ids"][0]:
+        raise InputError("its tokenizer makes no tokens of a text", file=folder.transformer)
     if any(any(kinds) for kinds in tokenizer(["a"]).get("token_type_ids", [])):
         raise InputError("marks segments by token types, which is not supported", file=folder.transformer)
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from data.base.errors import require
-from data.base.options import Bound, Count, Finite, NotNegative, options
+from data.base.options import Bound, Count, Finite, NotNegative, Seed, options
 from data.base.outputs import ForceOption
 from data.readers.pair_options import PairOptions
 from trainer.encoder.options import EncoderOptions
@@ -60,7 +60,7 @@ class MineConfig(EncoderOptions, PairOptions, ForceOption):
     sampling: Literal["top", "random"] = "top"
     """Which of the passages left: the best-ranked (top), or a seeded sample (random)."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of random sampling; a query's sample does not depend on the other queries."""
 
     backend: Literal["auto", "exact", "ivf"] = "auto"

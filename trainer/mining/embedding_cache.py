@@ -55,7 +55,7 @@ def cached_embeddings(
         world.barrier()
     try:
         mapped: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(f"cannot read these embeddings ({error}); delete the file", file=path) from error
     if mapped.shape != (len(texts), encoder.dimension):
         raise InputError(f"holds {mapped.shape}, expected {(len(texts), encoder.dimension)}; delete it", file=path)

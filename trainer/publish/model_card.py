@@ -129,7 +129,14 @@ def _measured(file: Path, folder: Path) -> Iterable[tuple[str, str, float, float
         raise InputError(f"measured {config.get('model')}, which is not {folder}", file=file)
     data = f"{shown_path(str(config['data']))} ({config.get('split', 'test')})"
     for measure, interval in intervals.items():
-        yield data, measure, interval["mean"], interval["low"], interval["high"], int(result["num_queries"])
+        try:
+            mean, low, high = (float(interval[end]) for end in ("mean", "low", "high"))
+            count = int(result["num_queries"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"expected mean, low and high of {measure} and num_queries as numbers", file=file
+            ) from error
+        yield data, measure, mean, low, high, count
 
 
 def base_model(name: str) -> str | None:

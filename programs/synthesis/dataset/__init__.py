@@ -76,6 +76,8 @@ def write_dataset(config: DatasetConfig) -> Path:
     """
     card = config.out / "README.md"
     outputs = Outputs("dataset", [card], run=config.run, force=config.force)
+    from jinja2 import TemplateError
+
     from programs.synthesis.store import synthesis_folder  # --help should not load what this does
 
     run = synthesis_folder(config.run) or config.run
@@ -92,9 +94,15 @@ def write_dataset(config: DatasetConfig) -> Path:
         write_parquet_objects(path, (row_to_dict(row) for row in chain([first], shard)))
     if not counts.rows:
         raise InputError("holds no rows", file=run / "rows.jsonl")
+    try:
+        text = data_card(config, settings, summary, counts)
+    except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"is in a form that this version does not know ({error})", file=run / "summary.json"
+        ) from error
     # Last, so that a folder with a card is whole.
     with atomic_writer(card) as file:
-        file.write(data_card(config, settings, summary, counts) + "\n")
+        file.write(text + "\n")
     outputs.record()
     return config.out
 

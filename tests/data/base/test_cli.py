@@ -149,3 +149,11 @@ def test_a_table_fits_its_width() -> None:
         "arm\n  score           p\n  --------------  ----\na long name\n  0.5 [0.4, 0.6]  0.04\nb\n  0.25"
     )
     assert text_table(*table, width=21) == "a long name\n  score  0.5 [0.4, 0.6]\n  p      0.04\nb\n  score  0.25"
+
+
+@pytest.mark.parametrize(("output", "code", "said"), [(">&-", 0, ""), (">/dev/full", 2, "error: cannot write")])
+def test_an_output_that_takes_nothing_is_no_traceback(output: str, code: int, said: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m data demo out={tmp_path / 'demo'} {output}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr and said in done.stderr

@@ -2,6 +2,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from data.retrieval_set import RetrievalSet
+from evals.retrieval.evaluate import write_per_query
 from evals.retrieval.measures import LABELS, MEASURES, evaluate, score, score_run, tells_siblings_apart
 from trainer.run.dev import rank_corpus
 
@@ -130,3 +132,15 @@ def test_siblings() -> None:
     assert tells_siblings_apart(run, retrieval_set) == expected
     assert score(run, retrieval_set).per_query["siblings"] == expected
     assert "siblings" not in score(run, replace(retrieval_set, families={})).per_query
+
+
+def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
+    queries = {"q1": "=HYPERLINK(1)", "q3": "@SUM(1)"}
+    qrels = {query_id: QRELS[query_id] for query_id in queries}
+    held = RetrievalSet(name="x", passages={"a": "a"}, queries=queries, qrels=qrels)
+    write_per_query(tmp_path / "out.csv", held, {"-model": score_run(RUN, qrels)})
+    lines = (tmp_path / "out.csv").read_text("utf-8").splitlines()
+    assert [line.split(",")[:3] for line in lines[1:]] == [
+        ['"\'-model"', '"q1"', '"\'=HYPERLINK(1)"'],
+        ['"\'-model"', '"q3"', '"\'@SUM(1)"'],
+    ]

@@ -150,3 +150,10 @@ def test_one_line_and_code_2(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert words in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["a." * 50_000 + "b = 1", 'x = {"a" . ' + '"a" . ' * 5000 + "b = 1}", "#" * 200_001])
+def test_a_profile_that_is_slow_to_read_is_refused_at_once(text: str, tmp_path: Path) -> None:
+    (tmp_path / "bomb.toml").write_text(text)
+    with pytest.raises(InputError, match=r"many parts|more than 200000 characters"):
+        load_profile(str(tmp_path / "bomb.toml"))

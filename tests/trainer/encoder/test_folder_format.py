@@ -338,3 +338,20 @@ def test_a_tokenizer_in_python_is_cached_and_counts_what_it_cuts(tiny_bert: Path
     assert load().fingerprint() == load().fingerprint() != load(max_length=7).fingerprint()
     encoder.save(tmp_path / "saved")
     same_as_peer(encoder, tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("config.json", {"hidden_size": True}),
+        ("config.json", {"hidden_act": {"a": 1}}),
+        ("tokenizer.json", {"version": -1}),
+        ("tokenizer.json", {"added_tokens": [1.5]}),
+        ("tokenizer_config.json", {"model_max_length": {}}),
+        ("tokenizer_config.json", {"tokenizer_class": 5}),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_one_line(file: str, values: dict[str, Any], folder: Path) -> None:
+    write(file, **values)(folder)
+    with pytest.raises(InputError):
+        Encoder.load(str(folder), device="cpu")

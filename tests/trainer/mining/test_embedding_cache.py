@@ -112,3 +112,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(tiny_bert: Path, tmp_path: 
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         cached_embeddings(Encoder.load(str(tiny_bert), device="cpu"), TEXTS, "document", tmp_path / "file" / "cache")
+
+
+def test_an_empty_cache_file_is_named(tiny_bert: Path, tmp_path: Path) -> None:
+    encoder = Encoder.load(str(tiny_bert), device="cpu")
+    (tmp_path / f"{embeddings_key(encoder, TEXTS, 'document')}.npy").touch()
+    with pytest.raises(InputError, match="delete the file"):
+        cached_embeddings(encoder, TEXTS, "document", tmp_path)
