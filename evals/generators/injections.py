@@ -99,14 +99,7 @@ def injected_passages() -> Iterator[Injected]:
 def judge_injections(config: ProbeConfig) -> InjectionResult:
     """Judge every passage without and with its injection. Raises InputError when the model cannot be used."""
     with ExitStack() as stack:
-        models = Models(
-            stack,
-            max_tokens=config.max_tokens,
-            timeout_s=config.timeout_s,
-            api_key_env=config.api_key_env,
-            api_base=config.api_base,
-            extra=config.extra,
-        )
+        models = Models(stack, config)
         spec = models.resolve(config.lm, flag="lm", temperature=0.0)
         log_roles({"verifier": [spec]})
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)

@@ -21,6 +21,7 @@ from data.base.text import content_id, public_address
 from programs.lm.faults import redact, register_address, register_secret
 from programs.lm.servers import recorded
 from programs.lm.servers.local import PREFIX, LocalServer
+from programs.options import CallOptions
 
 log = logging.getLogger(__name__)
 
@@ -239,26 +240,17 @@ def _key(name: str, *, flag: str, api_base: str | None, api_key_env: str | None)
 class Models:
     """Resolves model names; servers are started once a name and stopped when `stack` closes.
 
-    The first hosted model that is resolved is at `api_base` (None: the provider's own address), and so are further ones
-    of its provider, which get `extra` with every call as it does. The key in the variable `api_key_env` goes to its
-    server alone. Raises InputError when `extra` cannot be sent (see `check_extra`) or `api_base` is no address.
+    The first hosted model that is resolved is at the options' `api_base` (None: the provider's own address), and so are
+    further ones of its provider, which get `extra` with every call as it does. The key in the variable `api_key_env`
+    goes to its server alone. Raises InputError when `extra` cannot be sent (see `check_extra`) or `api_base` is no
+    address.
     """
 
-    def __init__(
-        self,
-        stack: ExitStack,
-        *,
-        max_tokens: int,
-        timeout_s: float,
-        api_key_env: str | None,
-        api_base: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-    ):
-        self._extra = dict(extra or {})
+    def __init__(self, stack: ExitStack, options: CallOptions):
+        self._stack, self._options = stack, options
+        self._extra = dict(options.extra or {})
         check_extra(self._extra, flag="extra")
-        self._api_base, self._first_provider = api_base, ""
-        self._stack = stack
-        self._max_tokens, self._timeout_s, self._api_key_env = max_tokens, timeout_s, api_key_env
+        self._first_provider = ""
         self._keyed_server: str | None = None
         self._recorded: recorded.RecordedServer | None = None
         self._running: dict[str, LocalServer] = {}
@@ -271,8 +263,8 @@ class Models:
         """
         shared: dict[str, Any] = {
             "temperature": temperature,
-            "max_tokens": self._max_tokens,
-            "timeout_s": self._timeout_s,
+            "max_tokens": self._options.max_tokens,
+            "timeout_s": self._options.timeout_s,
         }
         if name.startswith("recorded:"):
             if name != recorded.NAME:
@@ -299,7 +291,7 @@ class Models:
         self._first_provider = self._first_provider or provider
         same = provider == self._first_provider
         if api_base is None and same:
-            api_base = self._api_base
+            api_base = self._options.api_base
         api_base = None if api_base == OWN_ADDRESS else api_base and _checked_address(api_base, flag)
         key_env = self._key_env(provider, api_base)
         key = _key(name, flag=flag, api_base=api_base, api_key_env=key_env)
@@ -319,11 +311,11 @@ class Models:
 
     def _key_env(self, provider: str, api_base: str | None) -> str | None:
         """The chosen variable for a model at the server that its key is for, None for any other."""
-        if self._api_key_env is None:
+        if self._options.api_key_env is None:
             return None
         server = provider if api_base is None else api_base.rstrip("/")
         self._keyed_server = self._keyed_server or server
-        return self._api_key_env if server == self._keyed_server else None
+        return self._options.api_key_env if server == self._keyed_server else None
 
 
 def _checked_address(address: str, flag: str) -> str:

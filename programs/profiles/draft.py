@@ -45,14 +45,7 @@ def draft_profile(config: ProfileConfig) -> CorpusProfile:
         raise InputError("answers are recorded for the demo's own prompts alone: name a real model", field="lm")
     sample = draw_sample(read_source(config.data, config.split), config.sample, config.seed)
     with ExitStack() as stack:
-        models = Models(
-            stack,
-            max_tokens=config.max_tokens,
-            timeout_s=config.timeout_s,
-            api_key_env=config.api_key_env,
-            api_base=config.api_base,
-            extra=config.extra,
-        )
+        models = Models(stack, config)
         spec = models.resolve(config.lm, flag="lm", temperature=0.0)
         log_roles({"generator": [spec]})
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)

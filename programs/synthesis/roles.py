@@ -21,7 +21,7 @@ from programs.modules.naive import NAIVE, NaiveWriter
 from programs.modules.row_judge import VERIFY, RowJudge
 from programs.modules.row_program import RowProgram
 from programs.modules.saved import load_program
-from programs.modules.signatures import VerifyIrrelevance
+from programs.modules.signatures import ExtractRequirements, VerifyIrrelevance
 from programs.modules.synthesizer import Synthesizer
 from programs.modules.verifier import ACCEPTANCE_RULE
 from programs.options import AdapterName
@@ -31,11 +31,18 @@ from programs.synthesis.store import RunStore
 
 # How finished rows name a program that was not compiled.
 UNCOMPILED = "uncompiled"
-_PROBE = {
+# The most that each role is asked for: a server that refuses a schema, or a model that is too weak for it, shows here.
+_TEXTS = {
     "relevance": "A passage is relevant when it states what was asked.",
     "query": "how long do opened oats keep",
-    "requirements": ["1. is about oats", "2. says how long they keep once opened"],
     "passage": "Oats\nStore oats in a dry place. An opened packet keeps for eight weeks.",
+}
+_PROBES: Mapping[str, tuple[type[dspy.Signature], Mapping[str, Any]]] = {
+    "generator": (ExtractRequirements, _TEXTS | {"num_ways": 2}),
+    "verifier": (
+        VerifyIrrelevance,
+        _TEXTS | {"requirements": ["1. is about oats", "2. says how long they keep once opened"]},
+    ),
 }
 Specs = Mapping[str, Sequence[ModelSpec]]
 
@@ -67,14 +74,7 @@ def resolve_roles(stack: ExitStack, config: Any, budget: Budget) -> dict[str, li
     `config` is that of `synthesize` or `optimize`; servers that are started for it stop when `stack` closes. Raises
     InputError that names the flag when a model cannot be used, or has no price that `budget` could be kept by.
     """
-    models = Models(
-        stack,
-        max_tokens=config.max_tokens,
-        timeout_s=config.timeout_s,
-        api_key_env=config.api_key_env,
-        api_base=config.api_base,
-        extra=config.extra,
-    )
+    models = Models(stack, config)
     verifier, verifier_flag = config.verifier_lm or config.lm, "verifier-lm" if config.verifier_lm else "lm"
     specs: dict[str, list[ModelSpec]] = {}
 
@@ -186,11 +186,12 @@ def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterN
 
 
 def _probe(lm: RoleLM, name: AdapterName) -> str | None:
-    predictor = dspy.Predict(VerifyIrrelevance)
+    signature, inputs = _PROBES[lm.role]
+    predictor = dspy.Predict(signature)
     predictor.lm = lm
     with dspy.context(adapter=make_adapter(name, lm.spec)):
         try:
-            predictor(**_PROBE)
+            predictor(**inputs)
         except UNREADABLE as error:
             if not isinstance(error, CallError):
                 return "not readable"

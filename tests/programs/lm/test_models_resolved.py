@@ -15,13 +15,14 @@ from programs.lm.meter import Answer, Meter
 from programs.lm.models import Models, ModelSpec, Price, known_price, log_roles
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers.loopback import LoopbackServer, completion_response
+from programs.options import CallOptions
 
 SERVER = "http://127.0.0.1:9/v1"
 
 
 def resolved(name: str, api_base: str = SERVER, extra: dict[str, Any] | None = None) -> ModelSpec:
     with ExitStack() as stack:
-        models = Models(stack, max_tokens=10, timeout_s=5, api_key_env=None, extra=extra)
+        models = Models(stack, CallOptions(extra=extra))
         return models.resolve(name, flag="lm", temperature=0.0, api_base=api_base)
 
 
@@ -175,7 +176,7 @@ def test_models_of_one_provider_are_at_one_address_unless_told_otherwise(
     monkeypatch.setenv("OPENAI_API_KEY", "another-key-of-theirs")
     here = "http://me:pass-word@127.0.0.1:9/v1?code=query-key"
     with ExitStack() as stack:
-        models = Models(stack, max_tokens=10, timeout_s=5, api_key_env="MY_KEY", api_base=here, extra={"top_p": 0.5})
+        models = Models(stack, CallOptions(api_key_env="MY_KEY", api_base=here, extra={"top_p": 0.5}))
         specs = [
             models.resolve("openai/a", flag="lm", temperature=0.0),
             models.resolve("openai/b", flag="verifier-lm", temperature=0.0),
