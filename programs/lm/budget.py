@@ -10,8 +10,6 @@ from programs.lm.usage import RoleUsage
 
 # What a model without a token limit may write at most, when a call is reserved.
 _UNLIMITED_ANSWER_TOKENS = 16_000
-# No tokeniser in use makes more than a token of three characters of running text on average; most make one of four.
-_CHARS_PER_TOKEN = 3
 
 
 class BudgetSpentError(InputError):
@@ -29,9 +27,9 @@ class Reservation:
 class Budget:
     """Limits over all calls that share it; None is no limit. Safe to use from several threads.
 
-    A call is reserved at its upper estimate, so what is spent stays within the limit up to the error of the estimates
-    of the calls in flight. One that does not fit beside them may fit once they have settled; once a call does not fit
-    into what is not spent, no later one does.
+    A call is reserved at its upper estimate (`usage.PromptBound`), so what is spent stays within the limit up to the
+    error of the estimates of the calls in flight. One that does not fit beside them may fit once they have settled;
+    once a call does not fit into what is not spent, no later one does.
     """
 
     def __init__(self, *, usd: float | None = None, tokens: int | None = None):
@@ -52,15 +50,14 @@ class Budget:
                 field=flag,
             )
 
-    def reserve(self, *, prompt_chars: int, max_tokens: int | None, price: Price | None) -> Reservation | None:
+    def reserve(self, *, prompt_tokens: int, max_tokens: int | None, price: Price | None) -> Reservation | None:
         """Hold what the call may use at most; None when calls in flight hold too much: ask again when some settled.
 
         Raises BudgetSpentError when it does not fit any more.
         """
-        prompt = prompt_chars // _CHARS_PER_TOKEN + 1
         completion = max_tokens or _UNLIMITED_ANSWER_TOKENS
-        usd = 0.0 if price is None else prompt * price.prompt + completion * price.completion
-        wanted = Reservation(tokens=prompt + completion, usd=usd)
+        usd = 0.0 if price is None else prompt_tokens * price.prompt + completion * price.completion
+        wanted = Reservation(tokens=prompt_tokens + completion, usd=usd)
         with self._lock:
             if self.fatal is not None:
                 raise self.fatal

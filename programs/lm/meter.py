@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from programs.lm.budget import Budget, Reservation
 from programs.lm.models import ModelSpec, known_price
-from programs.lm.usage import Call, estimated_tokens
+from programs.lm.usage import Call, PromptBound, TextSize, estimated_tokens
 
 log = logging.getLogger(__name__)
 # A request that was given up on may have been billed all the same; an error response is not.
@@ -17,9 +17,10 @@ UNSENT = "unsent"
 # No model writes more in one answer, thoughts included.
 _LONGEST_ANSWER_TOKENS = 200_000
 # No tokeniser makes more than one token of a byte, and templates add a few.
-_BYTES_A_CHAR, _TEMPLATE_TOKENS = 4, 1000
-# A server that counts less than this share of a long prompt's estimated tokens has not read it all.
-_CUT_SHARE = 0.4
+_TEMPLATE_TOKENS = 1000
+# A server that counts fewer tokens of a long prompt, by bytes of ASCII and of other scripts, has not read it all.
+_CUT_ASCII, _CUT_OTHER = 10, 30
+_NOTHING = TextSize(0, 0)
 
 
 class Journal(Protocol):
@@ -79,6 +80,7 @@ class Meter:
     def __init__(self, role: str, spec: ModelSpec, journal: Journal | None, budget: Budget):
         self.role, self.spec, self.price = role, spec, known_price(spec)
         self._journal, self._budget = journal, budget
+        self.bound = PromptBound()
         self._told_of_estimates = self._told_of_cuts = False
 
     def stored(self, key: str) -> str | None:
@@ -110,7 +112,7 @@ class Meter:
         held: Reservation,
         seconds: float,
         *,
-        prompt_chars: int = 0,
+        prompt: TextSize = _NOTHING,
         answer: Answer | None = None,
         kept: str | None = None,
         opened: int | None = None,
@@ -121,19 +123,19 @@ class Meter:
         An answer that never came may have been written, and billed, all the same: it counts as what was reserved. One
         that was `produced` and lost on the way, or that cannot be read, certainly was.
         """
-        prompt, completion = (0, 0) if answer is None else self._tokens(answer, prompt_chars, held)
+        prompt_tokens, completion = (0, 0) if answer is None else self._tokens(answer, prompt, held)
         given_up = answer is None and (produced or outcome in MAYBE_BILLED)
-        cost = self._cost(answer, prompt, completion, given_up)
-        self._budget.settle(held, tokens=held.tokens if given_up else prompt + completion, usd=cost)
+        cost = self._cost(answer, prompt_tokens, completion, given_up)
+        self._budget.settle(held, tokens=held.tokens if given_up else prompt_tokens + completion, usd=cost)
         if outcome == UNSENT:
             return
         call = Call(
             role=self.role,
             model=self.spec.name,
             outcome=outcome,
-            prompt_tokens=prompt,
+            prompt_tokens=prompt_tokens,
             completion_tokens=completion,
-            cached_tokens=0 if answer is None else _cached(answer, prompt),
+            cached_tokens=0 if answer is None else _cached(answer, prompt_tokens),
             cost_usd=cost,
             seconds=seconds,
             reserved_tokens=held.tokens if given_up else 0,
@@ -165,26 +167,30 @@ class Meter:
         listed = answer.listed_cost if counted else None
         return own if listed is None or not math.isfinite(listed) else max(own, listed)
 
-    def _tokens(self, answer: Answer, prompt_chars: int, held: Reservation) -> tuple[int, int]:
+    def _tokens(self, answer: Answer, size: TextSize, held: Reservation) -> tuple[int, int]:
         """Prompt and completion tokens of an answer; estimated from the texts where the server counts none, or counts
         what cannot be."""
-        answer_chars = len(answer.text or "")
+        written = TextSize.of(answer.text or "")
         longest = _LONGEST_ANSWER_TOKENS if self.spec.max_tokens is None else 2 * held.tokens
-        longest = max(longest, answer_chars * _BYTES_A_CHAR + _TEMPLATE_TOKENS)
+        longest = max(longest, sum(written) + _TEMPLATE_TOKENS)
         sums = (answer.completion_tokens, answer.completion_tokens + answer.uncounted_tokens)
         completion = max(count if count <= longest else 0 for count in sums)
         prompt = answer.prompt_tokens
-        if prompt > prompt_chars * _BYTES_A_CHAR + _TEMPLATE_TOKENS:
+        if prompt > sum(size) + _TEMPLATE_TOKENS:
             prompt = 0
         if not prompt and not self._told_of_estimates:
             self._told_of_estimates = True
             log.warning(
-                "%s %s reports no token counts: tokens and cost are estimates, at four characters a token",
+                "%s %s reports no token counts: tokens and cost are estimates from the lengths of the texts",
                 self.role,
                 self.spec.name,
             )
-        estimate = estimated_tokens(prompt_chars)
-        if 0 < prompt < _CUT_SHARE * estimate and estimate > _TEMPLATE_TOKENS and not self._told_of_cuts:
+        estimate = estimated_tokens(size)
+        if (
+            0 < prompt < size.ascii // _CUT_ASCII + size.other // _CUT_OTHER
+            and estimate > _TEMPLATE_TOKENS
+            and not self._told_of_cuts
+        ):
             self._told_of_cuts = True
             log.warning(
                 "%s %s counts %d tokens of a prompt of about %d: the server may cut prompts (for Ollama see num_ctx)",
@@ -193,7 +199,9 @@ class Meter:
                 prompt,
                 estimate,
             )
-        return prompt or estimate, completion or estimated_tokens(answer_chars)
+        if prompt:
+            self.bound.learn(size, prompt)
+        return prompt or estimate, completion or estimated_tokens(written)
 
 
 def _elsewhere(message: Any) -> tuple[str, str] | None:

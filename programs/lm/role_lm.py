@@ -31,7 +31,7 @@ from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, trans
 from programs.lm.meter import MAYBE_BILLED, UNSENT, Answer, Journal, Meter
 from programs.lm.models import ModelSpec, abilities, call_settings
 from programs.lm.pacing import AdaptiveConcurrency, retry_delay
-from programs.lm.usage import estimated_tokens
+from programs.lm.usage import TextSize, estimated_tokens
 
 log = logging.getLogger(__name__)
 
@@ -112,13 +112,13 @@ class RoleEngine:
         if (stored := await self._replayed(key)) is not None:
             return stored
         attempt, widened = 0, False
-        chars = sum(len(message["content"]) for message in messages)
+        size = TextSize.of("".join(message["content"] for message in messages))
         wanted = {**self._settings, **given}
         while True:
-            parameters = self._lessons.applied(self._with_context(wanted, chars))
+            parameters = self._lessons.applied(self._with_context(wanted, size))
             longest = parameters.get("max_tokens") or parameters.get("max_completion_tokens")
             outcome, answer, error, fault = UNSENT, None, None, None
-            held = await self._reserve(chars, longest)
+            held = await self._reserve(size, longest)
             started = time.monotonic()
             kept: str | None = None
             opened: int | None = None
@@ -145,7 +145,7 @@ class RoleEngine:
                     seconds = time.monotonic() - started
                     self._meter.charge(
                         key, outcome, held, seconds,
-                        prompt_chars=chars, answer=answer, kept=kept, opened=opened, produced=wire.billable,
+                        prompt=size, answer=answer, kept=kept, opened=opened, produced=wire.billable,
                     )  # fmt: skip
             if error is None:
                 self._answered(seconds, messages)
@@ -168,7 +168,7 @@ class RoleEngine:
                 raise CallError("malformed", words)
             if isinstance(error, (lm15.InvalidRequestError, lm15.UnsupportedFeatureError)):
                 self._lessons.learn(str(error), parameters)
-                if self._lessons.applied(self._with_context(wanted, chars)) != parameters:
+                if self._lessons.applied(self._with_context(wanted, size)) != parameters:
                     continue
             wait = getattr(error, "retry_after", None) if wire.retry_after is None else wire.retry_after
             limited = isinstance(error, lm15.RateLimitError)
@@ -238,21 +238,22 @@ class RoleEngine:
             self._stop(f"nothing but rate limits for {_LONGEST_PAUSE_S / 60:.0f} minutes, the last {words}")
         return True
 
-    def _with_context(self, parameters: Mapping[str, Any], chars: int) -> dict[str, Any]:
+    def _with_context(self, parameters: Mapping[str, Any], size: TextSize) -> dict[str, Any]:
         """With a context length for Ollama, which would cut a long prompt without a word."""
         found = dict(parameters)
         if self.spec.model.startswith(("ollama/", "ollama_chat/")) and "num_ctx" not in found:
-            needed = estimated_tokens(chars) * 4 // 3 + (found.get("max_tokens") or _SHORTEST_CONTEXT)
+            needed = estimated_tokens(size) * 4 // 3 + (found.get("max_tokens") or _SHORTEST_CONTEXT)
             while self._context < needed:
                 self._context = max(_SHORTEST_CONTEXT, self._context * 2)
             found["num_ctx"] = self._context
         return found
 
-    async def _reserve(self, chars: int, max_tokens: int | None) -> Reservation:
+    async def _reserve(self, size: TextSize, max_tokens: int | None) -> Reservation:
         """Hold a part of the budget for one attempt, as soon as it fits beside the calls in flight."""
         wait = _LOOK_AGAIN_S
         while True:
-            held = self._budget.reserve(prompt_chars=chars, max_tokens=max_tokens, price=self._meter.price)
+            prompt_tokens = self._meter.bound.tokens(size)
+            held = self._budget.reserve(prompt_tokens=prompt_tokens, max_tokens=max_tokens, price=self._meter.price)
             if held is not None:
                 return held
             await asyncio.sleep(wait)

@@ -11,7 +11,7 @@ import dspy
 from data.base.text import clean_text, content_id
 from data.records import Requirement, Verdict
 from programs.lm.faults import CallError
-from programs.lm.usage import estimated_tokens
+from programs.lm.usage import TextSize, estimated_tokens
 from programs.modules.predictors import AskingModule, Step
 from programs.modules.signatures import MAX_REMARK_CHARS, VerifyIrrelevance, VerifyLineup
 from programs.options import VerifyBy
@@ -143,11 +143,11 @@ def line_up(passages: Sequence[str], canary: str | None, seed_id: str) -> list[l
     rng = random.Random(content_id("line-up", seed_id))
     order = list(range(len(passages)))
     rng.shuffle(order)
-    room = LINEUP_TOKENS - (0 if canary is None else estimated_tokens(len(canary)))
+    room = LINEUP_TOKENS - (0 if canary is None else estimated_tokens(TextSize.of(canary)))
     parts: list[list[int | None]] = [[]]
     taken = 0
     for place in order:
-        tokens = estimated_tokens(len(passages[place]))
+        tokens = estimated_tokens(TextSize.of(passages[place]))
         if parts[-1] and taken + tokens > room:
             parts.append([])
             taken = 0

@@ -144,7 +144,7 @@ def run_prompts(config: PromptsConfig) -> list[Prompt]:
     }
     program, _ = build_program(config)
     found = forecast(count_rows(config.rows), *counted(program, prompts), specs)
-    sys.stdout.write(f"{_sizes(prompts)}\n\n{found.in_words()}; four characters count as a token\n")
+    sys.stdout.write(f"{_sizes(prompts)}\n\n{found.in_words()}; tokens are estimated from the lengths of the texts\n")
     return prompts
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from data.records import Row
 from programs.lm.adapters import expected_length, make_adapter
 from programs.lm.models import ModelSpec
-from programs.lm.usage import estimated_tokens
+from programs.lm.usage import TextSize, estimated_tokens
 from programs.modules.row_program import RowProgram
 from programs.profiles.profile import load_profile
 from programs.synthesis.config import SynthesizeConfig
@@ -37,7 +37,7 @@ class Prompt:
     @property
     def tokens(self) -> int:
         """Estimated size of the prompt."""
-        return estimated_tokens(sum(len(str(message["content"])) for message in self.messages))
+        return estimated_tokens(TextSize.of("".join(str(message["content"]) for message in self.messages)))
 
     def text(self) -> str:
         """The messages as a person reads them."""

@@ -113,10 +113,10 @@ class Ledger:
                 self._budget.close("the verifier is unusable")
 
     async def reserve(
-        self, worker: str, prompt_chars: int, max_tokens: int | None, price: Price | None
+        self, worker: str, prompt_tokens: int, max_tokens: int | None, price: Price | None
     ) -> Reservation | None:
         """What the call may use at most, held; None when it is to ask again. Raises why no further call is made."""
-        held = self._budget.reserve(prompt_chars=prompt_chars, max_tokens=max_tokens, price=price)
+        held = self._budget.reserve(prompt_tokens=prompt_tokens, max_tokens=max_tokens, price=price)
         if held is not None:
             self._worker(worker).held.append(held)
         return held
@@ -194,9 +194,9 @@ class Remote:
         """Keep one attempt."""
         self._ledger.record.remote(current_row.get(), call, key, answer, opened)
 
-    def reserve(self, *, prompt_chars: int, max_tokens: int | None, price: Price | None) -> Reservation | None:
+    def reserve(self, *, prompt_tokens: int, max_tokens: int | None, price: Price | None) -> Reservation | None:
         """As `Budget.reserve`."""
-        held: Reservation | None = _answer(self._ledger.reserve.remote(self._worker, prompt_chars, max_tokens, price))
+        held: Reservation | None = _answer(self._ledger.reserve.remote(self._worker, prompt_tokens, max_tokens, price))
         return held
 
     def settle(self, reservation: Reservation, *, tokens: int, usd: float | None) -> None:

@@ -18,27 +18,27 @@ PRICE = Price(prompt=1e-6, completion=2e-6)
 
 def test_what_is_in_flight_counts() -> None:
     budget = Budget(tokens=1000)
-    first = budget.reserve(prompt_chars=300, max_tokens=400, price=None)
+    first = budget.reserve(prompt_tokens=101, max_tokens=400, price=None)
     assert first is not None
     assert first.tokens == 501
     # The call in flight may use less than it holds: the next one asks again.
-    assert budget.reserve(prompt_chars=300, max_tokens=400, price=None) is None
+    assert budget.reserve(prompt_tokens=101, max_tokens=400, price=None) is None
     budget.settle(first, tokens=100, usd=None)
-    second = budget.reserve(prompt_chars=300, max_tokens=400, price=None)
+    second = budget.reserve(prompt_tokens=101, max_tokens=400, price=None)
     assert second is not None
     budget.settle(second, tokens=501, usd=None)
     with pytest.raises(BudgetSpentError, match="1000 tokens is spent: 601 are used and the next call may take 501"):
-        budget.reserve(prompt_chars=300, max_tokens=400, price=None)
+        budget.reserve(prompt_tokens=101, max_tokens=400, price=None)
     # Once a call did not fit, no smaller one slips in behind it.
     with pytest.raises(BudgetSpentError):
-        budget.reserve(prompt_chars=1, max_tokens=1, price=None)
+        budget.reserve(prompt_tokens=1, max_tokens=1, price=None)
     assert not budget.open
 
 
 def test_settling_frees_what_was_not_used() -> None:
     budget = Budget(usd=0.001)
     for _ in range(10):
-        held = budget.reserve(prompt_chars=300, max_tokens=200, price=PRICE)
+        held = budget.reserve(prompt_tokens=101, max_tokens=200, price=PRICE)
         assert held is not None
         budget.settle(held, tokens=50, usd=0.00001)
     assert budget.spent_tokens == 500
@@ -48,7 +48,7 @@ def test_settling_frees_what_was_not_used() -> None:
 
 def test_an_unknown_charge_counts_as_what_was_reserved() -> None:
     budget = Budget(usd=1.0)
-    held = budget.reserve(prompt_chars=300, max_tokens=200, price=PRICE)
+    held = budget.reserve(prompt_tokens=101, max_tokens=200, price=PRICE)
     assert held is not None
     budget.settle(held, tokens=0, usd=None)
     assert budget.spent_usd == pytest.approx(held.usd) == pytest.approx(101e-6 + 400e-6)
@@ -60,7 +60,7 @@ def test_many_threads_never_exceed_the_limit() -> None:
     def work() -> None:
         while True:
             try:
-                held = budget.reserve(prompt_chars=30, max_tokens=89, price=None)
+                held = budget.reserve(prompt_tokens=11, max_tokens=89, price=None)
             except BudgetSpentError:
                 refused.set()
                 return
@@ -80,13 +80,13 @@ def test_what_is_kept_back_is_there_after_release() -> None:
     budget = Budget(tokens=1000)
     budget.keep_back(tokens=600, usd=0.0)
     with pytest.raises(BudgetSpentError):
-        budget.reserve(prompt_chars=0, max_tokens=500, price=None)
+        budget.reserve(prompt_tokens=1, max_tokens=500, price=None)
     budget.release()
-    assert budget.reserve(prompt_chars=0, max_tokens=500, price=None) is not None
+    assert budget.reserve(prompt_tokens=1, max_tokens=500, price=None) is not None
     budget.close("stopped by Ctrl-C")
     budget.release()
     with pytest.raises(BudgetSpentError, match="Ctrl-C"):
-        budget.reserve(prompt_chars=0, max_tokens=1, price=None)
+        budget.reserve(prompt_tokens=1, max_tokens=1, price=None)
 
 
 def test_a_fatal_error_is_what_every_later_call_gets() -> None:
@@ -94,7 +94,7 @@ def test_a_fatal_error_is_what_every_later_call_gets() -> None:
     budget.fail(InputError("the key was refused"))
     budget.fail(InputError("something later"))
     with pytest.raises(InputError, match="the key was refused"):
-        budget.reserve(prompt_chars=0, max_tokens=1, price=None)
+        budget.reserve(prompt_tokens=1, max_tokens=1, price=None)
 
 
 def test_dollars_need_a_known_price() -> None:

@@ -15,6 +15,7 @@ from programs.lm.meter import Answer, Meter
 from programs.lm.models import Models, ModelSpec, Price, known_price, log_roles
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers.loopback import LoopbackServer, completion_response
+from programs.lm.usage import TextSize
 from programs.options import CallOptions
 
 SERVER = "http://127.0.0.1:9/v1"
@@ -95,7 +96,9 @@ def test_a_cost_of_nothing_is_not_believed_of_a_priced_model(cost: float | None)
     assert (budget.spent_tokens, budget.spent_usd) == (1100, pytest.approx(expected))
     # Prompt tokens from the provider's cache have a price of their own on the list.
     assert meter.price.cached is not None and meter.price.cached < meter.price.prompt
-    meter.charge("", "ok", Reservation(5000, 1.0), 0.0, prompt_chars=3000, answer=Answer(**counted, cached_tokens=400))
+    meter.charge(
+        "", "ok", Reservation(5000, 1.0), 0.0, prompt=TextSize(3000, 0), answer=Answer(**counted, cached_tokens=400)
+    )
     assert budget.spent_usd == pytest.approx(2 * expected - 400 * (meter.price.prompt - meter.price.cached))
 
 
@@ -116,7 +119,7 @@ def test_no_answer_lowers_its_price_or_locks_the_folder(odd: dict[str, Any]) -> 
     meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o", max_tokens=100), None, budget)
     assert meter.price is not None
     counted: dict[str, Any] = {"text": "t" * 400, "prompt_tokens": 1000, "completion_tokens": 100}
-    meter.charge("", "ok", Reservation(2100, 1.0), 0.0, prompt_chars=4000, answer=Answer(**counted | odd))
+    meter.charge("", "ok", Reservation(2100, 1.0), 0.0, prompt=TextSize(4000, 0), answer=Answer(**counted | odd))
     assert (budget.spent_tokens, budget.spent_usd) == (
         1100,
         pytest.approx(1000 * meter.price.prompt + 100 * meter.price.completion),
@@ -127,7 +130,7 @@ def test_tokens_that_are_in_the_total_alone_are_counted() -> None:
     budget = Budget()
     meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o"), None, budget)
     answer = Answer(text="t", prompt_tokens=1000, completion_tokens=100, uncounted_tokens=700)
-    meter.charge("", "ok", Reservation(5000, 1.0), 0.0, prompt_chars=4000, answer=answer)
+    meter.charge("", "ok", Reservation(5000, 1.0), 0.0, prompt=TextSize(4000, 0), answer=answer)
     assert budget.spent_tokens == 1800
 
 

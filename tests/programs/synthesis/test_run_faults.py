@@ -256,7 +256,8 @@ def test_a_probe_finds_the_layout_and_the_store_remembers_it(
         summary = run(server, rows, monkeypatch, adapter="auto", canary_share=0.0, malformed_retries=0)
         assert summary["program"]["adapters"] == {"generator": speaks, "verifier": speaks}
         assert summary["funnel"]["accepted"] == 8
-        # The probe asks for what a server is most likely to refuse. One model in both roles is probed once; two rows take three calls each.
+        # The probe asks for what a server is most likely to refuse. One model in both roles is probed once; two rows
+        # take three calls each.
         assert {served.kind for served in server.log[:tried]} == {"extract"}
         assert len(server.log) == tried + 6
         assert summary["usage"]["requests"] == len(server.log)

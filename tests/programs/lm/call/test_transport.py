@@ -122,7 +122,8 @@ def test_the_time_of_a_call_is_that_of_its_body_too() -> None:
         with pytest.raises(CallError, match="timeout"):
             asked(server, budget, timeout_s=0.8)
         assert time.monotonic() - began < 3
-    assert budget.spent_tokens == 1 + 1 + 50
+    # Five bytes of prompt and one more, and fifty of answer.
+    assert budget.spent_tokens == 6 + 50
 
 
 def zipped(handler: BaseHTTPRequestHandler, number: int) -> None:
@@ -172,8 +173,8 @@ def test_an_answer_that_is_lost_is_booked_as_it_may_be_billed(
         with pytest.raises(CallError):
             asked(server, budget, journal=store)
         (usage,) = store.usage().values()
-    # Two tokens of prompt at most, and fifty of answer.
-    assert budget.spent_tokens == usage.reserved_tokens == 52
+    # Six tokens of prompt at most, and fifty of answer.
+    assert budget.spent_tokens == usage.reserved_tokens == 56
 
 
 def test_a_zipped_answer_is_read() -> None:
@@ -250,7 +251,7 @@ def test_a_connection_that_breaks_is_not_posted_to_twice() -> None:
         with pytest.raises(CallError, match="disconnected"):
             asked(server, budget, model="hosted_vllm/m")
         assert len(server.times) == 1
-    assert budget.spent_tokens == 52
+    assert budget.spent_tokens == 56
 
 
 @pytest.fixture
