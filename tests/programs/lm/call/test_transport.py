@@ -122,7 +122,7 @@ def test_the_time_of_a_call_is_that_of_its_body_too() -> None:
         with pytest.raises(CallError, match="timeout"):
             asked(server, budget, timeout_s=0.8)
         assert time.monotonic() - began < 3
-    # Five bytes of prompt and one more, and fifty of answer.
+    # Six tokens of prompt at most, and fifty of answer.
     assert budget.spent_tokens == 6 + 50
 
 
