@@ -47,6 +47,12 @@ def clean_text(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text).strip()
 
 
+def in_number(count: int, noun: str) -> str:
+    """A count with its noun: "1 batch", "2 batches"."""
+    ending = "" if count == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{count} {noun}{ending}"
+
+
 def passage_text(title: str | None, text: str) -> str:
     """Join a title and a text into the one string that is encoded, shown to a language model and compared."""
     return clean_text(f"{title}\n{text}" if title and title.strip() else text)

@@ -46,10 +46,12 @@ class Forecast:
     usd: float | None
     unpriced: str
     basis: str
+    in_batches: bool = False
 
     def in_words(self) -> str:
         """One line."""
-        cost = f"the price of {self.unpriced} is unknown" if self.usd is None else f"{self.usd:.2f} USD at list price"
+        price = "the list price of batches" if self.in_batches else "list price"
+        cost = f"the price of {self.unpriced} is unknown" if self.usd is None else f"{self.usd:.2f} USD at {price}"
         return f"{self.rows} rows: about {self.calls:.0f} calls and {self.tokens:.0f} tokens, {cost} ({self.basis})"
 
 
@@ -66,6 +68,7 @@ def forecast(rows: int, by_role: Mapping[str, RoleTokens], basis: str, specs: Ma
         usd=None if unpriced else rows * each,
         unpriced=" and ".join(unpriced),
         basis=basis,
+        in_batches=any(specs[role].in_batches for role in by_role),
     )
 
 

@@ -15,7 +15,7 @@ from data.base.cli import config_dict
 from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
 from data.base.outputs import claim_folder, refuse_inputs
-from data.base.text import same_text_key
+from data.base.text import in_number, same_text_key
 from data.readers.demo import demo_items
 from data.records import Row
 from data.row_files import count_rows, read_rows
@@ -64,9 +64,8 @@ def cancel_batches(config: SynthesizeConfig) -> str:
     with ExitStack() as stack:
         specs = resolve_roles(stack, config, Budget())
         count = asyncio.run(cancel_waves(config.send, config.out, specs))
-    return (
-        f"{count} batches of {config.out} are being cancelled; what they had answered is still fetched by a later run"
-    )
+    batches = in_number(count, "batch")
+    return f"{batches} of {config.out} asked to stop; what was answered before that is still fetched by a later run"
 
 
 def synthesize(

@@ -6,13 +6,17 @@ a test can compare a run's books with what really arrived.
 
 import asyncio
 import json
+import os
 import secrets
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
 
+import httpx
 from aiohttp import web
 
 from programs.lm.servers.loopback import error_response
@@ -75,6 +79,7 @@ class FakeBatches(FakeModel):
         self._batch_fault, self._batch_s = batch_fault, batch_s
         self._files: dict[str, bytes] = {}
         self._created = 0
+        self.refused_files = 0
         self.batches: dict[str, Batch] = {}
 
     def sent(self) -> Counter[str]:
@@ -120,6 +125,7 @@ class FakeBatches(FakeModel):
                 content = bytes(await part.read())  # type: ignore[union-attr]
         if self._batch_fault(self._created) == "too_large":
             self._created += 1
+            self.refused_files += 1
             return error_response(413, "the file is too large", "file_too_large")
         name = f"file-{secrets.token_hex(6)}"
         self._files[name] = content
@@ -206,3 +212,55 @@ class FakeBatches(FakeModel):
         batch = self.batches[batch_id]
         lines = batch.output if kind == "output" else batch.errors
         return web.Response(body="".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+class _Server(Protocol):
+    @property
+    def api_base(self) -> str: ...
+
+    @property
+    def token(self) -> str: ...
+
+
+class RunBatch:
+    """A `run-batch`: while entered, answers every request file below `folder` by asking `server`, a line at a time.
+
+    The first response file ends in the middle of its last line where `cuts_first` is set, as one whose writer was
+    killed long ago.
+    """
+
+    def __init__(self, folder: Path, server: _Server, *, cuts_first: bool = False):
+        self._folder, self._server, self._cut = folder, server, cuts_first
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        with httpx.Client(headers={"Authorization": f"Bearer {self._server.token}"}) as client:
+            while not self._ended.is_set():
+                for asked in sorted(self._folder.rglob("requests/*.jsonl")):
+                    answered = asked.parent.parent / "responses" / asked.name
+                    if not answered.exists():
+                        self._answer(client, asked, answered)
+                self._ended.wait(0.05)
+
+    def _answer(self, client: httpx.Client, asked: Path, answered: Path) -> None:
+        text = ""
+        for line in asked.read_text(encoding="utf-8").splitlines():
+            request = json.loads(line)
+            reply = client.post(f"{self._server.api_base}/chat/completions", json=request["body"], timeout=30)
+            response = {"status_code": reply.status_code, "body": reply.json()}
+            text += json.dumps({"custom_id": request["custom_id"], "response": response}) + "\n"
+        part = answered.with_suffix(".part")
+        part.write_text(text[:-40] if self._cut else text, encoding="utf-8")
+        if self._cut:
+            os.utime(part, (0, 0))
+        self._cut = False
+        part.rename(answered)

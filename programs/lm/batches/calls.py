@@ -11,6 +11,7 @@ import litellm
 from dspy import lm15
 
 from data.base.errors import InputError
+from data.base.text import in_number
 from programs.lm.batches.books import WaveBooks
 from programs.lm.batches.lines import BatchAnswer, BatchRequest, batch_request
 from programs.lm.batches.sender import WaveSender
@@ -118,8 +119,9 @@ class Waves:
         views = [sender.view for sender in self._senders.values()]
         oldest = max((sender.oldest_s for sender in self._senders.values()), default=0.0)
         age = f", oldest {oldest / 60:.0f} min" if oldest >= 60 else ""
+        batches, requests = in_number(sum(v.waves_out for v in views), "batch"), in_number(self.requests_out, "request")
         return (
-            f"{sum(v.waves_out for v in views)} batches out with {self.requests_out} requests, "
+            f"{batches} out with {requests}, "
             f"{sum(v.requests_back for v in views)} back{age}, {self._budget.state_in_words()}"
         )
 
@@ -130,9 +132,10 @@ class Waves:
             return ""
         names = ", ".join(wave.batch_id or wave.mark for wave in waves[:3]) + (", ..." if len(waves) > 3 else "")
         where = "" if self._send == "batch" else f"; their files are in {self._out / 'requests'}"
+        batches, requests = in_number(len(waves), "batch"), in_number(self.requests_out, "request")
         return (
-            f"{len(waves)} batches with {self.requests_out} requests go on without this run ({names}){where}: the same "
-            "command fetches what came back and goes on, with cancel=true it cancels them"
+            f"{batches} with {requests} left running ({names}){where}: "
+            "the same command fetches what came back and goes on, with cancel=true it cancels what is out"
         )
 
 

@@ -11,7 +11,7 @@ from data.base.errors import InputError
 from data.base.text import content_id
 from programs.lm.batches.books import Wave, WaveBooks, now
 from programs.lm.batches.lines import BatchAnswer, BatchRequest
-from programs.lm.batches.services import BatchService
+from programs.lm.batches.services import BatchService, FileTooLargeError
 from programs.lm.faults import CallError
 
 log = logging.getLogger(__name__)
@@ -189,6 +189,17 @@ class WaveSender:
             try:
                 batch_id = await self._service.send(requests, mark)
                 break
+            except FileTooLargeError:
+                self._books.never_sent(mark)
+                del self._out[mark]
+                if len(requests) == 1:
+                    raise
+                # Later waves are no larger than what this service may take.
+                self._batch_size = (len(requests) + 1) // 2
+                log.warning("no file of %d requests is taken: sent in files of %d", len(requests), self._batch_size)
+                self._pending = {request.id: request for request in requests} | self._pending
+                self._pending_bytes += sum(len(request.line()) for request in requests)
+                return
             except CallError as fault:
                 # The answer may have been lost on its way, with the batch made.
                 found = await _patiently(lambda: self._service.find(mark))

@@ -26,6 +26,10 @@ _LEFT_ALONE_S = 60.0
 _ENDED = frozenset({"completed", "expired", "cancelled", "cancelling"})
 
 
+class FileTooLargeError(InputError):
+    """The service takes no file of this size: the requests may go out in smaller ones."""
+
+
 class BatchService(Protocol):
     """Sends a wave and fetches its answers. Every method raises InputError or CallError, never a client's own error."""
 
@@ -132,8 +136,8 @@ class ProviderBatches:
             return CallError("connection", detail)
         if status == 429 or (isinstance(status, int) and status >= 500):
             return CallError("rate_limited" if status == 429 else "server_error", detail)
-        smaller = "; a smaller batch-size makes smaller files" if status == 413 else ""
-        return InputError(f"{who}: the batch endpoint refused the request ({detail}){smaller}")
+        kind = FileTooLargeError if status == 413 else InputError
+        return kind(f"{who}: the batch endpoint refused the request ({detail})")
 
 
 def _all_answers(text: str, file: str) -> list[BatchAnswer]:

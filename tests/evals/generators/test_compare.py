@@ -15,7 +15,7 @@ from evals.generators.config import CompareConfig
 from programs.lm.batches import calls
 from programs.synthesis.run import BatchesOutError
 from tests.fakes.closed_loop import WordsRetriever
-from tests.fakes.fake_batches import FakeBatches
+from tests.fakes.fake_batches import FakeBatches, RunBatch
 from tests.fakes.fake_model import FakeModel
 
 Rows = Callable[[int], Path]
@@ -113,6 +113,23 @@ def test_what_is_not_compared(made_rows: Rows, tmp_path: Path, monkeypatch: pyte
         CompareConfig(rows=tmp_path, lms=("a/b", "a/b"))
 
 
+def test_files_of_every_model_are_answered_one_after_the_other(
+    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "WaveSender", partial(calls.WaveSender, first_look_s=0.05, nothing_moves_s=0.1))
+    with FakeBatches() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
+        shared = CompareConfig(rows=made_rows(3), lms=("openai/one", "openai/two"), out=tmp_path / "f", adapter="chat")
+        with RunBatch(tmp_path / "f", server):
+            files = compare(replace(shared, send="files"), WordsRetriever())["board"]
+        assert not server.batches
+        live = compare(replace(shared, out=tmp_path / "c"), WordsRetriever())["board"]
+    for one, other in zip(files, live, strict=True):
+        assert one["unusable"] is None and one["measures"]["surgical_rate"] == other["measures"]["surgical_rate"]
+    assert len(list((tmp_path / "f").rglob("requests/*.jsonl"))) >= 4
+
+
 def test_every_models_batches_go_out_before_any_is_waited_for(
     made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +141,7 @@ def test_every_models_batches_go_out_before_any_is_waited_for(
         shared = CompareConfig(rows=made_rows(6), lms=("openai/one", "openai/two"), out=tmp_path / "b", adapter="chat")
         with pytest.raises(BatchesOutError) as left:
             compare(replace(shared, send="batch", wait=False), WordsRetriever())
-        assert all(f"openai/{name}: 1 batches with 6 requests go on" in str(left.value) for name in ("one", "two"))
+        assert all(f"openai/{name}: 1 batch with 6 requests left running" in str(left.value) for name in ("one", "two"))
         assert len(server.batches) == 2
         server.end_all()
         batch = compare(replace(shared, send="batch"), WordsRetriever())["board"]

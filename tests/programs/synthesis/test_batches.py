@@ -1,7 +1,6 @@
 """A synthesis whose calls travel as batches: same rows, one file a wave, resumed without sending twice."""
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,14 @@ import pytest
 from data.base.errors import InputError
 from data.row_files import read_rows
 from programs.lm.batches import calls
+from programs.lm.budget import Budget
+from programs.lm.models import ModelSpec
 from programs.lm.servers.recorded import RecordedServer
 from programs.options import Send
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import BatchesOutError, cancel_batches, synthesize
 from programs.synthesis.store import RunStore
-from tests.fakes.fake_batches import BatchFault, FakeBatches
+from tests.fakes.fake_batches import BatchFault, FakeBatches, RunBatch
 
 
 @pytest.fixture(autouse=True)
@@ -74,18 +75,47 @@ def test_whatever_happens_to_a_batch_the_rows_are_those_of_calls(
     assert list(read_rows(tmp_path / "run" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"), [("failed", "fake fault failed; nothing"), ("too_large", "a smaller batch-size")]
-)
 def test_a_refused_file_is_one_line_and_is_sent_anew_by_the_same_command(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BatchFault, words: str
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with FakeBatches(batch_fault=lambda number: fault if number == 0 else None) as server:
+    with FakeBatches(batch_fault=lambda number: "failed" if number == 0 else None) as server:
         settings = config(server, made_rows(3), tmp_path / "run", monkeypatch)
-        with pytest.raises(InputError, match=words) as raised:
+        with pytest.raises(InputError, match="fake fault failed; nothing") as raised:
             synthesize(settings)
         assert "\n" not in str(raised.value)
         assert synthesize(settings)["funnel"]["rows"] == 3
+
+
+def test_files_that_are_too_large_are_halved_until_they_are_taken(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeBatches(batch_fault=lambda number: "too_large" if number < 2 else None) as server:
+        assert synthesize(config(server, made_rows(8), tmp_path / "run", monkeypatch))["funnel"]["rows"] == 8
+        assert max(server.sent().values()) == 1
+        assert max(len(batch.custom_ids) for batch in server.batches.values()) == 2
+    with FakeBatches(batch_fault=lambda number: "too_large") as server:
+        with pytest.raises(InputError, match="the file is too large"):
+            synthesize(config(server, made_rows(8), tmp_path / "never", monkeypatch))
+        assert server.refused_files == 4  # of 8, 4, 2 and 1 requests
+
+
+@pytest.mark.parametrize("cuts_first", [False, True])
+def test_verdicts_by_files_are_those_of_calls_also_when_the_last_line_is_cut(
+    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts_first: bool
+) -> None:
+    rows = made_rows(5)
+    with FakeBatches() as server:
+        with RunBatch(tmp_path / "files", server, cuts_first=cuts_first):
+            synthesize(config(server, rows, tmp_path / "files", monkeypatch, send="files", method="verify"))
+        # The request whose answer was cut off is asked once more, and no other.
+        asked = [
+            json.loads(line)["custom_id"]
+            for file in (tmp_path / "files" / "requests").iterdir()
+            for line in file.read_text(encoding="utf-8").splitlines()
+        ]
+        assert len(asked) - len(set(asked)) == cuts_first
+        synthesize(config(server, rows, tmp_path / "calls", monkeypatch, send="calls", method="verify"))
+    assert list(read_rows(tmp_path / "files" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
 
 
 def test_verdicts_are_the_same_as_with_calls(
@@ -170,7 +200,7 @@ def test_cancel_asks_the_provider(
         settings = config(server, made_rows(3), tmp_path / "run", monkeypatch, wait=False)
         with pytest.raises(BatchesOutError):
             synthesize(settings)
-        assert "1 batches" in cancel_batches(settings)
+        assert "1 batch of" in cancel_batches(settings)
         assert [batch.status for batch in server.batches.values()] == ["cancelled"]
 
 
@@ -179,35 +209,15 @@ def test_recorded_models_take_no_batches(demo_rows: Path, tmp_path: Path) -> Non
         synthesize(SynthesizeConfig(rows=demo_rows, out=tmp_path / "run", send="batch", max_rows=1))
 
 
+def test_a_local_model_takes_no_batches(tmp_path: Path) -> None:
+    local = ModelSpec(name="local:tiny", model="openai/local-tiny", is_local=True)
+    with pytest.raises(InputError, match="local:tiny runs on this machine and takes no batches: use send=calls"):
+        calls.Waves("batch", tmp_path, batch_size=1, whose=str, budget=Budget()).sender("generator", local)
+
+
 def test_files_are_answered_by_whoever_reads_them_and_give_the_live_rows(demo_rows: Path, tmp_path: Path) -> None:
-    """`run-batch`: reads each request file, asks the recorded answers, writes the response file."""
     out = tmp_path / "files"
-    ended = threading.Event()
-
-    def run_batch(server: RecordedServer) -> None:
-        import httpx
-
-        with httpx.Client(headers={"Authorization": f"Bearer {server.token}"}) as client:
-            while not ended.is_set():
-                for asked in sorted((out / "requests").glob("*.jsonl")):
-                    answered = out / "responses" / asked.name
-                    if answered.exists():
-                        continue
-                    lines = []
-                    for line in asked.read_text(encoding="utf-8").splitlines():
-                        request = json.loads(line)
-                        reply = client.post(f"{server.api_base}/chat/completions", json=request["body"], timeout=30)
-                        response = {"status_code": reply.status_code, "body": reply.json()}
-                        lines.append(json.dumps({"custom_id": request["custom_id"], "response": response}) + "\n")
-                    answered.with_suffix(".part").write_text("".join(lines), encoding="utf-8")
-                    answered.with_suffix(".part").rename(answered)
-                ended.wait(0.05)
-
-    with RecordedServer() as server:
-        reader = threading.Thread(target=run_batch, args=(server,), daemon=True)
-        reader.start()
+    with RecordedServer() as server, RunBatch(out, server):
         synthesize(SynthesizeConfig(rows=demo_rows, out=out, send="files", max_rows=8))
-        ended.set()
-        reader.join()
     synthesize(SynthesizeConfig(rows=demo_rows, out=tmp_path / "live", max_rows=8))
     assert list(read_rows(out / "rows.jsonl")) == list(read_rows(tmp_path / "live" / "rows.jsonl"))
