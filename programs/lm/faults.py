@@ -35,7 +35,7 @@ _KEYS: set[str] = set()
 _SHORTEST_KEY = 6
 # A variable's value of so many characters is no word that an answer could hold by chance.
 _LONG_KEY = 16
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$|BEARER_TOKEN")
 _SECRET_FORM = re.compile(r"\b(sk|pk|hf|gsk|xai|key|loopback)-[A-Za-z0-9_\-*]{6,}|(?i:bearer)\s+\S+")
 
 

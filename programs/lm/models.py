@@ -43,6 +43,20 @@ _FETCH_CREDENTIALS = frozenset(
 )  # fmt: skip
 # The OpenAI client wants some key even for a server that asks for none.
 _NO_KEY = "none"
+# What litellm 1.106 takes besides keys, by provider; its validate_environment calls keys missing beside each of them.
+_AWS = (
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "AWS_PROFILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+)
+_OTHER_CREDENTIALS = {
+    "bedrock": _AWS,
+    "sagemaker": _AWS[1:],
+    "sagemaker_chat": _AWS[1:],
+    "azure": ("AZURE_AD_TOKEN", "AZURE_OPENAI_AD_TOKEN", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE"),
+    "vertex_ai": ("GOOGLE_APPLICATION_CREDENTIALS",),
+}
 # Parameters of a call that are the run's own, or have an option of their own.
 _OWN_PARAMETERS = frozenset(
     {"model", "messages", "prompt", "n", "stream", "temperature", "max_tokens", "timeout", "api_base", "base_url",
@@ -229,12 +243,23 @@ def _key(name: str, *, flag: str, api_base: str | None, api_key_env: str | None)
         if not key:
             raise InputError(f"the environment variable {api_key_env} that should hold the key is not set", field=flag)
         return register_secret(key)
-    missing = [key for key in litellm.validate_environment(name)["missing_keys"] if not key.endswith("_BASE")]
-    if not missing:
+    # An address and a version of an API have defaults or options of their own.
+    asked = litellm.validate_environment(name)["missing_keys"]
+    missing = [key for key in asked if not key.endswith(("_BASE", "_VERSION"))]
+    if not missing or _has_other_credentials(provider_of(name, flag)):
         return None
     if api_base is not None:
         return _NO_KEY
     raise InputError(f"{name} needs {' and '.join(missing)} in the environment", field=flag)
+
+
+def _has_other_credentials(provider: str) -> bool:
+    """Whether the environment holds credentials that litellm uses and its own check does not know."""
+    found = [name for name in _OTHER_CREDENTIALS.get(provider, ()) if os.environ.get(name)]
+    if "AZURE_AD_TOKEN" in found:
+        # litellm reads it and does not hand it on; this is the name that its client takes it from.
+        os.environ.setdefault("AZURE_OPENAI_AD_TOKEN", os.environ["AZURE_AD_TOKEN"])
+    return bool(found)
 
 
 class Models:

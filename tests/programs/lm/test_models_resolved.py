@@ -1,5 +1,6 @@
 """What litellm is told about a model before the first call."""
 
+import os
 from contextlib import ExitStack
 from typing import Any
 
@@ -204,3 +205,32 @@ def test_models_of_one_provider_are_at_one_address_unless_told_otherwise(
         "asked http://me:[secret]@127.0.0.1:9/v1?code=[secret]"
     )
     assert without_keys("sk-looks-like-a-key,\n pass-word") == "sk-looks-like-a-key,\n [secret]"
+
+
+@pytest.mark.parametrize(
+    ("model", "variable"),
+    [
+        ("bedrock/anthropic.claude-3-haiku-20240307-v1:0", "AWS_BEARER_TOKEN_BEDROCK"),
+        ("azure/my-deployment", "AZURE_AD_TOKEN"),
+        ("azure/my-deployment", "AZURE_CLIENT_SECRET"),
+        ("azure/my-deployment", "AZURE_API_KEY"),
+    ],
+)
+@pytest.mark.parametrize("api_base", [None, SERVER])
+def test_credentials_that_litellm_finds_by_itself_are_neither_refused_nor_overridden(
+    model: str, variable: str, api_base: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AZURE_API_KEY", "AZURE_API_VERSION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("AZURE_OPENAI_AD_TOKEN", raising=False)
+    monkeypatch.setenv("AZURE_API_BASE", SERVER)
+    with ExitStack() as stack, pytest.raises(InputError, match=r"needs A\w+_KEY"):
+        Models(stack, CallOptions()).resolve(model, flag="lm", temperature=0.0)
+    monkeypatch.setenv(variable, "a-secret-of-mine")
+    with ExitStack() as stack:
+        spec = Models(stack, CallOptions(api_base=api_base)).resolve(model, flag="lm", temperature=0.0)
+    assert spec.api_key is None
+    assert redact("it says a-secret-of-mine") == "it says [secret]"
+    if variable == "AZURE_AD_TOKEN":
+        assert os.environ["AZURE_OPENAI_AD_TOKEN"] == "a-secret-of-mine"
+        monkeypatch.delenv("AZURE_OPENAI_AD_TOKEN")
