@@ -243,9 +243,10 @@ def _key(name: str, *, flag: str, api_base: str | None, api_key_env: str | None)
         if not key:
             raise InputError(f"the environment variable {api_key_env} that should hold the key is not set", field=flag)
         return register_secret(key)
-    # An address and a version of an API have defaults or options of their own.
+    # An address and a version of an API have defaults or options of their own; where one of several variables is not
+    # set, litellm calls all of them missing.
     asked = litellm.validate_environment(name)["missing_keys"]
-    missing = [key for key in asked if not key.endswith(("_BASE", "_VERSION"))]
+    missing = [key for key in asked if not key.endswith(("_BASE", "_VERSION")) and not os.environ.get(key)]
     if not missing or _has_other_credentials(provider_of(name, flag)):
         return None
     if api_base is not None:
