@@ -60,20 +60,8 @@ class Recipe:
 
 
 @options
-class TrainConfig(Recipe, EncoderOptions):
-    """Train an encoder on rows of (query, positives, mined and generated negatives)."""
-
-    rows: str
-    """Training rows: a canonical .jsonl file, as `mine` and `synthesize` write it."""
-
-    out: str
-    """Folder of the run: config.json, metrics.jsonl, checkpoints/, model/, summary.json."""
-
-    dev: str | None = None
-    """Retrieval data to stop on: BEIR folder, pairs .jsonl, data set folder or hub:ORG/NAME (None: no evaluation)."""
-
-    dev_split: str = "dev"
-    """Split of the dev data."""
+class OptimiserOptions:
+    """How the weights move."""
 
     grad_accumulation: Count = 1
     """Batches per optimiser step."""
@@ -86,6 +74,17 @@ class TrainConfig(Recipe, EncoderOptions):
 
     clip: NotNegative = 1.0
     """Largest gradient norm (0: no clipping)."""
+
+    lora_rank: Natural = 0
+    """Train low-rank updates of this rank instead of all weights; merged when saved (0: all weights; extra `lora`)."""
+
+    seed: Seed = 0
+    """Seed of row order, negative samples, choice of positive and dropout: 0 to 4294967295."""
+
+
+@options
+class LossOptions:
+    """What is learned from a row."""
 
     preset: Literal["none", "paper"] = "none"
     """paper: generated_weight, entropy_weight and in_batch are the paper's (1, 0.05 and none) where they are not given;
@@ -117,6 +116,14 @@ class TrainConfig(Recipe, EncoderOptions):
     entropy_temperature: Positive = 0.1
     """Temperature of the query's view of its negatives, in units of similarity."""
 
+    matryoshka: tuple[Count, ...] = ()
+    """Widths, besides the full one, at which the first so many numbers of an embedding are trained to work alone."""
+
+
+@options
+class NegativeOptions:
+    """Which negatives of a row are seen."""
+
     max_mined: Natural = 15
     """Mined negatives per row and epoch; where a row has more, a seeded sample (0: none)."""
 
@@ -128,6 +135,19 @@ class TrainConfig(Recipe, EncoderOptions):
 
     remine_like: str | None = None
     """Report that `mine` wrote (OUT.report.json): its data, split and rules hold for mining anew."""
+
+
+@options
+class MemoryOptions:
+    """Memory against time; see max_tokens_per_step and precision, too."""
+
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again going backward: less memory, about a third more time."""
+
+
+@options
+class CheckpointOptions:
+    """What is saved and measured on the way, and when training ends."""
 
     eval_every: Natural = 0
     """Steps between evaluations on dev (0: at the end of each epoch)."""
@@ -141,23 +161,30 @@ class TrainConfig(Recipe, EncoderOptions):
     patience: Natural = 0
     """Evaluations without a better dev nDCG@10 after which training stops (0: never)."""
 
-    gradient_checkpointing: bool = False
-    """Keep only each layer's input and compute the rest again going backward: less memory, about a third more time."""
-
-    lora_rank: Natural = 0
-    """Train low-rank updates of this rank instead of all weights; merged when saved (0: all weights; extra `lora`)."""
-
-    matryoshka: tuple[Count, ...] = ()
-    """Widths, besides the full one, at which the first so many numbers of an embedding are trained to work alone."""
-
     tracking: Tracking = "none"
     """Where metrics go besides metrics.jsonl: tensorboard, wandb or trackio, each to be installed by you."""
 
-    seed: Seed = 0
-    """Seed of row order, negative samples, choice of positive and dropout: 0 to 4294967295."""
-
     restart: bool = False
     """Throw away what an earlier run left in `out`; without it the same command resumes that run."""
+
+
+@options
+class TrainConfig(
+    Recipe, OptimiserOptions, LossOptions, NegativeOptions, MemoryOptions, CheckpointOptions, EncoderOptions
+):
+    """Train an encoder on rows of (query, positives, mined and generated negatives)."""
+
+    rows: str
+    """Training rows: a canonical .jsonl file, as `mine` and `synthesize` write it."""
+
+    out: str
+    """Folder of the run: config.json, metrics.jsonl, checkpoints/, model/, summary.json."""
+
+    dev: str | None = None
+    """Retrieval data to stop on: BEIR folder, pairs .jsonl, data set folder or hub:ORG/NAME (None: no evaluation)."""
+
+    dev_split: str = "dev"
+    """Split of the dev data."""
 
     skip_bad_rows: bool = False
     """Count and skip bad rows, and bad lines of the dev data, instead of stopping at the first."""

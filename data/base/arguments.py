@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from data.base.errors import InputError, require, shown
@@ -31,13 +32,16 @@ class MayBeEmpty:
     """In the annotation of an option: a text of no characters means something."""
 
 
-def read_arguments(kind: type[Made], words: Sequence[str], help_command: str) -> Made:
-    """The options that the words give. The last one holds of an option that is given twice.
+def read_arguments(
+    kind: type[Made], words: Sequence[str], help_command: str, from_file: Mapping[str, list[str]] = MappingProxyType({})
+) -> Made:
+    """The options that the words give, over those that a file gives. The last one holds of one that is given twice.
 
     Raises InputError, one line, for a word that is no option (with the nearest one), a value that is none of the
     option's, and options that are missing.
     """
-    values = {name: read_value(kind, name, texts) for name, texts in _assigned(kind, words, help_command).items()}
+    assigned = {**from_file, **_assigned(kind, words, help_command)}
+    values = {name: read_value(kind, name, texts) for name, texts in assigned.items()}
     return make_options(kind, values, help_command)
 
 
@@ -99,6 +103,25 @@ def _assigned(kind: type, words: Sequence[str], help_command: str) -> dict[str, 
                 raise InputError(f"--{name.replace('_', '-')}: expected a value, got nothing")
             assigned[name] = taken
     return assigned
+
+
+def split_words(kind: type, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that give options of `kind`, and the others."""
+    hints = option_types(kind)
+    own: list[str] = []
+    others: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        found = _ASSIGNMENT.fullmatch(word)
+        name = known_name(hints, found[1] if found else word.removeprefix("--"))
+        if name is None or not _is_option(hints, word):
+            others.append(word)
+            continue
+        own.append(word)
+        if not found and rest and bool not in _alternatives(hints[name]):
+            own.append(rest.pop(0))
+    return own, others
 
 
 def unknown_option(spelled: str, known: Iterable[str], help_command: str) -> InputError:

@@ -3,10 +3,11 @@
 import errno
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, field, fields, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -14,9 +15,28 @@ from typing import Annotated, Any, get_type_hints
 import docstring_parser
 import tyro
 
-from data.base.arguments import in_words, is_list, nearest, read_arguments
+from data.base.arguments import in_words, is_list, nearest, read_arguments, split_words
 from data.base.errors import InputError, shown
+from data.base.options import options
+from data.base.run_file import as_run_file, read_run_file, started
 from data.base.text import public_address
+
+
+@options
+class CommandOptions:
+    """What every command takes."""
+
+    config: Path | None = None
+    """TOML file of options, as a run writes it (run.toml); what the command line says holds over it."""
+
+    quiet: bool = False
+    """Say warnings and the result alone, no progress."""
+
+    verbose: bool = False
+    """Say more."""
+
+    log_file: Path | None = None
+    """File that what is said goes to as well, with the time of each line."""
 
 
 def run_command(
@@ -28,8 +48,9 @@ def run_command(
 ) -> int:
     """Parse `argv` as COMMAND name=value or --name value, run it, return the exit code.
 
-    `commands` maps a name to its config dataclass and the function that takes the config. InputError ends as one line
-    on stderr and code 2; Ctrl-C ends with code 130. `recipe` is how a person calls a command.
+    `commands` maps a name to its config dataclass and the function that takes the config; every command takes those of
+    CommandOptions, too. InputError ends as one line on stderr and code 2; Ctrl-C ends with code 130. `recipe` is how a
+    person calls a command.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     # A stream that was closed before the start (`>&-`) is None.
@@ -38,6 +59,7 @@ def run_command(
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpcore", "LiteLLM", "datasets", "sentence_transformers", "faiss.loader", "bm25s"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_file = None
     try:
         if {"--help", "-h"} & set(argv):
             _show_help(room, commands, argv)
@@ -46,7 +68,14 @@ def run_command(
             said = f"{shown(name)}: no such command{nearest(name, commands)}" if name else "expected a command"
             raise InputError(f"{said} ({in_words(list(commands), 'or')})")
         kind, run = commands[name]
-        run(read_arguments(kind, argv[1:], f"{recipe.format(name)} --help"))
+        help_command = f"{recipe.format(name)} --help"
+        own, words = split_words(CommandOptions, argv[1:])
+        common = read_arguments(CommandOptions, own, help_command)
+        log_file = _start_log(common)
+        from_file = {} if common.config is None else read_run_file(kind, name, common.config)
+        config: Any = read_arguments(kind, words, help_command, from_file)
+        with started(getattr(config, "out", None), as_run_file(kind, name, config_dict(config))):
+            run(config)
         # Here, where a reader who has gone and a disk that is full can still be answered.
         sys.stdout.flush()
     except InputError as error:
@@ -63,7 +92,31 @@ def run_command(
             raise
         _drop_output()
         return _fail(f"cannot write: {error.strerror}", 2)
+    finally:
+        if log_file is not None:
+            logging.getLogger().removeHandler(log_file)
+            log_file.close()
     return 0
+
+
+def _start_log(common: CommandOptions) -> logging.Handler | None:
+    """Set how much is said; returns the handler that writes the log file, if there is one."""
+    if common.quiet or common.verbose:
+        for handler in logging.getLogger().handlers:
+            handler.setLevel(logging.WARNING if common.quiet else logging.DEBUG)
+    if common.verbose:
+        for room in ("data", "trainer", "programs", "evals", "datasets", "sentence_transformers", "bm25s"):
+            logging.getLogger(room).setLevel(logging.DEBUG)
+    if common.log_file is None:
+        return None
+    try:
+        common.log_file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(common.log_file, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--log-file: cannot be written: {error.strerror}", file=common.log_file) from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    return handler
 
 
 def _drop_output() -> None:
@@ -73,12 +126,36 @@ def _drop_output() -> None:
 def _show_help(room: str, commands: Mapping[str, tuple[type, Callable[[Any], object]]], argv: Sequence[str]) -> None:
     for kind, _ in commands.values():
         _say_help(kind)
+    _say_help(CommandOptions)
+    name = argv[0] if argv[0] in commands else None
     tyro.extras.subcommand_cli_from_dict(
-        {name: kind for name, (kind, _) in commands.items()},
+        {each: _grouped(kind) if each == name else kind for each, (kind, _) in commands.items()},
         prog=f"python -m {room}",
-        args=[*(argv[:1] if argv[0] in commands else []), "--help"],
+        args=[*([] if name is None else [name]), "--help"],
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+
+def _grouped(kind: type) -> type:
+    """A class for help alone: the options of each class that `kind` inherits from, and every command's, in a group."""
+    hints = get_type_hints(kind, include_extras=True) | get_type_hints(CommandOptions, include_extras=True)
+    groups: dict[type, list[Any]] = {each: [] for each in (*kind.__mro__[:-1], CommandOptions)}
+    for option in (*fields(kind), *fields(CommandOptions)):
+        # A class may give an option of another one a default of its own.
+        first = [each for each in groups if option.name in getattr(each, "__dataclass_fields__", {})][-1]
+        given = {name: getattr(option, name) for name in ("default", "default_factory")}
+        default = field(**{name: value for name, value in given.items() if value is not MISSING})
+        groups[first].append((option.name, hints[option.name], default))
+    shown_as = []
+    for each, options_of in groups.items():
+        if options_of:
+            name = re.sub("(?<=[a-z])(?=[A-Z])", "_", re.sub("(Options|Config)$", "", each.__name__)).lower()
+            group = make_dataclass(each.__name__, options_of, kw_only=True)
+            group.__doc__ = "" if each is kind else each.__doc__
+            shown_as.append((name, group))
+    made = make_dataclass(kind.__name__, shown_as, kw_only=True)
+    made.__doc__ = kind.__doc__
+    return made
 
 
 @cache
@@ -86,12 +163,12 @@ def _say_help(config_type: type) -> None:
     """Give each option the docstring of the class that says it last, as one line that help wraps anew."""
     hints = get_type_hints(config_type, include_extras=True)
     for kind in reversed(config_type.__mro__[:-1]):
-        for field in docstring_parser.parse_from_object(kind).params:
-            hint = hints[field.arg_name]
+        for param in docstring_parser.parse_from_object(kind).params:
+            hint = hints[param.arg_name]
             words = tyro.conf.arg(
-                help=" ".join((field.description or "").split()), metavar="A,B,..." if is_list(hint) else None
+                help=" ".join((param.description or "").split()), metavar="A,B,..." if is_list(hint) else None
             )
-            config_type.__annotations__[field.arg_name] = Annotated[hint, words]
+            config_type.__annotations__[param.arg_name] = Annotated[hint, words]
 
 
 def config_dict(config: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
 from data.base.options import options
+from data.base.run_file import save_run_file
 
 MARKER = ".causalneg.json"
 # Folders of commands that are at work in this process: the runs that they start write inside them.
@@ -73,6 +74,7 @@ class Outputs:
                 marker = _marker(file.parent)
                 made = _made(marker) | {file.name: {"by": self._command} | _state(file)}
                 write_json(file.parent / MARKER, marker | {"made": made})
+                save_run_file(file)
 
 
 def claim_folder(
@@ -109,6 +111,7 @@ def claim_folder(
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+    save_run_file(folder)
 
 
 @contextmanager

@@ -48,6 +48,8 @@ def progress_bar(*, total: int, unit: str, desc: str, enabled: bool = True, done
 
     `done` is what an earlier run has finished already.
     """
-    if enabled and sys.stderr.isatty():
+    # quiet=true lets nothing through below a warning
+    heard = any(handler.level <= logging.INFO for handler in logging.getLogger().handlers)
+    if enabled and heard and sys.stderr.isatty():
         return tqdm(total=total, unit=unit, desc=desc, initial=done, file=sys.stderr, leave=False)
     return PlainProgress(total, unit, desc, enabled, done)

@@ -1,0 +1,100 @@
+"""A run as a TOML file: what a command reads with config=run.toml, and what a run writes to be started again.
+
+Options stand at the top of the file, for every command that has them, or in a section of the command's name, for it
+alone:
+
+    out = "runs/model"
+    [train]
+    rows = "runs/x/rows.jsonl"
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from data.base.arguments import known_name, nearest, option_types
+from data.base.errors import InputError
+from data.base.files import atomic_writer, open_text
+
+RUN_FILE = "run.toml"
+# Options that say what becomes of an earlier run: a file that holds them would not go on with its own.
+_ONCE = {"force", "restart", "overwrite", "again", "cancel"}
+# What the command at work makes, and its run as TOML.
+_started: ContextVar[tuple[Path, str] | None] = ContextVar("started", default=None)
+
+
+def read_run_file(kind: type, command: str, file: Path) -> dict[str, list[str]]:
+    """The texts that a run file gives to the options of a command, as a command line would.
+
+    A file with sections may hold options at its top that this command lacks: other steps take them. Raises InputError
+    that names the file and an unknown option with the nearest one.
+    """
+    with open_text(file) as opened:
+        try:
+            whole = tomllib.loads(opened.read())
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"is no TOML: {error}", file=file) from None
+    known = option_types(kind)
+    sections = {name for name, value in whole.items() if isinstance(value, dict) and known_name(known, name) is None}
+    if command not in sections and (found := difflib.get_close_matches(command, sections, n=1, cutoff=0.8)):
+        raise InputError(f"[{found[0]}]: no such section; the nearest is [{command}]", file=file)
+    top = {name: value for name, value in whole.items() if name not in sections}
+    if sections:
+        top = {name: value for name, value in top.items() if known_name(known, name) is not None}
+    texts = {}
+    for name, value in [*top.items(), *whole.get(command, {}).items()]:
+        option = known_name(known, name)
+        if option is None:
+            raise InputError(
+                f"{name}: no such option of `{command}`{nearest(name.replace('_', '-'), known)}", file=file
+            )
+        texts[option] = [_text(each) for each in value] if isinstance(value, list) else [_text(value)]
+    return texts
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool | dict):
+        return json.dumps(value)
+    return str(value)
+
+
+def as_run_file(kind: type, command: str, saved: Mapping[str, Any]) -> str:
+    """The options of a run, as config.json holds them, as a run file."""
+    lines = [f"# starts this run again, or goes on with it: {command} config=THIS_FILE", f"[{command}]"]
+    for field in fields(kind):
+        value = saved[field.name]
+        if field.name not in _ONCE and (value is not None or field.default is not None):
+            lines.append(f"{field.name.replace('_', '-')} = {_toml('None' if value is None else value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = json.dumps(value)
+    # Lists, numbers, switches and strings are written as in JSON, but for one character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+@contextmanager
+def started(out: object, text: str) -> Iterator[None]:
+    """While the block runs, what makes `out` may save the run's file beside it."""
+    token = _started.set((Path(out), text) if isinstance(out, str | Path) else None)
+    try:
+        yield
+    finally:
+        _started.reset(token)
+
+
+def save_run_file(made: Path) -> None:
+    """Write the run's file: into `made`, a folder, or beside it, as MADE.run.toml; nothing where a step made it."""
+    run = _started.get()
+    if run is None or run[0].resolve() != made.resolve():
+        return
+    with atomic_writer(made / RUN_FILE if made.is_dir() else made.with_name(f"{made.name}.{RUN_FILE}")) as file:
+        file.write(run[1])
