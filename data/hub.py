@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from data.base.errors import InputError
 from data.base.options import Bound, options
+from data.base.run_file import RUN_FILE
 
 Licence = Annotated[
     str,
@@ -37,8 +38,8 @@ class HubOptions:
 def push_folder(folder: Path, repo: str, kind: RepoKind, *, private: bool, message: str) -> str:
     """Upload a folder as one commit to ORG/NAME, which is made if it is not there; returns its address.
 
-    Files whose name starts with a dot stay here. Raises InputError without HF_TOKEN, for a bad name, and for whatever
-    the hub refuses.
+    Files whose name starts with a dot, and run files (they name paths of this machine), stay here. Raises InputError
+    without HF_TOKEN, for a bad name, and for whatever the hub refuses.
     """
     token = write_token()
     if not (folder / "README.md").is_file():
@@ -51,7 +52,7 @@ def push_folder(folder: Path, repo: str, kind: RepoKind, *, private: bool, messa
             repo_type=kind,
             folder_path=folder,
             commit_message=message,
-            ignore_patterns=[".*", "*/.*"],
+            ignore_patterns=[".*", "*/.*", f"*{RUN_FILE}"],
         )
     except Exception as error:  # the client raises many unrelated types
         raise InputError(f"the hub refused {repo}: {_reason(error, token)}", field=_FIELD) from error

@@ -124,10 +124,9 @@ def _drop_output() -> None:
 
 
 def _show_help(room: str, commands: Mapping[str, tuple[type, Callable[[Any], object]]], argv: Sequence[str]) -> None:
-    for kind, _ in commands.values():
-        _say_help(kind)
-    _say_help(CommandOptions)
     name = argv[0] if argv[0] in commands else None
+    for kind in [each for each, _ in commands.values()] if name is None else [commands[name][0], CommandOptions]:
+        _say_help(kind)
     tyro.extras.subcommand_cli_from_dict(
         {each: _grouped(kind) if each == name else kind for each, (kind, _) in commands.items()},
         prog=f"python -m {room}",
@@ -151,8 +150,9 @@ def _grouped(kind: type) -> type:
         if options_of:
             name = re.sub("(?<=[a-z])(?=[A-Z])", "_", re.sub("(Options|Config)$", "", each.__name__)).lower()
             group = make_dataclass(each.__name__, options_of, kw_only=True)
-            group.__doc__ = "" if each is kind else each.__doc__
-            shown_as.append((name, group))
+            group.__doc__ = "" if each is kind else " ".join((each.__doc__ or "").split())
+            # help that is given here is not searched for in the source, which takes longer than all the rest
+            shown_as.append((name, Annotated[group, tyro.conf.arg(help=group.__doc__)]))
     made = make_dataclass(kind.__name__, shown_as, kw_only=True)
     made.__doc__ = kind.__doc__
     return made
