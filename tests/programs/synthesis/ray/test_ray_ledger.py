@@ -79,7 +79,7 @@ def test_a_lost_worker_gives_back_rows_places_and_pays_what_it_held(ledger: Ledg
     async def run() -> None:
         await ledger.beat("a", 1)
         await ledger.take("a", "row", "")
-        held = await ledger.reserve("a", 300, 99, Price(prompt=0.0, completion=0.0))
+        held = await ledger.reserve("a", 101, 99, Price(prompt=0.0, completion=0.0))
         assert held.tokens == 200
         for _ in range(2):
             await ledger.enter("a", PLACE)
@@ -104,17 +104,17 @@ def test_a_lost_worker_gives_back_rows_places_and_pays_what_it_held(ledger: Ledg
 
 def test_one_budget_and_one_refusal_for_all(ledger: Ledger) -> None:
     async def run() -> None:
-        held = await ledger.reserve("a", 300, 500, None)
+        held = await ledger.reserve("a", 101, 500, None)
         # It may fit once the other worker's call has settled.
-        assert await ledger.reserve("b", 300, 500, None) is None
+        assert await ledger.reserve("b", 101, 500, None) is None
         await ledger.settle("a", held, 500, None)
         with pytest.raises(BudgetSpentError, match="budget of 1000 tokens is spent"):
-            await ledger.reserve("b", 300, 500, None)
+            await ledger.reserve("b", 101, 500, None)
         with pytest.raises(BudgetSpentError):  # once spent, no later call fits
-            await ledger.reserve("a", 3, 16, None)
+            await ledger.reserve("a", 2, 16, None)
         await ledger.fail("the key was refused")
         with pytest.raises(InputError, match="the key was refused"):
-            await ledger.reserve("a", 3, 16, None)
+            await ledger.reserve("a", 2, 16, None)
 
     asyncio.run(run())
 
