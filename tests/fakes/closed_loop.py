@@ -1,7 +1,7 @@
 """A deterministic world in which feedback can be followed: a toy retriever and a model that does as it is told.
 
-The model's negatives come close to the boundary only if its instruction says what the retriever's feedback says; its
-reflecting side writes into the instruction whatever advice it finds in the feedback, and finds none in a bare score.
+The model's negatives come close to the boundary only if its instruction asks for that, in whatever words; its
+reflecting side puts the advice that it finds in the feedback into words of its own, and finds none in a bare score.
 """
 
 import hashlib
@@ -20,9 +20,22 @@ from programs.lm.servers.recorded import read_inputs, render_answer
 from programs.lm.usage import message_text
 from tests.fakes.fake_model import FakeModel
 
-ADVICE = "keep more of the answer's subject and wording"
-_ADVICE_IN_FEEDBACK = re.compile(r"teaches nothing: ([^.\"]+)")
+# Ways to say what the feedback on a draft that is too easy says; the reflecting side takes one after the other.
+PARAPHRASES = (
+    "Stay closer to what the answer is about and to how it is phrased.",
+    "Retain the topic of the given passage and reuse more of its vocabulary.",
+    "Let the new passage share subject and words with the answer.",
+    "Preserve more of the original's wording and theme.",
+)
+_FEEDBACK = re.compile(r'"Feedback": "((?:[^"\\]|\\.)*)"')
+_CLOSE = re.compile(r"\b(keep|retain|reuse|share|preserve|stay (?:near|close)|closer)", re.IGNORECASE)
+_CONTENT = re.compile(r"\b(subject|topic|theme|about|word|vocabulary|phras)", re.IGNORECASE)
 WIDTH = 512
+
+
+def asks_to_stay_close(text: str) -> bool:
+    """Whether a sentence of `text` asks for passages nearer to the answer in content and words."""
+    return any(_CLOSE.search(part) and _CONTENT.search(part) for part in re.split(r"[.!?\n]", text))
 
 
 class WordsRetriever:
@@ -55,12 +68,13 @@ class ObedientModel(FakeModel):
         inputs, layout = read_inputs(text)
         if "current_instruction" in inputs:
             self.reflections += 1
-            advice = _ADVICE_IN_FEEDBACK.findall(inputs["examples_with_feedback"])
-            added = f"{advice[0].strip().capitalize()}." if advice else "Do better than last time."
+            feedback = "\n".join(_FEEDBACK.findall(inputs["examples_with_feedback"]))
+            advised = asks_to_stay_close(feedback)
+            added = PARAPHRASES[self.reflections % len(PARAPHRASES)] if advised else "Do better than last time."
             new = f"{inputs['current_instruction']}\n{added}"
             return completion_response(body, render_answer({"new_instruction": new}, layout))
         if "target" in inputs or "violations" in inputs:
-            told = ADVICE in message_text(body["messages"][0]).lower()
+            told = asks_to_stay_close(message_text(body["messages"][0]))
             planned = json.loads(inputs["violations"]) if "violations" in inputs else [inputs]
             drafts = [_draft(inputs["passage"], each, told) for each in planned]
             answer = render_answer({"negatives": drafts} if "violations" in inputs else {"negative": drafts[0]}, layout)

@@ -15,11 +15,12 @@ from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
 from programs.modules.row_program import RowInputs
 from programs.modules.saved import load_program
+from programs.modules.signatures import ViolateRequirements
 from programs.modules.synthesizer import Synthesizer
 from programs.optimize.config import OptimizeConfig
 from programs.optimize.part import StageResult, compile_part, freeze_verifier
 from programs.optimize.run import optimize
-from tests.fakes.closed_loop import ADVICE, ObedientModel, WordsRetriever, closed_loop_rows
+from tests.fakes.closed_loop import PARAPHRASES, ObedientModel, WordsRetriever, asks_to_stay_close, closed_loop_rows
 
 
 def bare_score(judge: Judge) -> Judge:
@@ -55,19 +56,25 @@ def compiled_with(wrap: Callable[[Judge], Judge]) -> tuple[StageResult, dspy.Mod
     return result
 
 
+def test_the_model_goes_by_what_is_meant_and_not_by_a_sentence() -> None:
+    assert all(asks_to_stay_close(words) for words in PARAPHRASES)
+    other = ("", "Do better than last time.", "Write about something else.", "Keep every other requirement.")
+    assert not any(asks_to_stay_close(words) for words in (*other, ViolateRequirements.instructions))
+
+
 @pytest.mark.slow
 def test_the_score_rises_because_of_the_words() -> None:
     result, program = compiled_with(lambda judge: judge)
     assert result.held_out is not None
     assert result.held_out.difference.low > 0.1
-    assert ADVICE in program.violate.signature.instructions.lower()
+    assert asks_to_stay_close(program.violate.signature.instructions)
 
 
 @pytest.mark.slow
 def test_the_score_does_not_rise_when_the_words_are_a_number() -> None:
     result, program = compiled_with(bare_score)
     assert result.kept_uncompiled or (result.held_out is not None and not result.held_out.difference.leaves_out_zero)
-    assert ADVICE not in program.violate.signature.instructions.lower()
+    assert not asks_to_stay_close(program.violate.signature.instructions)
 
 
 @pytest.mark.slow
@@ -100,5 +107,5 @@ def test_the_whole_command_saves_a_program_that_synthesize_can_use(
         assert again["parts"] == summary["parts"]
     fresh = Synthesizer()
     assert load_program(tmp_path / "out" / "program", fresh).startswith("program@")
-    assert ADVICE in fresh.violate.signature.instructions.lower()
+    assert asks_to_stay_close(fresh.violate.signature.instructions)
     assert list(read_rows(rows)) == closed_loop_rows(16)
