@@ -18,6 +18,7 @@ from evals.diagnostics.audit import LABELS_FILE, Agreement, agreement, read_labe
 from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE
 from evals.retrieval.config import EVAL_FILE
 from programs.modules.candidates import Synthesis
+from programs.synthesis.agreement import agreement_lines
 from programs.synthesis.funnel import shown_funnel
 from programs.synthesis.store import read_syntheses, synthesis_folder
 
@@ -193,7 +194,9 @@ def _synthesis_path(run: RunParts) -> Path:
 
 def _funnel(run: RunParts) -> dict[str, Any]:
     file = _synthesis_path(run) / "summary.json"
-    return shown_funnel(run.synthesis or {}, file, num_used(run.configs.values()))
+    found = shown_funnel(run.synthesis or {}, file, num_used(run.configs.values()))
+    summary = run.synthesis or {}
+    return found | {"agreement": agreement_lines(summary.get("agreement"), summary.get("places", {}))}
 
 
 def num_used(configs: Iterable[Mapping[str, Any]]) -> int | None:

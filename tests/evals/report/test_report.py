@@ -300,3 +300,17 @@ def test_the_command_and_its_faults(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["report", f"run={tmp_path}/empty", f"out={tmp_path}/page.html", "title=A <title>"]) == 0
     assert "<h1>A &lt;title&gt;</h1>" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert read_json_object(tmp_path / "empty" / "summary.json")
+
+
+def test_how_far_the_ways_of_judging_agree_is_shown(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_rows=8)
+    said = {"pairs": 40, "agree": 38, "kappa": 0.9, "interval_95": [0.7, 1.0]}
+    summary = synthesis_summary(8) | {
+        "agreement": {"rows": 8, "answers_query": said, "satisfied": said},
+        "places": {"first": {"requirements": 30, "satisfied": 0.7, "interval_95": [0.5, 0.8]}},
+    }
+    write_json(folder / "synthesis" / "summary.json", summary)
+    words = Page(render(read_run_folder(folder), "judged")).words
+    assert "line-up and one by one on the same passages of 8 rows" in words
+    assert "answers the query: 38 of 40 agree (kappa 0.90, 95% interval 0.70 to 1.00)" in words
+    assert "first third 70.0% (50.0% to 80.0%)" in words
