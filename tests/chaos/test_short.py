@@ -42,7 +42,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
     if not disks.may_mount(tmp_path):
         pytest.skip("only root may mount the small disk that this needs")
     first, second = disks.read_only_folder(tmp_path)["lines"]
-    assert "read-only" in first
+    assert "read-only" in first.lower()
     assert "Read-only" in second
 
 
