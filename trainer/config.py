@@ -94,7 +94,7 @@ class LossOptions:
     """What InfoNCE takes a generated negative for: plain, irrelevant like any other (the paper's); graded, as relevant
     as the share of the requirements that it keeps by its verdict."""
 
-    grade_sharpness: Positive = 4.0
+    grade_sharpness: Positive = 8.0
     """How far graded relevance prefers the higher grade: the softmax is to give a passage of grade g a share in
     proportion to exp(grade_sharpness * g), nothing at grade 0. The larger, the nearer to plain."""
 

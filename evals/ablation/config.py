@@ -59,7 +59,7 @@ class AblateConfig(Recipe, EncoderOptions):
     """What a generated negative counts for in InfoNCE (--generated-weight of `train`), one arm each, separated by
     commas ("" for no such arm)."""
 
-    grade_sharpness: tuple[Positive, ...] = (4.0,)
+    grade_sharpness: tuple[Positive, ...] = (8.0,)
     """Sharpness of graded relevance (--grade-sharpness of `train`), one arm each with the generated negatives and one
     with the naive ones, separated by commas ("" for none). Rows without verdicts leave these arms out."""
 

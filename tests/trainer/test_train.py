@@ -178,7 +178,9 @@ def test_graded_relevance_trains_and_keeps_order(config: TrainConfig, values: di
     if "lora_rank" in values:
         pytest.importorskip("peft")
     write_rows(config.rows, judged_rows())
-    config = dataclasses.replace(config, relevance="graded", grade_mined=True, dev=None, epochs=8, **values)
+    config = dataclasses.replace(
+        config, relevance="graded", grade_mined=True, grade_sharpness=4.0, dev=None, epochs=8, **values
+    )
     result = train(config)
     assert result.last_loss < result.first_loss
     metrics = [json.loads(line) for line in (Path(config.out) / "metrics.jsonl").read_text().splitlines()[1:]]

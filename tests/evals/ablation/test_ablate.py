@@ -208,7 +208,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     assert "have fewer texts" not in shown
     result = read_ablation(tmp_path / "out")
     arms = ["zero-shot", "mined", "mined + counterfactual", "mined + counterfactual + entropy 0.05"]
-    arms.append("mined + counterfactual, graded 4")
+    arms.append("mined + counterfactual, graded 8")
     assert list(result["arms"]) == arms
     # Both choices of weights, on the test, on another corpus and on the hard queries of the test.
     others = {
