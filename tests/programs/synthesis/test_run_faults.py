@@ -69,7 +69,9 @@ def test_mixed_faults_lose_no_row(made_rows: Rows, monkeypatch: pytest.MonkeyPat
     assert funnel["violations_planned"] == 4 * (25 - sum(funnel["rows_failed"].values()))
     assert set(server.outcomes()) - {"ok"} == set(kinds)
     steps = ("extract", "violate", "verify")
-    assert funnel["faults"].keys() <= {f"{step}_{loss}" for step in steps for loss in ("malformed", "truncated")}
+    known = {f"{step}_{loss}" for step in steps for loss in ("malformed", "truncated")}
+    # By the same bad luck a repair is cut off twice: counted, and its row stays.
+    assert funnel["faults"].keys() <= {*known, "repair_failed"}
     books_agree(summary, server)
 
 
