@@ -5,16 +5,17 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from programs.feedback.retriever import EncoderRetriever, Retriever, Vector
 from programs.feedback.score import Bands, Facts, assess, describe
 from programs.modules.candidates import Synthesis
 from programs.modules.hardness import BandPlace, Hardness
 from programs.options import read_band
-from trainer.encoder import Encoder
+
+if TYPE_CHECKING:
+    from programs.feedback.retriever import Retriever, Vector
 
 # Rows that are embedded together: about a thousand texts.
 _ROWS_AT_ONCE = 64
@@ -29,7 +30,7 @@ class RetrieverScorer:
     the query exceeds the positive's by more than the margin of `bands`, may well be relevant.
     """
 
-    def __init__(self, retriever: Retriever, fingerprint: str, *, low: float, high: float, bands: Bands):
+    def __init__(self, retriever: "Retriever", fingerprint: str, *, low: float, high: float, bands: Bands):
         self.name, self.fingerprint = retriever.name, fingerprint
         self.low, self.high, self.bands = low, high, bands
         self._retriever = retriever
@@ -73,7 +74,7 @@ class RetrieverScorer:
         words = describe(facts, terms, self.bands, too_easy=place == "below")
         return Hardness(weight=terms.signal, similarity=similarity, positive=positive, place=place, words=words)
 
-    async def _embed(self, query: str, texts: list[str]) -> list[Vector]:
+    async def _embed(self, query: str, texts: list[str]) -> "list[Vector]":
         """The embeddings of the query and of the texts, with those of the other rows that ask meanwhile."""
         future: asyncio.Future[list[Vector]] = asyncio.get_running_loop().create_future()
         self._waiting.append((query, texts, future))
@@ -96,7 +97,7 @@ class RetrieverScorer:
                 if not future.done():
                     future.set_result(vectors)
 
-    def _embed_rows(self, rows: Sequence[tuple[str, list[str]]]) -> list[list[Vector]]:
+    def _embed_rows(self, rows: Sequence[tuple[str, list[str]]]) -> "list[list[Vector]]":
         queries = self._retriever.embed([query for query, _ in rows], "query")
         vectors = iter(self._retriever.embed([text for _, texts in rows for text in texts], "document"))
         return [[query, *(next(vectors) for _ in texts)] for query, (_, texts) in zip(queries, rows, strict=True)]
@@ -105,6 +106,10 @@ class RetrieverScorer:
 def open_scorer(model: str, hardness: str | None, bands: Bands) -> RetrieverScorer:
     """The scorer of a model for the band `hardness`. It works on the CPU, so that a run that goes on scores the same.
     Raises InputError for a model that cannot be loaded."""
+    # Imported here: every synthesis reads this file, and few of them score; torch takes longer to load than the rest.
+    from programs.feedback.retriever import EncoderRetriever
+    from trainer.encoder import Encoder
+
     low, high = read_band(hardness)
     encoder = Encoder.load(model, device="cpu")
     return RetrieverScorer(EncoderRetriever(encoder), encoder.fingerprint(), low=low, high=high, bands=bands)

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -237,3 +239,8 @@ def test_other_requirements_must_hold_where_that_is_asked_for() -> None:
         found = synthesis_of(server, scorer(by_draft(MIDDLE, MIDDLE), low=0.0), keep_at_least=1.0)
     assert [c.fate for c in found.candidates] == ["accepted"] * 2
     assert found.candidates[0].judged(strict, 1.0).fate == "others_broken"
+
+
+def test_a_synthesis_that_scores_nothing_does_not_load_torch() -> None:
+    found = "import sys, programs.synthesis.run; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", found], capture_output=True, check=True).stdout.strip() == b"False"
