@@ -6,9 +6,11 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
+import tomllib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,9 @@ _PACKED = {
     **{b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"},
     **{b"PK\x03\x04": "zip", b"\x04\x22\x4d\x18": "lz4", b"7z\xbc\xaf": "7z"},
 }
+_LONGEST_TOML = 200_000
+# The TOML parser's time grows with the cube of a name's parts: an hour for a file of this size.
+_DEEP_KEY = re.compile(r"(?:[\"']?[\w-]{1,20}[\"']?[ \t]{0,3}\.[ \t]{0,3}){32}")
 # A folder of a writer that is older than this is locked by it, or left over.
 _YOUNG_S = 60.0
 
@@ -133,6 +138,20 @@ def write_json(path: str | Path, value: Any) -> None:
 def open_text(path: str | Path) -> IO[str]:
     """Open a UTF-8 file for reading. Raises InputError when it is missing, a folder or unreadable."""
     return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="strict", newline="\n")
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises InputError, also for one that the parser would take hours over."""
+    with open_text(path) as file:
+        try:
+            text = file.read(_LONGEST_TOML + 1)
+            if len(text) > _LONGEST_TOML:
+                raise InputError(f"has more than {_LONGEST_TOML} characters", file=path)
+            if _DEEP_KEY.search(text):
+                raise InputError("has a name of many parts, which nothing that is read here has", file=path)
+            return tomllib.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"is no TOML: {error}", file=path) from error
 
 
 def open_bytes(path: str | Path) -> IO[bytes]:

@@ -10,7 +10,6 @@ alone:
 
 import difflib
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,7 +19,7 @@ from typing import Any
 
 from data.base.arguments import known_name, nearest, option_types
 from data.base.errors import InputError
-from data.base.files import atomic_writer, open_text
+from data.base.files import atomic_writer, read_toml
 
 RUN_FILE = "run.toml"
 # Options that say what becomes of an earlier run: a file that holds them would not go on with its own.
@@ -35,11 +34,7 @@ def read_run_file(kind: type, command: str, file: Path) -> dict[str, list[str]]:
     A file with sections may hold options at its top that this command lacks: other steps take them. Raises InputError
     that names the file and an unknown option with the nearest one.
     """
-    with open_text(file) as opened:
-        try:
-            whole = tomllib.loads(opened.read())
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"is no TOML: {error}", file=file) from None
+    whole = read_toml(file)
     known = option_types(kind)
     sections = {name for name, value in whole.items() if isinstance(value, dict) and known_name(known, name) is None}
     if command not in sections and (found := difflib.get_close_matches(command, sections, n=1, cutoff=0.8)):

@@ -1,15 +1,13 @@
 """The corpus profile: what counts as relevant in a corpus and how its passages read. It is input, not prompt."""
 
 import random
-import re
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from data.base.errors import InputError
-from data.base.files import open_text
+from data.base.files import read_toml
 from data.base.text import clean_text
 from data.records import Row, row_content_id
 
@@ -18,10 +16,6 @@ STYLE_ROWS = 200
 STYLE_CHARS = 800
 # So few that they can be kept with a run, so many that any row finds some that are not its own.
 POOL_PASSAGES = 64
-
-_LONGEST_PROFILE = 200_000
-# The parser's time grows with the cube of the parts: an hour for a file of this size.
-_DEEP_KEY = re.compile(r"(?:[\"']?[\w-]{1,20}[\"']?[ \t]{0,3}\.[ \t]{0,3}){32}")
 
 PROFILE_FOLDER = Path(__file__).parent
 
@@ -55,16 +49,7 @@ def load_profile(name: str) -> CorpusProfile:
     if not name.endswith(".toml") and not path.is_file():
         known = ", ".join(sorted(found.stem for found in PROFILE_FOLDER.glob("*.toml")))
         raise InputError(f"unknown profile {name!r}: expected one of {known}, or a .toml file", field="profile")
-    with open_text(path) as file:
-        try:
-            text = file.read(_LONGEST_PROFILE + 1)
-            if len(text) > _LONGEST_PROFILE:
-                raise InputError(f"has more than {_LONGEST_PROFILE} characters", file=path)
-            if _DEEP_KEY.search(text):
-                raise InputError("has a name of many parts, which no field of a profile has", file=path)
-            value = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"not valid TOML ({error})", file=path) from error
+    value = read_toml(path)
     relevance, style = value.get("relevance"), value.get("style", [])
     if not isinstance(relevance, str) or not clean_text(relevance):
         raise InputError("expected a sentence that says when a passage is relevant", file=path, field="relevance")

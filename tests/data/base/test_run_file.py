@@ -91,6 +91,9 @@ def test_flags_hold_over_the_section_and_the_section_over_the_top(tmp_path: Path
         ("evergren = true", "evergren: no such option of `plant`; the nearest is evergreen"),
         ("[plants]\nkind = 'oak'", "[plants]: no such section; the nearest is [plant]"),
         ("kind = ", "is no TOML"),
+        ("kind = " + "[" * 5000, "is no TOML"),
+        ("a." * 5000 + "b = 1", "a name of many parts"),
+        ("#" * 200_001, "more than 200000 characters"),
         ("kind = 'oak'\nshade = 'much'", "--shade: expected a number, got 'much'"),
     ],
 )
