@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from data.base.errors import InputError, require, shown
@@ -32,26 +31,23 @@ class MayBeEmpty:
     """In the annotation of an option: a text of no characters means something."""
 
 
-def read_arguments(
-    kind: type[Made], words: Sequence[str], help_command: str, from_file: Mapping[str, list[str]] = MappingProxyType({})
-) -> Made:
-    """The options that the words give, over those that a file gives. The last one holds of one that is given twice.
+def read_arguments(kind: type[Made], words: Sequence[str], help_command: str) -> Made:
+    """The options that the words give. The last one holds of an option that is given twice.
 
     Raises InputError, one line, for a word that is no option (with the nearest one), a value that is none of the
     option's, and options that are missing.
     """
-    assigned = {**from_file, **_assigned(kind, words, help_command)}
-    values = {name: read_value(kind, name, texts) for name, texts in assigned.items()}
-    return make_options(kind, values, help_command)
+    return from_texts(kind, assigned_texts([kind], words, help_command), help_command)
 
 
-def make_options(kind: type[Made], values: Mapping[str, Any], help_command: str) -> Made:
-    """The options of these values. Raises InputError that names all those that are missing."""
+def from_texts(kind: type[Made], texts: Mapping[str, list[str]], help_command: str) -> Made:
+    """The options of these texts. Raises InputError as `read_arguments` does; it names all that are missing."""
     missing = [
         f"--{field.name.replace('_', '-')}"
         for field in fields(kind)  # type: ignore[arg-type]
-        if field.name not in values and field.default is MISSING and field.default_factory is MISSING
+        if field.name not in texts and field.default is MISSING and field.default_factory is MISSING
     ]
+    values = {name: read_value(kind, name, found) for name, found in texts.items()}
     if missing:
         raise InputError(f"expected {in_words(missing)} ({help_command})")
     return kind(**values)
@@ -71,8 +67,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; the nearest is {found[0]}" if found else ""
 
 
-def _assigned(kind: type, words: Sequence[str], help_command: str) -> dict[str, list[str]]:
-    hints = option_types(kind)
+def assigned_texts(kinds: Sequence[type], words: Sequence[str], help_command: str) -> dict[str, list[str]]:
+    """The texts that the words give to options of these classes. Raises InputError as `read_arguments` does."""
+    hints = {name: hint for kind in kinds for name, hint in option_types(kind).items()}
+    refused = {name: why for kind in kinds for name, why in getattr(kind, "refused", ())}
     assigned: dict[str, list[str]] = {}
     rest = list(words)
     while rest:
@@ -88,7 +86,7 @@ def _assigned(kind: type, words: Sequence[str], help_command: str) -> dict[str, 
             off = None if found else known_name(hints, re.sub("^no[-_]", "", spelled))
             if off is None or bool not in _alternatives(hints[off]):
                 # A command may say why it has not what others have.
-                if why := dict(getattr(kind, "refused", ())).get(spelled.replace("_", "-")):
+                if why := refused.get(spelled.replace("_", "-")):
                     raise InputError(f"--{spelled}: {why} ({help_command})")
                 raise unknown_option(spelled, hints, help_command)
             assigned[off] = ["false"]
@@ -103,25 +101,6 @@ def _assigned(kind: type, words: Sequence[str], help_command: str) -> dict[str, 
                 raise InputError(f"--{name.replace('_', '-')}: expected a value, got nothing")
             assigned[name] = taken
     return assigned
-
-
-def split_words(kind: type, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that give options of `kind`, and the others."""
-    hints = option_types(kind)
-    own: list[str] = []
-    others: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        found = _ASSIGNMENT.fullmatch(word)
-        name = known_name(hints, found[1] if found else word.removeprefix("--"))
-        if name is None or not _is_option(hints, word):
-            others.append(word)
-            continue
-        own.append(word)
-        if not found and rest and bool not in _alternatives(hints[name]):
-            own.append(rest.pop(0))
-    return own, others
 
 
 def unknown_option(spelled: str, known: Iterable[str], help_command: str) -> InputError:

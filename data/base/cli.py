@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import docstring_parser
 import tyro
 
-from data.base.arguments import in_words, is_list, nearest, read_arguments, split_words
+from data.base.arguments import assigned_texts, from_texts, in_words, is_list, nearest
 from data.base.errors import InputError, shown
 from data.base.options import options
 from data.base.run_file import as_run_file, read_run_file, started
@@ -37,6 +37,9 @@ class CommandOptions:
 
     log_file: Path | None = None
     """File that what is said goes to as well, with the time of each line."""
+
+
+_COMMON_NAMES = {option.name for option in fields(CommandOptions)}
 
 
 def run_command(
@@ -69,11 +72,13 @@ def run_command(
             raise InputError(f"{said} ({in_words(list(commands), 'or')})")
         kind, run = commands[name]
         help_command = f"{recipe.format(name)} --help"
-        own, words = split_words(CommandOptions, argv[1:])
-        common = read_arguments(CommandOptions, own, help_command)
+        given = assigned_texts([kind, CommandOptions], argv[1:], help_command)
+        common = from_texts(
+            CommandOptions, {each: given.pop(each) for each in _COMMON_NAMES & given.keys()}, help_command
+        )
         log_file = _start_log(common)
         from_file = {} if common.config is None else read_run_file(kind, name, common.config)
-        config: Any = read_arguments(kind, words, help_command, from_file)
+        config: Any = from_texts(kind, {**from_file, **given}, help_command)
         with started(getattr(config, "out", None), as_run_file(kind, name, config_dict(config))):
             run(config)
         # Here, where a reader who has gone and a disk that is full can still be answered.
