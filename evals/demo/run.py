@@ -17,7 +17,6 @@ from data.base.options import shared_options
 from data.base.outputs import at_work_in, claim_folder
 from data.base.stats import PairedComparison, compare_paired
 from data.readers.demo import demo_family_set
-from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows
 from evals.ablation.ablate import train_arm
 from evals.ablation.arms import Arm, arm_rows
@@ -28,7 +27,7 @@ from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, SCORES_FILE, diagnose
 from evals.report.config import ReportConfig
 from evals.report.page import report
 from evals.retrieval.by_query import Evaluated, wins_and_losses
-from evals.retrieval.measures import LABELS, SIBLINGS, ranked, score
+from evals.retrieval.measures import LABELS, SIBLINGS
 from programs.options import LMOptions
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
@@ -110,7 +109,7 @@ def _run(config: DemoConfig) -> dict[str, Any]:
             models[arm.name] = train_arm(arm, shown, config.seed, settings, files).model
     with _step(seconds, "evaluate", "5/6 evaluate: 100 test queries of four organisations unseen in training"):
         test = demo_family_set("test")
-        evaluated = {arm: _evaluated(arm, model, test) for arm, model in models.items()}
+        evaluated = {arm: Evaluated.of(arm, Encoder.load(model), test) for arm, model in models.items()}
         scores = {arm: one.scores for arm, one in evaluated.items()}
     means = {arm: {measure: found.interval(measure) for measure in found.per_query} for arm, found in scores.items()}
     comparisons = {
@@ -153,11 +152,6 @@ def _run(config: DemoConfig) -> dict[str, Any]:
         "\n".join(["", table, "", *found, f"Everything is in {out}/; open {page} in a browser to look at it.", ""])
     )
     return summary
-
-
-def _evaluated(name: str, model: str, test: RetrievalSet) -> Evaluated:
-    run = ranked(Encoder.load(model), test)
-    return Evaluated(name=name, run=run, scores=score(run, test))
 
 
 @contextmanager

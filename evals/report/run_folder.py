@@ -194,8 +194,8 @@ def _synthesis_path(run: RunParts) -> Path:
 
 def _funnel(run: RunParts) -> dict[str, Any]:
     file = _synthesis_path(run) / "summary.json"
-    found = shown_funnel(run.synthesis or {}, file, num_used(run.configs.values()))
     summary = run.synthesis or {}
+    found = shown_funnel(summary, file, num_used(run.configs.values()))
     return found | {"agreement": agreement_lines(summary.get("agreement"), summary.get("places", {}))}
 
 

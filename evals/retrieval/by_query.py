@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.retrieval_set import RetrievalSet
-from evals.retrieval.measures import LABELS, RetrievalScores, Run, first_ranked
+from evals.retrieval.measures import LABELS, RetrievalScores, Run, first_ranked, ranked, score
+from trainer.encoder import Encoder
 
 # Queries that are kept for the report, and shown of the gains and the losses on a terminal; characters of a passage.
 _KEPT, _SHOWN, _LETTERS = 100, 3, 600
@@ -20,6 +21,12 @@ class Evaluated:
     name: str
     run: Run
     scores: RetrievalScores
+
+    @classmethod
+    def of(cls, name: str, encoder: Encoder, retrieval_set: RetrievalSet, *, progress: bool = False) -> "Evaluated":
+        """Encode, rank and score, as `measures.evaluate` does."""
+        run = ranked(encoder, retrieval_set, progress=progress)
+        return cls(name=name, run=run, scores=score(run, retrieval_set))
 
 
 def wins_and_losses(retrieval_set: RetrievalSet, baseline: Evaluated, model: Evaluated, measure: str) -> dict[str, Any]:

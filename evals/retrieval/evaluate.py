@@ -18,7 +18,7 @@ from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows
 from evals.retrieval.by_query import Evaluated, summary, wins_and_losses
 from evals.retrieval.config import EVAL_FILE, EvalConfig
-from evals.retrieval.measures import LABELS, RetrievalScores, ranked, score
+from evals.retrieval.measures import LABELS, RetrievalScores
 from trainer.encoder import Encoder
 
 # Upper bounds in words; web queries are mostly short, claims and questions longer.
@@ -40,9 +40,10 @@ def run_eval(config: EvalConfig) -> None:
             raise InputError("holds no rows", file=config.rows)
         slices |= by_requirement_kind(retrieval_set.queries, rows)
     encoder, before = Encoder.load(config), None
-    model = _evaluate(encoder, retrieval_set)
+    model = Evaluated.of(encoder.name, encoder, retrieval_set, progress=True)
     if config.baseline is not None:
-        before = _evaluate(Encoder.load(config.with_model(config.baseline)), retrieval_set)
+        other = Encoder.load(config.with_model(config.baseline))
+        before = Evaluated.of(other.name, other, retrieval_set, progress=True)
     measured, baseline = model.scores, None if before is None else before.scores
     result = _result(config, retrieval_set, measured, baseline, slices) | {"precision": encoder.precision}
     sys.stdout.write(
@@ -64,11 +65,6 @@ def run_eval(config: EvalConfig) -> None:
         write_per_query(config.per_query, retrieval_set, {config.model: measured} | _named(config.baseline, baseline))
         sys.stdout.write(f"written: {config.per_query}\n")
     outputs.record()
-
-
-def _evaluate(encoder: Encoder, retrieval_set: RetrievalSet) -> Evaluated:
-    run = ranked(encoder, retrieval_set, progress=True)
-    return Evaluated(name=encoder.name, run=run, scores=score(run, retrieval_set))
 
 
 def _named(name: str | None, scores: RetrievalScores | None) -> dict[str, RetrievalScores]:
