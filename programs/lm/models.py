@@ -44,16 +44,11 @@ _FETCH_CREDENTIALS = frozenset(
 # The OpenAI client wants some key even for a server that asks for none.
 _NO_KEY = "none"
 # What litellm 1.106 takes besides keys, by provider; its validate_environment calls keys missing beside each of them.
-_AWS = (
-    "AWS_BEARER_TOKEN_BEDROCK",
-    "AWS_PROFILE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-)
+_AWS = ("AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 _OTHER_CREDENTIALS = {
-    "bedrock": _AWS,
-    "sagemaker": _AWS[1:],
-    "sagemaker_chat": _AWS[1:],
+    "bedrock": ("AWS_BEARER_TOKEN_BEDROCK", *_AWS),
+    "sagemaker": _AWS,
+    "sagemaker_chat": _AWS,
     "azure": ("AZURE_AD_TOKEN", "AZURE_OPENAI_AD_TOKEN", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE"),
     "vertex_ai": ("GOOGLE_APPLICATION_CREDENTIALS",),
 }
@@ -237,7 +232,7 @@ def provider_of(name: str, flag: str) -> str:
         ) from error
 
 
-def _key(name: str, *, flag: str, api_base: str | None, api_key_env: str | None) -> str | None:
+def _key(name: str, provider: str, *, flag: str, api_base: str | None, api_key_env: str | None) -> str | None:
     if api_key_env is not None:
         key = os.environ.get(api_key_env)
         if not key:
@@ -247,20 +242,15 @@ def _key(name: str, *, flag: str, api_base: str | None, api_key_env: str | None)
     # set, litellm calls all of them missing.
     asked = litellm.validate_environment(name)["missing_keys"]
     missing = [key for key in asked if not key.endswith(("_BASE", "_VERSION")) and not os.environ.get(key)]
-    if not missing or _has_other_credentials(provider_of(name, flag)):
+    others = [other for other in _OTHER_CREDENTIALS.get(provider, ()) if os.environ.get(other)]
+    if missing and "AZURE_AD_TOKEN" in others:
+        # litellm reads it and does not hand it on; this is the name that its client takes it from.
+        os.environ.setdefault("AZURE_OPENAI_AD_TOKEN", os.environ["AZURE_AD_TOKEN"])
+    if others or not missing:
         return None
     if api_base is not None:
         return _NO_KEY
     raise InputError(f"{name} needs {' and '.join(missing)} in the environment", field=flag)
-
-
-def _has_other_credentials(provider: str) -> bool:
-    """Whether the environment holds credentials that litellm uses and its own check does not know."""
-    found = [name for name in _OTHER_CREDENTIALS.get(provider, ()) if os.environ.get(name)]
-    if "AZURE_AD_TOKEN" in found:
-        # litellm reads it and does not hand it on; this is the name that its client takes it from.
-        os.environ.setdefault("AZURE_OPENAI_AD_TOKEN", os.environ["AZURE_AD_TOKEN"])
-    return bool(found)
 
 
 class Models:
@@ -320,7 +310,7 @@ class Models:
             api_base = self._options.api_base
         api_base = None if api_base == OWN_ADDRESS else api_base and _checked_address(api_base, flag)
         key_env = self._key_env(provider, api_base)
-        key = _key(name, flag=flag, api_base=api_base, api_key_env=key_env)
+        key = _key(name, provider, flag=flag, api_base=api_base, api_key_env=key_env)
         spec = ModelSpec(
             name=name,
             model=name,

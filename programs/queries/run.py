@@ -30,7 +30,7 @@ from data.row_files import read_objects
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.pacing import ConcurrencyByPlace
 from programs.modules.query_writer import QueryWriter
-from programs.options import CallOptions, JudgingOptions, LMOptions
+from programs.options import JudgingOptions, LMOptions
 from programs.profiles.profile import load_profile
 from programs.queries.config import QueriesConfig
 from programs.synthesis.config import SynthesizeConfig
@@ -73,11 +73,12 @@ def write_queries(config: QueriesConfig) -> dict[str, Any]:
     samples = () if config.samples is None else read_samples(config.samples, config.seed)
     profile = replace(load_profile(config.profile), style=samples)
     # The work on rows is told what a synthesis is told.
+    shared = shared_options(config, JudgingOptions) | shared_options(config, LMOptions) | {"verify": "one-by-one"}
     run = SynthesizeConfig(
         rows=Path(config.corpus), out=config.out, negatives_per_row=config.queries_per_passage, canary_share=0.0,
-        verify="one-by-one", verify_mined=0, temperature=config.temperature, repairs=0,
+        verify_mined=0, temperature=config.temperature, repairs=0,
         malformed_retries=config.malformed_retries, lm_fallbacks=config.lm_fallbacks,
-        verifier_fallbacks=config.verifier_fallbacks, **_shared(config),
+        verifier_fallbacks=config.verifier_fallbacks, **shared,
     )  # fmt: skip
     with ExitStack() as stack:
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)
@@ -129,11 +130,6 @@ def run_queries(config: QueriesConfig) -> None:
         f"  {usage['requests']} requests, {usage['tokens']} tokens, cost: {usage['cost_in_words']}\n"
         f"  next: just mine data={out} out={out}/mined.jsonl\n"
     )
-
-
-def _shared(config: QueriesConfig) -> dict[str, Any]:
-    shared = shared_options(config, JudgingOptions) | shared_options(config, LMOptions)
-    return {name: value for name, value in (shared | shared_options(config, CallOptions)).items() if name != "verify"}
 
 
 def read_samples(file: Path, seed: int) -> tuple[str, ...]:

@@ -147,6 +147,7 @@ def synthesize(
 
 
 def work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: int, waves: Waves | None) -> Outcome:
+    """Work on `rows`, `total` of them, in this process. Raises what `synthesize` does."""
     threads = not all(needs_no_auth_call(spec) for models in specs.values() for spec in models)
     with rare_collections():
         outcome = asyncio.run(inline(_in_waves(workers.run(rows, total), waves), threads=threads))
