@@ -4,7 +4,6 @@ Every measurement is a process of its own; the variants take turns, so that a bu
 """
 
 import json
-import logging
 import random
 import sys
 from collections.abc import Callable
@@ -16,14 +15,13 @@ import numpy as np
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.options import Count, options
-from tests.bench.bench_process import GIB, Measurement, measure, median_and_range, report_to_parent, run_child
+from tests.bench.bench_process import TurnsOptions, against, in_turns, measure, median_and_range, report_to_parent
 from tests.bench.bench_trainer import one_token_words
 from trainer.encoder import Encoder
 from trainer.encoder.encoder import Floats
 from trainer.encoder.model_files import find_model_folder
 from trainer.encoder.options import BUNDLED_MODEL, Precision
 
-log = logging.getLogger(__name__)
 PEER = "peer"
 OURS: dict[str, Precision] = {"ours float32": "float32", "ours bfloat16": "bfloat16"}
 VARIANTS = (PEER, *OURS)
@@ -31,7 +29,7 @@ _COMPARED = 64
 
 
 @options
-class BenchEncodeConfig:
+class BenchEncodeConfig(TurnsOptions):
     """Time the encoding of a corpus on a CPU, ours and sentence-transformers' in float32 (extra `bench`)."""
 
     out: str = "runs/bench/encode.json"
@@ -49,15 +47,6 @@ class BenchEncodeConfig:
     max_tokens: int = 155
     """Longest text in tokens."""
 
-    rounds: Count = 5
-    """Measurements of each variant; medians and ranges are reported."""
-
-    threads: Count = 1
-    """Threads of each process."""
-
-    memory_gib: float = 8.0
-    """Bound on the memory of each process, in GiB."""
-
     seed: int = 0
     """Seed of the texts."""
 
@@ -68,18 +57,7 @@ class BenchEncodeConfig:
 
 def bench_encode(config: BenchEncodeConfig) -> dict[str, Any]:
     """Run all variants in turns, save and return the figures; says too how near the vectors are to the peer's."""
-    from importlib.util import find_spec
-
-    if find_spec("sentence_transformers") is None:
-        raise InputError("the bench compares with sentence-transformers: pip install 'causalneg[bench]'")
-    found: dict[str, list[Measurement]] = {variant: [] for variant in VARIANTS}
-    for number in range(config.rounds):
-        for variant in VARIANTS:
-            result = run_child("tests.bench.bench_encode", {"variant": variant} | asdict(config), config.memory_gib)
-            if isinstance(result, str):
-                raise InputError(f"the bench of {variant} failed: {result}")
-            found[variant].append(result)
-            log.info("round %d: %s: %.2f s CPU", number + 1, variant, result.seconds)
+    found = in_turns("tests.bench.bench_encode", VARIANTS, config)
     sample = _texts(config, Encoder.load(config.model, device="cpu").tokenizer)[:_COMPARED]
     vectors = {variant: _encoder(variant, config)[0](sample) for variant in VARIANTS}
     figures = {
@@ -87,8 +65,7 @@ def bench_encode(config: BenchEncodeConfig) -> dict[str, Any]:
         "variants": {
             variant: {
                 "texts_per_second": median_and_range([config.texts / m.seconds for m in measured]),
-                "peak_gib": median_and_range([m.peak / GIB for m in measured]),
-                "speed": median_and_range([p.seconds / m.seconds for p, m in zip(found[PEER], measured, strict=True)]),
+                **against(found[PEER], measured),
                 "lowest_cosine": float((vectors[variant] * vectors[PEER]).sum(axis=1).min()),
             }
             for variant, measured in found.items()

@@ -6,7 +6,6 @@ Axes: Q queries, P passages, D width.
 import contextlib
 import io
 import json
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,18 +18,17 @@ from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.options import Count, options
 from data.retrieval_set import RetrievalSet
-from tests.bench.bench_process import GIB, Measurement, measure, median_and_range, report_to_parent, run_child
+from tests.bench.bench_process import TurnsOptions, against, in_turns, measure, median_and_range, report_to_parent
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine_rows
 from trainer.mining.rules import Floats
 
-log = logging.getLogger(__name__)
 VARIANTS = ("peer", "ours")
 NUM_NEGATIVES, RANK_TO, RELATIVE_MARGIN = 15, 100, 0.05
 
 
 @options
-class BenchMiningConfig:
+class BenchMiningConfig(TurnsOptions):
     """Time mining from given embeddings, ours and sentence-transformers' with FAISS (extra `bench`)."""
 
     out: str = "runs/bench/mining.json"
@@ -45,15 +43,6 @@ class BenchMiningConfig:
     width: Count = 384
     """Width of the embeddings."""
 
-    rounds: Count = 5
-    """Measurements of each variant; medians and ranges are reported."""
-
-    threads: Count = 1
-    """Threads of each process."""
-
-    memory_gib: float = 8.0
-    """Bound on the memory of each process, in GiB."""
-
     seed: int = 0
     """Seed of the embeddings."""
 
@@ -64,27 +53,13 @@ class BenchMiningConfig:
 
 def bench_mining(config: BenchMiningConfig) -> dict[str, Any]:
     """Run all variants in turns, save and return the figures; says too how many queries got the same negatives."""
-    from importlib.util import find_spec
-
-    if find_spec("sentence_transformers") is None:
-        raise InputError("the bench compares with sentence-transformers: pip install 'causalneg[bench]'")
-    found: dict[str, list[Measurement]] = {variant: [] for variant in VARIANTS}
-    for number in range(config.rounds):
-        for variant in VARIANTS:
-            result = run_child("tests.bench.bench_mining", {"variant": variant} | asdict(config), config.memory_gib)
-            if isinstance(result, str):
-                raise InputError(f"the bench of {variant} failed: {result}")
-            found[variant].append(result)
-            log.info("round %d: %s: %.2f s CPU", number + 1, variant, result.seconds)
+    found = in_turns("tests.bench.bench_mining", VARIANTS, config)
     figures = {
         "config": asdict(config),
         "variants": {
             variant: {
                 "queries_per_cpu_second": median_and_range([config.queries / m.seconds for m in measured]),
-                "peak_gib": median_and_range([m.peak / GIB for m in measured]),
-                "speed": median_and_range(
-                    [p.seconds / m.seconds for p, m in zip(found["peer"], measured, strict=True)]
-                ),
+                **against(found["peer"], measured),
             }
             for variant, measured in found.items()
         },

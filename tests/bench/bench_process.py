@@ -1,13 +1,15 @@
 """Measure a piece of work in a process of its own: time, memory over base, and the matmul rate beside it."""
 
 import json
+import logging
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +17,9 @@ from typing import Any
 import torch
 
 from data.base.errors import InputError
+from data.base.options import Count, options
 
+log = logging.getLogger(__name__)
 GIB = 2**30
 
 
@@ -111,6 +115,51 @@ def run_child(module: str, job: dict[str, Any], memory_gib: float | None) -> Mea
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         return f"more than {memory_gib} GiB" if memory_gib and "memory" in child.stderr else last
     return Measurement(**json.loads(child.stdout.strip().splitlines()[-1]))
+
+
+@options
+class TurnsOptions:
+    """How variants are measured in turns."""
+
+    rounds: Count = 5
+    """Measurements of each variant; medians and ranges are reported."""
+
+    threads: Count = 1
+    """Threads of each process."""
+
+    memory_gib: float = 8.0
+    """Bound on the memory of each process, in GiB."""
+
+
+def in_turns(module: str, variants: Iterable[str], config: TurnsOptions) -> dict[str, list[Measurement]]:
+    """The measurements of each variant, one a round, the variants one after the other within it.
+
+    Raises InputError without sentence-transformers, and for a variant that failed.
+    """
+    require_peer()
+    found: dict[str, list[Measurement]] = {variant: [] for variant in variants}
+    for number in range(config.rounds):
+        for variant, measured in found.items():
+            result = run_child(module, {"variant": variant} | asdict(config), config.memory_gib)
+            if isinstance(result, str):
+                raise InputError(f"the bench of {variant} failed: {result}")
+            measured.append(result)
+            log.info("round %d: %s: %.2f s CPU", number + 1, variant, result.seconds)
+    return found
+
+
+def against(peer: list[Measurement], measured: list[Measurement]) -> dict[str, Any]:
+    """Memory, and how many times as fast as the peer round by round."""
+    return {
+        "peak_gib": median_and_range([m.peak / GIB for m in measured]),
+        "speed": median_and_range([p.seconds / m.seconds for p, m in zip(peer, measured, strict=True)]),
+    }
+
+
+def require_peer() -> None:
+    """Raise InputError where what the benches compare with is not installed."""
+    if find_spec("sentence_transformers") is None:
+        raise InputError("the bench compares with sentence-transformers: pip install 'causalneg[bench]'")
 
 
 def report_to_parent(measurement: Measurement) -> None:

@@ -17,7 +17,15 @@ from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.options import Count, options
 from tests.bench.bench_losses import bench_losses
-from tests.bench.bench_process import GIB, Measurement, measure, median_and_range, report_to_parent, run_child
+from tests.bench.bench_process import (
+    GIB,
+    Measurement,
+    measure,
+    median_and_range,
+    report_to_parent,
+    require_peer,
+    run_child,
+)
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.encoder.model_files import find_model_folder
@@ -84,7 +92,7 @@ class BenchTrainerConfig:
 
 def bench_trainer(config: BenchTrainerConfig) -> dict[str, Any]:
     """Run all variants in turns, save and return the figures. Raises InputError without sentence-transformers."""
-    _require_peer()
+    require_peer()
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no GPU here")
     variants = [
@@ -243,13 +251,6 @@ def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], 
     step(examples(config, 1, words[:1]))
     batch = examples(config, job["rows"], words)
     return lambda: step(batch)
-
-
-def _require_peer() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("sentence_transformers") is None:
-        raise InputError("the bench compares with sentence-transformers: pip install 'causalneg[bench]'")
 
 
 def summary(figures: dict[str, Any]) -> str:
