@@ -99,7 +99,7 @@ class Encoder(nn.Module):
         if options.dimensions is not None and not 1 <= options.dimensions <= width:
             raise InputError(f"expected 1 to {width} for {spec}, got {options.dimensions}", field="dimensions")
         encoder = cls(name=spec, transformer=transformer, tokenizer=tokenizer, settings=settings)
-        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = default_device(options.device)
         try:
             encoder = encoder.to(device).eval()
         except (RuntimeError, AssertionError) as error:
@@ -291,6 +291,11 @@ class Encoder(nn.Module):
             transformer.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
             write_settings(new, self.settings, self.width)
+
+
+def default_device(wanted: str | None) -> str:
+    """The device that was asked for; else a GPU if there is one."""
+    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @cache

@@ -19,7 +19,7 @@ from data.retrieval_set import RetrievalSet
 from data.row_files import write_rows
 from trainer.distributed import ALONE, World, join_world
 from trainer.encoder import Encoder
-from trainer.encoder.encoder import Indices
+from trainer.encoder.encoder import Indices, default_device
 from trainer.mining.advice import advice
 from trainer.mining.config import MineConfig
 from trainer.mining.embedding_cache import cached_embeddings
@@ -80,7 +80,7 @@ def mine(config: MineConfig) -> MineReport:
     rows = list(data.rows())
     with join_world(config.device) as (world, device):
         passages_PD, queries_QD, truncated, precision = None, None, 0, None
-        search_on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        search_on = torch.device(default_device(device))
         if config.source != "bm25":
             encoder = Encoder.load(replace(config, device=device))
             world.agree_on_precision(encoder)
