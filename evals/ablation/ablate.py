@@ -78,8 +78,9 @@ def _ablate(config: AblateConfig) -> dict[str, Any]:
             missing[arm.name] = "no LM given"
             log.info("%s: %s", arm.name, missing[arm.name])
             continue
-        shown = None if arm.negatives is None else arm_rows(arm.negatives, rows, naive, config.num_mined)
-        if shown is not None and (lack := what_is_missing(arm, shown)):
+        sharpness = arm.settings.get("grade_sharpness", 1.0)
+        shown = None if arm.negatives is None else arm_rows(arm.negatives, rows, naive, config.num_mined, sharpness)
+        if lack := what_is_missing(arm, naive if naive is not None and arm.negatives == "naive" else rows):
             missing[arm.name] = lack
             log.info("%s: %s", arm.name, lack)
             continue

@@ -63,5 +63,10 @@ class AblateConfig(Recipe, EncoderOptions):
     """Sharpness of graded relevance (--grade-sharpness of `train`), one arm each with the generated negatives and one
     with the naive ones, separated by commas ("" for none). Rows without verdicts leave these arms out."""
 
+    controls: bool = False
+    """Train what a difference may come from instead, too: graded relevance with the entropy term; mined negatives alone
+    with labels smoothed as much; false mined negatives made positives; generated negatives out of their own row's
+    softmax."""
+
     keep_models: bool = False
     """Keep every trained model (about 90 MB each for the bundled one)."""

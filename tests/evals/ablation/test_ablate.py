@@ -1,6 +1,7 @@
 """The ablation, end to end with a tiny random encoder, and its arms."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,7 +17,7 @@ from data.base.stats import bootstrap_interval, seeds_and_queries_interval
 from data.readers.beir import write_beir
 from data.readers.demo import demo_family_set, demo_items, demo_train_set
 from data.readers.recorded import bundled_rows
-from data.records import Negative, Passage, Row
+from data.records import Negative, Passage, Row, Verdict
 from data.row_files import read_rows, write_rows
 from evals.__main__ import COMMANDS
 from evals.ablation.ablate import SHOWN, _inputs_key, ablation_table, read_ablation, run_ablate
@@ -26,6 +27,7 @@ from evals.ablation.plot import ablation_plot
 from evals.ablation.rows import with_mined
 from trainer.config import TrainConfig
 from trainer.encoder.encoder import Encoder
+from trainer.losses import info_nce, weigh_generated
 
 
 def row(query_id: str, *, mined: int, generated: int, word: str = "g") -> Row:
@@ -65,7 +67,7 @@ def test_every_trained_arm_has_the_same_number_of_texts_row_by_row() -> None:
     assert (arms[0].name, arms[0].negatives) == ("zero-shot", None)
     shown = {kind: arm_rows(kind, rows, naive, 4) for kind in NEGATIVES}
     assert {kind: [len(r.negatives) for r in found] for kind, found in shown.items()} == {
-        kind: [7, 4, 6] for kind in {arm.negatives for arm in arms} - {None}
+        kind: [7, 4, 6] for kind in NEGATIVES
     }
     assert [[n.text for n in r.of_source("generated")] for r in shown["naive"]] == [["n10"], [], ["n30", "n31"]]
     assert [[n.text for n in r.of_source("mined")] for r in shown["mined"]] == [
@@ -78,7 +80,7 @@ def test_rows_with_too_few_mined_negatives_are_counted_and_said() -> None:
     naive = [row("1", mined=0, generated=2, word="n"), row("2", mined=0, generated=1, word="n"), rows[2]]
     full = arm_rows("generated", rows, None, 4)
     assert {kind: num_short(arm_rows(kind, rows, naive, 4), full) for kind in NEGATIVES} == {
-        "mined": 2, "naive": 1, "generated": 0
+        "mined": 2, "naive": 1, "generated": 0, "promoted": 2, "smoothed": 2
     }  # fmt: skip
     scores = {"measures": {m: {"mean": 0.5, "low": 0.4, "high": 0.6} for m in SHOWN}, "seeds": 2}
     result = {
@@ -104,6 +106,44 @@ def test_scores_are_stale_when_the_model_or_the_dev_data_change(tiny_bert: Path,
     encoder.save(tmp_path / "model")
     keys.append(_inputs_key(settings, [dev]))
     assert keys[0] == keys[1] and len(set(keys)) == 3
+
+
+def judged(negative: Negative, *, answers: bool) -> Negative:
+    return replace(negative, verdict=Verdict(satisfied=(answers,), answers_query=answers))
+
+
+def test_controls_change_one_thing_each() -> None:
+    plain, controlled = (arms_of(config(entropy_weights=(0.05,), controls=found)) for found in (False, True))
+    assert controlled[: len(plain)] == plain
+    entropy, smoothed, promoted, alone = controlled[len(plain) :]
+    assert entropy.settings["entropy_weight"] == 0.05 and TrainConfig(rows="r", out="o", **entropy.settings).loss.graded
+
+    full = row("1", mined=7, generated=3)
+    full = replace(
+        full,
+        negatives=tuple(
+            replace(n, grade=g) for n, g in zip(full.negatives, [None] * 7 + [1 / 3, 2 / 3, 0.5], strict=True)
+        ),
+    )
+    (shown,) = arm_rows(smoothed.negatives or "", [full], None, 4, 8.0)
+    assert len(shown.negatives) == 7 and not shown.of_source("generated")
+    grades = {n.grade for n in shown.negatives}
+    strength = sum(math.exp(8 * g) for g in (1 / 3, 2 / 3, 0.5))
+    assert len(grades) == 1 and 7 * math.exp(8 * grades.pop()) == pytest.approx(strength)
+    assert TrainConfig(rows="r", out="o", **smoothed.settings).grade_mined
+
+    false = replace(full, negatives=(full.negatives[0], judged(full.negatives[1], answers=True), *full.negatives[2:]))
+    assert "no mined negative" in what_is_missing(promoted, [full])
+    assert what_is_missing(promoted, [false]) == ""
+    (shown,) = arm_rows(promoted.negatives or "", [false], None, 4)
+    assert [p.text for p in shown.positives] == ["positive 1", "m11"] and len(shown.negatives) == 6
+
+    scores = torch.tensor([[0.5, 0.4, 0.99]])
+    weighed = weigh_generated(scores, torch.tensor([[False, False, True]]), 0.05, alone.settings["generated_weight"])
+    own = info_nce(weighed, torch.ones(1, 3, dtype=torch.bool), 0.05)
+    assert own.item() == pytest.approx(
+        info_nce(scores[:, :2], torch.ones(1, 2, dtype=torch.bool), 0.05).item(), abs=1e-3
+    )
 
 
 def test_graded_arms_need_verdicts() -> None:
