@@ -15,9 +15,9 @@ from evals.retrieval.config import EvalConfig
 
 # The libraries behind a command take seconds to load, which --help should not: each is imported when it runs.
 def _eval(config: EvalConfig) -> None:
-    from evals.retrieval.evaluate import run_eval
+    from evals.retrieval.evaluate import evaluate
 
-    run_eval(config)
+    evaluate(config, show=True)
 
 
 def _demo(config: DemoConfig) -> None:

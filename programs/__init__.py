@@ -12,12 +12,20 @@ os.environ.setdefault("DSPY_CACHEDIR", os.devnull)
 if TYPE_CHECKING:
     from programs.modules.row_program import RowInputs
     from programs.modules.synthesizer import Synthesizer
+    from programs.synthesis.config import SynthesizeConfig
+    from programs.synthesis.run import synthesize
 
-__all__ = ["RowInputs", "Synthesizer"]
+__all__ = ["RowInputs", "SynthesizeConfig", "Synthesizer", "synthesize"]
+_HOMES = {
+    "RowInputs": "programs.modules.row_program",
+    "SynthesizeConfig": "programs.synthesis.config",
+    "Synthesizer": "programs.modules.synthesizer",
+    "synthesize": "programs.synthesis.run",
+}
 
 
 def __getattr__(name: str) -> Any:
     # On demand: dspy takes seconds to import, which --help should not.
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("programs.modules.synthesizer"), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -144,8 +144,11 @@ def test_a_block_that_says_so_runs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted({b.file for b in blocks("python", "py") if b.marker == "run"}))
-def test_python_in_the_documents_runs(path: str, tiny_bert: Path, tmp_path: Path) -> None:
+def test_python_in_the_documents_runs(
+    path: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The blocks of one document run one after another, in one namespace, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
     with FakeModel() as server:
         names: dict[str, Any] = {
             "MODEL": str(tiny_bert), "OUT": str(tmp_path), "LM": "openai/fake", "API_BASE": server.api_base,

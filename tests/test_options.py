@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import docstring_parser
@@ -212,3 +213,14 @@ def test_a_value_out_of_bounds_names_its_flag(values: dict[str, Any], fault: str
     with pytest.raises(InputError, match=fault):
         Special(**{"name": "a"} | values)
     assert Special(name="none", margin=None).margin is None
+
+
+def test_python_may_give_a_path_as_text() -> None:
+    @options
+    class Both:
+        file: Path
+        other: Path | None = None
+        name: str = ""
+
+    made = Both(file="a/b", other="c", name="d")  # type: ignore[arg-type]
+    assert (made.file, made.other, made.name) == (Path("a/b"), Path("c"), "d")

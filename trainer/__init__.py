@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
+    from trainer.config import TrainConfig
     from trainer.encoder import Encoder
+    from trainer.loop import train
     from trainer.loss_modules import CounterfactualLoss, InfoNCE, QueryViewEntropy
+    from trainer.mining.config import MineConfig
+    from trainer.mining.mine import mine
 
-__all__ = ["CounterfactualLoss", "Encoder", "InfoNCE", "QueryViewEntropy"]
-_HOMES = {name: "trainer.encoder.encoder" if name == "Encoder" else "trainer.loss_modules" for name in __all__}
+__all__ = [
+    "CounterfactualLoss", "Encoder", "InfoNCE", "MineConfig", "QueryViewEntropy", "TrainConfig", "mine", "train",
+]  # fmt: skip
+_HOMES = {
+    "Encoder": "trainer.encoder.encoder",
+    "MineConfig": "trainer.mining.config",
+    "TrainConfig": "trainer.config",
+    "mine": "trainer.mining.mine",
+    "train": "trainer.loop",
+    **dict.fromkeys(("CounterfactualLoss", "InfoNCE", "QueryViewEntropy"), "trainer.loss_modules"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,7 @@ def _mine(config: MineConfig) -> None:
 
 def _train(config: TrainConfig) -> None:
     from trainer.distributed import started_rank
-    from trainer.train import train
+    from trainer.loop import train
 
     result = train(config)
     if started_rank() == 0:

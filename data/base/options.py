@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from data.base.errors import require
@@ -55,6 +56,8 @@ def options(cls: type[Made]) -> type[Made]:
     def check(config: Any) -> None:
         for name, bounds in _bounds(config.__class__).items():
             value = getattr(config, name)
+            if isinstance(value, str) and name in _paths(config.__class__):
+                object.__setattr__(config, name, Path(value))
             for each in value if isinstance(value, tuple) else (value,):
                 for bound in bounds:
                     require(each is None or bound.holds(each), name, bound.expected, value)
@@ -73,6 +76,12 @@ def options(cls: type[Made]) -> type[Made]:
 def shared_options(config: Any, kind: type) -> dict[str, Any]:
     """Those of a command's options that it has from `kind`, to hand them on to another command."""
     return {field.name: getattr(config, field.name) for field in fields(kind)}
+
+
+@cache
+def _paths(kind: type) -> set[str]:
+    """The options that are a path and nothing else; Python may give one as a text, as the command line does."""
+    return {name for name, hint in get_type_hints(kind).items() if hint in (Path, Path | None)}
 
 
 @cache

@@ -31,8 +31,8 @@ from evals.retrieval.measures import evaluate
 from trainer.config import Recipe, TrainConfig
 from trainer.encoder import Encoder
 from trainer.encoder.options import EncoderOptions
+from trainer.loop import train
 from trainer.run.run_folder import TrainResult
-from trainer.train import train
 
 log = logging.getLogger(__name__)
 

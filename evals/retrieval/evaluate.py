@@ -1,7 +1,7 @@
 """`just eval`: score one encoder on judged queries, or compare two query by query."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,13 @@ _LONGEST = "21 words and more"
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def run_eval(config: EvalConfig) -> None:
-    """Print the tables; write means, intervals, slices and per-query scores where asked. Raises InputError."""
+def evaluate(config: EvalConfig, *, show: bool = False) -> dict[str, Any]:
+    """Write means, intervals, slices and per-query scores where asked, with `show` print tables. Raises InputError.
+
+    Returns what the file of `out` holds: config, num_queries, num_passages, means and intervals by measure, slices,
+    per_query scores by measure and query id, and with a baseline the same of it and the comparisons.
+    """
+    say: Callable[[str], object] = sys.stdout.write if show else lambda _: None
     inputs = [config.data, config.corpus, config.model, config.baseline, config.rows]
     outputs = Outputs("eval", [config.out, config.per_query], inputs=inputs, force=config.force)
     bad_rows = BadRows(config.skip_bad_rows)
@@ -46,25 +51,26 @@ def run_eval(config: EvalConfig) -> None:
         before = Evaluated.of(other.name, other, retrieval_set, progress=True)
     measured, baseline = model.scores, None if before is None else before.scores
     result = _result(config, retrieval_set, measured, baseline, slices) | {"precision": encoder.precision}
-    sys.stdout.write(
+    say(
         f"{retrieval_set.name}: {result['num_queries']} queries over {len(retrieval_set.passages)} passages; "
         f"mean [95% interval]\n{_measures_table(config, measured, baseline)}\n\n"
         f"{LABELS[config.slice_measure]} by kind of query\n{_slices_table(config, measured, baseline, slices)}\n"
     )
     if before is not None:
         result["by_query"] = wins_and_losses(retrieval_set, before, model, config.slice_measure)
-        sys.stdout.write(f"\n{summary(result['by_query'])}\n")
+        say(f"\n{summary(result['by_query'])}\n")
     if config.skip_bad_rows:
-        sys.stdout.write(bad_rows.summary() + "\n")
+        say(bad_rows.summary() + "\n")
     if config.out is not None:
         write_json(config.out, result)
-        sys.stdout.write(f"written: {config.out}\n")
+        say(f"written: {config.out}\n")
         if before is not None and config.out.name == EVAL_FILE:
-            sys.stdout.write(f"query by query, in a page: just report run={config.out.parent}\n")
+            say(f"query by query, in a page: just report run={config.out.parent}\n")
     if config.per_query is not None:
         write_per_query(config.per_query, retrieval_set, {config.model: measured} | _named(config.baseline, baseline))
-        sys.stdout.write(f"written: {config.per_query}\n")
+        say(f"written: {config.per_query}\n")
     outputs.record()
+    return result
 
 
 def _named(name: str | None, scores: RetrievalScores | None) -> dict[str, RetrievalScores]:

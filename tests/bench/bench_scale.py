@@ -25,9 +25,9 @@ from tests.bench.bench_process import GIB, measure, report_to_parent, run_child
 from trainer.config import TrainConfig
 from trainer.encoder.model_files import find_model_folder
 from trainer.encoder.options import BUNDLED_MODEL
+from trainer.loop import train
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine_rows
-from trainer.train import train
 
 log = logging.getLogger(__name__)
 _NEGATIVES = 2

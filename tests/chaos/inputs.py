@@ -28,7 +28,7 @@ SHARE_THAT_HOLDS = 0.99
 _WORDS = {"lm": "openai/none", "lms": "openai/none", "licence": "cc0-1.0"}
 # Imported before the clock runs; an import that is broken off stays broken.
 _SLOW_TO_IMPORT = (
-    *("transformers.models.bert.modeling_bert", "trainer.train", "trainer.mining.mine", "programs.optimize.run"),
+    *("transformers.models.bert.modeling_bert", "trainer.loop", "trainer.mining.mine", "programs.optimize.run"),
     *("evals.ablation.ablate", "evals.diagnostics.diagnose", "evals.generators.compare", "evals.retrieval.evaluate"),
 )
 # Files that exist and are none of what a command could want.

@@ -25,7 +25,7 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 _NUMBERS = itertools.count()
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["programs.__main__", "programs.synthesis.run", "programs.synthesis.summary", "trainer.__main__", "trainer.train"]
+    ["programs.__main__", "programs.synthesis.run", "programs.synthesis.summary", "trainer.__main__", "trainer.loop"]
 )
 
 

@@ -14,10 +14,10 @@ from tests.trainer.tiny_data import dev_set, judged_rows
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE, World, join_world
 from trainer.encoder.encoder import Encoder
+from trainer.loop import train
 from trainer.run.dev import rank_corpus
 from trainer.step.batches import Examples
 from trainer.step.gradients import accumulate_gradients
-from trainer.train import train
 
 
 def one_step(config: TrainConfig, world: World) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -16,10 +16,10 @@ from data.base.outputs import claim_folder
 from data.row_files import write_rows
 from tests.chaos import training
 from tests.trainer.tiny_data import training_rows
-from trainer import train as train_module
+from trainer import loop as train_module
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
-from trainer.train import train
+from trainer.loop import train
 
 
 @pytest.fixture

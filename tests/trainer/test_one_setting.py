@@ -15,10 +15,10 @@ from tests.trainer.conftest import TEXTS
 from tests.trainer.tiny_data import dev_set, training_rows
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
+from trainer.loop import train
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
 from trainer.run.dev import ndcg_at_10
-from trainer.train import train
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -17,9 +17,9 @@ from tests.fakes.fake_hub import TOKEN, FakeHub
 from tests.trainer.conftest import TEXTS
 from trainer.config import TrainConfig
 from trainer.encoder.encoder import Encoder
+from trainer.loop import train
 from trainer.publish.model_card import add_evaluations, base_model, command, shown_path
 from trainer.publish.publish import PublishConfig, publish
-from trainer.train import train
 
 
 def some_rows() -> list[Row]:

@@ -16,12 +16,12 @@ from data.base.files import write_json
 from data.readers.beir import write_beir
 from data.row_files import write_rows
 from tests.trainer.tiny_data import mined_source, training_rows
-from trainer import train as train_module
+from trainer import loop as train_module
 from trainer.config import TrainConfig
 from trainer.encoder.encoder import Encoder
+from trainer.loop import train
 from trainer.mining.config import MineConfig
 from trainer.run import checkpoints
-from trainer.train import train
 
 
 @pytest.fixture

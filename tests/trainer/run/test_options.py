@@ -17,10 +17,10 @@ from tests.trainer.tiny_data import training_rows
 from trainer.config import TrainConfig
 from trainer.encoder import precision
 from trainer.encoder.encoder import Encoder
+from trainer.loop import train
 from trainer.run.run_folder import RunFolder
 from trainer.step.batches import Examples
 from trainer.step.gradients import StepReport, accumulate_gradients
-from trainer.train import train
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from tests.trainer.tiny_data import mined_source, training_rows
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE
 from trainer.encoder.encoder import Encoder
+from trainer.loop import train
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine
 from trainer.run.remine import Remining
 from trainer.step.batches import Examples
-from trainer.train import train
 
 
 @pytest.fixture

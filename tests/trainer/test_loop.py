@@ -14,14 +14,14 @@ from data.readers.beir import write_beir
 from data.records import Row
 from data.row_files import write_rows
 from tests.trainer.tiny_data import dev_set, judged_rows, training_rows
-from trainer import train as train_module
+from trainer import loop as train_module
 from trainer.__main__ import _closing as closing
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
+from trainer.loop import train
 from trainer.step.batches import Examples
 from trainer.step.gradients import accumulate_gradients
 from trainer.step.optimizer import learning_rate
-from trainer.train import train
 
 
 @pytest.fixture
