@@ -40,6 +40,11 @@ lint: setup
 mine *flags: setup
     @{{ python }} -m trainer mine "$@"
 
+# all steps of a file, mine to report; what is done is skipped: just pipeline config=docs/demo.toml
+[no-cd, no-exit-message]
+pipeline *flags: setup
+    @{{ python }} -m evals pipeline "$@"
+
 # one row live on the terminal, nothing kept: just try query="..." passage="..." lm=MODEL, or just try for a demo row
 [no-cd, no-exit-message]
 try *flags: setup

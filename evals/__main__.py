@@ -9,6 +9,7 @@ from evals.ablation.config import AblateConfig
 from evals.demo.config import DemoConfig
 from evals.diagnostics.config import DiagnoseConfig
 from evals.generators.config import CompareConfig, ProbeConfig
+from evals.pipeline.config import PipelineConfig
 from evals.report.config import ReportConfig
 from evals.retrieval.config import EvalConfig
 
@@ -46,15 +47,19 @@ def _ablate(config: AblateConfig) -> None:
 
 def _compare(config: CompareConfig) -> None:
     from evals.generators.compare import cancel, compare, leaderboard_text
-    from programs.synthesis.run import BatchesOutError
 
     if config.cancel:
         sys.stdout.write(f"{cancel(config)}\n")
         return
-    try:
-        sys.stdout.write(leaderboard_text(compare(config)))
-    except BatchesOutError as out:
-        sys.stdout.write(f"{out}\n")
+    sys.stdout.write(leaderboard_text(compare(config)))
+
+
+def _pipeline(config: PipelineConfig) -> None:
+    from evals.pipeline.run import run_pipeline
+    from programs.__main__ import COMMANDS as PROGRAMS
+    from trainer.__main__ import COMMANDS as TRAINER
+
+    run_pipeline(config, {**TRAINER, **PROGRAMS, **COMMANDS})
 
 
 def _probe(config: ProbeConfig) -> None:
@@ -71,6 +76,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "report": (ReportConfig, _report),
     "compare": (CompareConfig, _compare),
     "probe": (ProbeConfig, _probe),
+    "pipeline": (PipelineConfig, _pipeline),
 }
 
 

@@ -15,16 +15,13 @@ from programs.synthesis.dataset import DatasetConfig, run_dataset
 def _synthesize(config: SynthesizeConfig) -> None:
     # Imported here: the libraries behind the run take seconds to load, which --help should not.
     from programs.preview.forecast import confirm
-    from programs.synthesis.run import BatchesOutError, cancel_batches, synthesize
+    from programs.synthesis.run import cancel_batches, synthesize
     from programs.synthesis.summary import synthesis_table
 
     if config.cancel:
         sys.stdout.write(f"{cancel_batches(config)}\n")
         return
-    try:
-        sys.stdout.write(synthesis_table(synthesize(config, before=confirm)))
-    except BatchesOutError as out:
-        sys.stdout.write(f"{out}\n")
+    sys.stdout.write(synthesis_table(synthesize(config, before=confirm)))
 
 
 def _prompts(config: PromptsConfig) -> None:

@@ -125,6 +125,7 @@ OWN = {
             "skip-bad-rows force"
         ),
     ),
+    "evals pipeline": ([], "config out data dev model lm step-options"),
     "evals report": ([], "run out title force"),
     "evals compare": (
         ["SendOptions", "FeedbackOptions", "RankingOptions", "WritingOptions", "JudgingOptions", "CallOptions"],

@@ -13,7 +13,7 @@ from data.base.errors import InputError, require, shown
 
 Made = TypeVar("Made")
 
-_ASSIGNMENT = re.compile(r"(?:--)?([A-Za-z][\w-]*)=(.*)", re.DOTALL)
+_ASSIGNMENT = re.compile(r"(?:--)?([A-Za-z][\w.-]*)=(.*)", re.DOTALL)
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 # Names that others give to options of ours.
 _ALSO = {"license": "licence"}
@@ -82,6 +82,8 @@ def assigned_texts(kinds: Sequence[type], words: Sequence[str], help_command: st
         name = known_name(hints, spelled)
         if found and name is not None:
             assigned[name] = [found[2]]
+        elif found and "." in spelled and "step_options" in hints:
+            assigned.setdefault("step_options", []).append(word)
         elif name is None:
             off = None if found else known_name(hints, re.sub("^no[-_]", "", spelled))
             if off is None or bool not in _alternatives(hints[off]):

@@ -15,8 +15,8 @@ from typing import Annotated, Any, get_type_hints
 import docstring_parser
 import tyro
 
-from data.base.arguments import assigned_texts, from_texts, in_words, is_list, nearest
-from data.base.errors import InputError, shown
+from data.base.arguments import assigned_texts, from_texts, in_words, is_list, nearest, option_types
+from data.base.errors import InputError, NotYetError, shown
 from data.base.options import options
 from data.base.run_file import as_run_file, read_run_file, started
 from data.base.text import public_address
@@ -39,7 +39,9 @@ class CommandOptions:
     """File that what is said goes to as well, with the time of each line."""
 
 
-_COMMON_NAMES = {option.name for option in fields(CommandOptions)}
+def _common_names(kind: type) -> set[str]:
+    """The options of every command; of the same name as one of its own, a command's own holds."""
+    return {option.name for option in fields(CommandOptions)} - option_types(kind).keys()
 
 
 def run_command(
@@ -74,7 +76,7 @@ def run_command(
         help_command = f"{recipe.format(name)} --help"
         given = assigned_texts([kind, CommandOptions], argv[1:], help_command)
         common = from_texts(
-            CommandOptions, {each: given.pop(each) for each in _COMMON_NAMES & given.keys()}, help_command
+            CommandOptions, {each: given.pop(each) for each in _common_names(kind) & given.keys()}, help_command
         )
         log_file = _start_log(common)
         from_file = {} if common.config is None else read_run_file(kind, name, common.config)
@@ -83,6 +85,8 @@ def run_command(
             run(config)
         # Here, where a reader who has gone and a disk that is full can still be answered.
         sys.stdout.flush()
+    except NotYetError as left:
+        sys.stdout.write(f"{left}\n")
     except InputError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -142,11 +146,13 @@ def _show_help(room: str, commands: Mapping[str, tuple[type, Callable[[Any], obj
 
 def _grouped(kind: type) -> type:
     """A class for help alone: the options of each class that `kind` inherits from, and every command's, in a group."""
-    hints = get_type_hints(kind, include_extras=True) | get_type_hints(CommandOptions, include_extras=True)
+    hints = get_type_hints(CommandOptions, include_extras=True) | get_type_hints(kind, include_extras=True)
     groups: dict[type, list[Any]] = {each: [] for each in (*kind.__mro__[:-1], CommandOptions)}
-    for option in (*fields(kind), *fields(CommandOptions)):
+    common = _common_names(kind)
+    for option in (*fields(kind), *(each for each in fields(CommandOptions) if each.name in common)):
         # A class may give an option of another one a default of its own.
-        first = [each for each in groups if option.name in getattr(each, "__dataclass_fields__", {})][-1]
+        homes = [each for each in groups if option.name in getattr(each, "__dataclass_fields__", {})]
+        first = homes[-1] if option.name in common else [each for each in homes if each is not CommandOptions][-1]
         given = {name: getattr(option, name) for name in ("default", "default_factory")}
         default = field(**{name: value for name, value in given.items() if value is not MISSING})
         groups[first].append((option.name, hints[option.name], default))

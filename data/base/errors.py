@@ -31,6 +31,10 @@ class InputError(Exception):
         super().__init__(" ".join(f"{where}{what}".split()))
 
 
+class NotYetError(InputError):
+    """No fault: what a run has asked for goes on without it, as its text says; the same command goes on later."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a library's message, or the error's type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

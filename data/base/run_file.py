@@ -10,7 +10,7 @@ alone:
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
@@ -23,7 +23,7 @@ from data.base.files import atomic_writer, read_toml
 
 RUN_FILE = "run.toml"
 # Options that say what becomes of an earlier run: a file that holds them would not go on with its own.
-_ONCE = {"force", "restart", "overwrite", "again", "cancel"}
+ONCE = {"force", "restart", "overwrite", "again", "cancel"}
 # What the command at work makes, and its run as TOML.
 _started: ContextVar[tuple[Path, str] | None] = ContextVar("started", default=None)
 
@@ -42,13 +42,22 @@ def read_run_file(kind: type, command: str, file: Path) -> dict[str, list[str]]:
     top = {name: value for name, value in whole.items() if name not in sections}
     if sections:
         top = {name: value for name, value in top.items() if known_name(known, name) is not None}
-    texts = {}
-    for name, value in [*top.items(), *whole.get(command, {}).items()]:
+    try:
+        return option_texts(kind, command, [top, whole.get(command, {})])
+    except InputError as error:
+        raise InputError(error.what, file=file) from None
+
+
+def option_texts(kind: type, command: str, tables: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The texts that tables of a run file give to the options of a command; of two the later one holds.
+
+    Raises InputError that names an unknown option with the nearest one.
+    """
+    known, texts = option_types(kind), {}
+    for name, value in (item for table in tables for item in table.items()):
         option = known_name(known, name)
         if option is None:
-            raise InputError(
-                f"{name}: no such option of `{command}`{nearest(name.replace('_', '-'), known)}", file=file
-            )
+            raise InputError(f"{name}: no such option of `{command}`{nearest(name.replace('_', '-'), known)}")
         texts[option] = [_text(each) for each in value] if isinstance(value, list) else [_text(value)]
     return texts
 
@@ -64,7 +73,7 @@ def as_run_file(kind: type, command: str, saved: Mapping[str, Any]) -> str:
     lines = [f"# starts this run again, or goes on with it: {command} config=THIS_FILE", f"[{command}]"]
     for field in fields(kind):
         value = saved[field.name]
-        if field.name not in _ONCE and (value is not None or field.default is not None):
+        if field.name not in ONCE and (value is not None or field.default is not None):
             lines.append(f"{field.name.replace('_', '-')} = {_toml('None' if value is None else value)}")
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.base.cli import config_dict
-from data.base.errors import InputError
+from data.base.errors import InputError, NotYetError
 from data.base.files import read_json_object, write_json
 from data.base.outputs import claim_folder, refuse_inputs
 from data.base.text import in_number, same_text_key
@@ -55,7 +55,7 @@ _SHAPES_NOTHING = frozenset(
 )
 
 
-class BatchesOutError(InputError):
+class BatchesOutError(NotYetError):
     """The run has ended and its batches go on: the same command fetches what came back."""
 
 

@@ -13,7 +13,7 @@ from data.base.outputs import claim_folder
 from trainer.config import Tracking, TrainConfig
 
 # Settings that may differ between a run and its resumption.
-_FREE = frozenset({"out", "device", "restart", "keep_checkpoints", "tracking"})
+FREE = frozenset({"out", "device", "restart", "keep_checkpoints", "tracking"})
 
 
 _WRITTEN = (*("config.json", "metrics.jsonl", "summary.json", "checkpoints", "model", "remining", "tensorboard"),)
@@ -54,7 +54,7 @@ class RunFolder:
         differing = [
             f"--{name.replace('_', '-')} was {before.get(name)}, now {value}"
             for name, value in self._settings.items()
-            if name not in _FREE and before.get(name) != value
+            if name not in FREE and before.get(name) != value
         ]
         if differing:
             raise InputError(

@@ -1,0 +1,1 @@
+"""Several commands one after another, from one file."""
