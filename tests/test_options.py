@@ -115,7 +115,7 @@ OWN = {
         (
             "rows test out naive-rows dev dev-split test-split seeds num-mined entropy-weights "
             "generated-weights grade-sharpness "
-            "keep-models slices transfer"
+            "keep-models slices transfer controls"
         ),
     ),
     "evals diagnose": (
