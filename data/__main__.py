@@ -9,7 +9,7 @@ from typing import Any, Literal
 from data.base.cli import run_command
 from data.base.errors import BadRows, InputError
 from data.base.options import Count, options
-from data.base.outputs import ForceOption, Outputs
+from data.base.outputs import ForceOption, Outputs, claim_folder
 from data.formats.convert import fewest_negatives, format_named, read_format, write_format
 from data.formats.sidecar import sidecar_path
 from data.readers.beir import write_beir
@@ -31,6 +31,7 @@ class DemoConfig:
 def write_demo(config: DemoConfig) -> dict[str, Path]:
     """Write the four splits of the demo data; returns the folder of each."""
     splits = {split: demo_split(split) for split in ("train", "seen", "dev", "test")}
+    claim_folder("data demo", config.out, tuple(splits))
     folders = {split: config.out / split for split in splits}
     for split, retrieval_set in splits.items():
         write_beir(folders[split], retrieval_set, split)

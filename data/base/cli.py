@@ -17,6 +17,7 @@ import tyro
 
 from data.base.arguments import assigned_texts, from_texts, in_words, is_list, nearest, option_types
 from data.base.errors import InputError, NotYetError, shown
+from data.base.files import open_bytes
 from data.base.options import options
 from data.base.run_file import as_run_file, read_run_file, started
 from data.base.text import public_address
@@ -36,7 +37,11 @@ class CommandOptions:
     """Say more."""
 
     log_file: Path | None = None
-    """File that what is said goes to as well, with the time of each line."""
+    """File that what is said goes to as well, with the time of each line; behind what earlier runs said in it."""
+
+
+# How a log file begins, which is empty before anything was said.
+_LOGGED = re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ |\Z)")
 
 
 def _common_names(kind: type) -> set[str]:
@@ -120,6 +125,12 @@ def _start_log(common: CommandOptions) -> logging.Handler | None:
         return None
     try:
         common.log_file.parent.mkdir(parents=True, exist_ok=True)
+        if common.log_file.exists():
+            with open_bytes(common.log_file) as there:
+                if not _LOGGED.match(there.read(40)):
+                    raise InputError(
+                        "--log-file: is there already and is no log file: choose another", file=common.log_file
+                    )
         handler = logging.FileHandler(common.log_file, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--log-file: cannot be written: {error.strerror}", file=common.log_file) from None

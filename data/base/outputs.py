@@ -38,8 +38,8 @@ class Outputs:
         run: the run folder that it works on, which it may write into.
         force: write over files of the user's, too (never over an input); `flag` is what the command calls it.
 
-    Raises InputError for a file that is an input or lies in one, that another command's run folder holds, or that is
-    there already and is not as this command left it.
+    Raises InputError for a file that is an input or lies in one, that another command's run folder holds, that another
+    command wrote into `run`, or that is there already and is not as this command left it.
     """
 
     def __init__(
@@ -59,7 +59,14 @@ class Outputs:
             _refuse_foreign_folder(file, file.resolve().parents, command, run)
             if file.is_dir():
                 raise InputError("is a folder, expected the name of a file to write", file=file)
-            made = _made(_marker(file.parent)).get(file.name)
+            marker = _marker(file.parent)
+            made = _made(marker).get(file.name)
+            if run is not None and run.resolve() in file.resolve().parents and _is_there(file):
+                by = made.get("by") if isinstance(made, dict) else None
+                if file.name in _claimed(marker):
+                    by = marker.get("run")
+                if by not in (None, command):
+                    raise InputError(f"is what `{by}` wrote in {run}: choose another --out", file=file)
             if not force and _is_there(file) and made != {"by": command} | _state(file):
                 raise InputError(
                     f"is there already, and not as `{command}` left it: choose another --out, or {flag}=true to "
@@ -104,7 +111,7 @@ def claim_folder(
                 f"is not empty and holds no run of `{command}`: {found[0].name} may be your own; choose another --out",
                 file=folder,
             )
-        write_json(folder / MARKER, marker | {"run": command})
+        write_json(folder / MARKER, marker | {"run": command, "writes": list(names)})
     elif restart:
         for path in paths:
             if path.is_dir() and not path.is_symlink():
@@ -165,6 +172,11 @@ def _marker(folder: Path) -> dict[str, Any]:
 def _made(marker: dict[str, Any]) -> dict[str, Any]:
     made = marker.get("made")
     return made if isinstance(made, dict) else {}
+
+
+def _claimed(marker: dict[str, Any]) -> list[Any]:
+    writes = marker.get("writes")
+    return writes if isinstance(writes, list) else []
 
 
 def _state(file: Path) -> dict[str, int]:

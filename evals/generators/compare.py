@@ -10,8 +10,9 @@ import numpy as np
 
 from data.base.cli import text_table
 from data.base.errors import InputError
-from data.base.files import atomic_writer, read_json_object, write_json
+from data.base.files import atomic_writer, folder_lock, read_json_object, write_json
 from data.base.options import shared_options
+from data.base.outputs import at_work_in, claim_folder
 from data.base.stats import Interval, pooled_interval, wilson_interval
 from data.records import Row
 from data.row_files import read_rows
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 Measure = dict[str, float | None]  # value, and low and high of its 95% interval; None where it cannot be known
 UNKNOWN: Measure = {"value": None, "low": None, "high": None}
 _FEWEST_ROWS = 5
+WRITTEN = ("leaderboard.json", "leaderboard.md")
 
 COLUMNS = {
     "acceptance_rate": ("accepted", 3),
@@ -57,6 +59,12 @@ def compare(config: CompareConfig, retriever: Retriever | None = None) -> dict[s
     """
     check_names(config, config.lms)
     rows = list(mined_rows(config.rows, config.max_rows))
+    claim_folder("compare", config.out, WRITTEN, inputs=[config.rows, config.profile, config.retriever])
+    with at_work_in(config.out), folder_lock(config.out):
+        return _compare(config, rows, retriever)
+
+
+def _compare(config: CompareConfig, rows: list[Row], retriever: Retriever | None) -> dict[str, Any]:
     retriever = retriever or EncoderRetriever(Encoder.load(config.retriever))
     board, out = [], []
     for name in config.lms:

@@ -15,6 +15,7 @@ import dspy
 from data.base.cli import config_dict
 from data.base.errors import InputError
 from data.base.files import write_json
+from data.base.outputs import claim_folder
 from data.base.text import content_id
 from data.readers.demo import demo_items
 from data.records import Row, row_content_id
@@ -42,6 +43,7 @@ from trainer.encoder import Encoder
 log = logging.getLogger(__name__)
 
 _REFLECTION_LENGTH = 4
+WRITTEN = ("program", "store.sqlite", "config.json", "summary.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
             keep_at_least=config.keep_at_least,
         )
         key = content_id(json.dumps([config_dict(config), [row_content_id(row) for row in rows]], sort_keys=True))
+        claim_folder("optimize", config.out, WRITTEN, inputs=[config.rows, config.profile, config.retriever])
         store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))
         budget.add_spent(store.usage(whole_folder=True).values())
         write_json(config.out / "config.json", config_dict(config))

@@ -10,6 +10,7 @@ from itertools import islice
 from data.base.cli import text_table
 from data.base.errors import InputError
 from data.base.files import atomic_writer
+from data.base.outputs import Outputs
 from data.row_files import count_rows
 from programs.lm.models import ModelSpec, is_hosted, known_price
 from programs.modules.row_program import RowProgram
@@ -132,6 +133,12 @@ def confirm(config: SynthesizeConfig, specs: Specs, store: RunStore) -> None:
 
 def run_prompts(config: PromptsConfig) -> list[Prompt]:
     """Print the prompts of the first rows, or write them to `config.write`, and a forecast. Raises InputError."""
+    outputs = Outputs(
+        "prompts",
+        [config.write],
+        inputs=[config.rows, config.profile, config.program],
+        force=config.force,
+    )
     prompts = collect_prompts(config, read_input(config))
     text = "\n\n".join(prompt.text() for prompt in prompts) + "\n"
     if config.write is None:
@@ -139,6 +146,7 @@ def run_prompts(config: PromptsConfig) -> list[Prompt]:
     else:
         with atomic_writer(config.write) as file:
             file.write(text)
+        outputs.record()
         sys.stdout.write(f"written: {config.write}\n")
     names = {"generator": config.lm, "verifier": config.verifier_lm or config.lm}
     specs = {

@@ -6,6 +6,7 @@ from typing import Literal
 
 from data.base.errors import require
 from data.base.options import Count, Natural, NotNegative, Share, options
+from data.base.outputs import ForceOption
 from programs.options import (
     BandText,
     JudgingOptions,
@@ -121,7 +122,7 @@ class SynthesizeConfig(RankingOptions, RowRunOptions, WritingOptions):
 
 
 @options
-class PromptsConfig(SynthesizeConfig):
+class PromptsConfig(SynthesizeConfig, ForceOption):
     """Show the messages that `synthesize` would send for the first rows, with the same options, without any model."""
 
     max_rows: Count | None = 3

@@ -69,28 +69,35 @@ class RunStore:
 
     def _open(self) -> None:
         with self._faults():
+            # Before anything is set, which would already change the head of a file that is none of ours.
+            self._is_new()
             # The lock is taken by the first write and held until the process ends, however it ends.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("BEGIN IMMEDIATE")
-            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if not tables:
+            if self._is_new():
                 for statement in _SCHEMA.split(";"):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT_VERSION),))
-            elif "meta" not in tables:
-                raise InputError("this SQLite file is not a run store", file=self.path)
-            (version,) = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() or ("unknown",)
-            if version != str(FORMAT_VERSION):
-                raise InputError(
-                    f"the store has format {version}, this version writes {FORMAT_VERSION}; use another out folder",
-                    file=self.path,
-                )
             # No other process holds this store: what was sent and not settled belongs to one that was killed, and may
             # have been billed.
             self._db.execute("UPDATE calls SET outcome = 'killed' WHERE outcome = 'open'")
             self._db.execute("COMMIT")
+
+    def _is_new(self) -> bool:
+        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables:
+            return True
+        if "meta" not in tables:
+            raise InputError("this SQLite file is not a run store", file=self.path)
+        (version,) = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() or ("unknown",)
+        if version != str(FORMAT_VERSION):
+            raise InputError(
+                f"the store has format {version}, this version writes {FORMAT_VERSION}; use another out folder",
+                file=self.path,
+            )
+        return False
 
     def __enter__(self) -> Self:
         return self

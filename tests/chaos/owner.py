@@ -28,7 +28,11 @@ _FILES = {
     "eval": ("evals", ".json", "model={}/model", "data={}/beir", "split=dev"),
     "report": ("evals", ".html", "run={}/run"),
     "profile": ("programs", ".toml", "data={}/beir", "split=dev", "lm=openai/x"),
+    "prompts": ("programs", ".jsonl", "rows={}/mined.jsonl", "max-rows=1"),
+    "leakage": ("data", ".jsonl", "rows={}/rows.jsonl", "eval={}/beir", "split=dev"),
 }
+# Options that name what a command writes, where it is not `out`.
+_OUT = {"prompts": "write", "leakage": "log-file"}
 _FOLDERS = {
     "train": ("trainer", "rows={}/rows.jsonl", "restart=true"),
     "synthesize": ("programs", "rows={}/mined.jsonl", "lm=recorded:demo"),
@@ -36,6 +40,8 @@ _FOLDERS = {
     "ablate": ("evals", "rows={}/rows.jsonl", "test={}/beir"),
     "diagnose": ("evals", "rows={}/rows.jsonl", "model={}/model"),
     "demo": ("evals",),
+    "optimize": ("programs", "rows={}/mined.jsonl", "lm=recorded:demo"),
+    "compare": ("evals", "rows={}/mined.jsonl", "lms=recorded:demo"),
 }
 _FOREIGN_FILES = (
     *("own", "link", "hard", "folder", "model/own", "model/new", "run/synthesis/own", "run/synthesis/new", "beir/own"),
@@ -50,19 +56,20 @@ def owner(folder: Path, commands: Sequence[str] = (*_FILES, *_FOLDERS)) -> dict[
     for command in commands:
         if command in _FILES:
             room, suffix, *words = _FILES[command]
-            targets = [f"{name}{suffix}" for name in _FOREIGN_FILES]
+            # A log may begin in any folder.
+            targets = [f"{n}{suffix}" for n in _FOREIGN_FILES if command != "leakage" or not n.endswith("new")]
         else:
             room, *words = _FOLDERS[command]
             targets = [name for name in _FOREIGN_FOLDERS if (command, name) != ("synthesize", "run/synthesis")]
         for target in targets:
-            argv = [command, *(word.format(folder) for word in words), f"out={folder / target}"]
+            argv = [command, *(word.format(folder) for word in words), f"{_OUT.get(command, 'out')}={folder / target}"]
             before = _snapshot(folder)
             code, line = _run(room, argv)
             promise(_snapshot(folder) == before, f"{' '.join(argv)} changed a file that is not its own")
             errors = [part for part in line.splitlines() if part.startswith("error: ")]
             promise(code == 2 and len(errors) == 1, f"{' '.join(argv)} ended with {code}: {line[-300:]!r}")
             promise(
-                any(words in line for words in ("choose another", "folder")),
+                any(words in line for words in ("choose another", "folder", "is a directory")),
                 f"{' '.join(argv)}: {line[-300:]!r}",
             )
             tried[command] = tried.get(command, 0) + 1
@@ -89,7 +96,15 @@ def lay_out(folder: Path) -> None:
     for name in ("model/a.txt", "checkpoints/b.txt", "arms/c.txt", "data/d.txt", "diagnostics/diagnostics.json"):
         (own / name).parent.mkdir(parents=True)
         (own / name).write_text("mine", encoding="utf-8")
-    for name in ("config.json", "rows.jsonl", "summary.json", "ablation.json", "diagnostics.json", "scores.jsonl"):
+    for name in (
+        "config.json",
+        "rows.jsonl",
+        "summary.json",
+        "leaderboard.md",
+        "ablation.json",
+        "diagnostics.json",
+        "scores.jsonl",
+    ):
         write_json(own / name, {})
         write_json(own / "model" / name, {})
     write_json(folder / "model" / "modules.json", {})

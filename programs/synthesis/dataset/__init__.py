@@ -85,7 +85,8 @@ def write_dataset(config: DatasetConfig) -> Path:
     summary = read_json_object(run / "summary.json")
     if "funnel" not in summary:
         raise InputError("has no funnel: the synthesis was refused or is not finished", file=run / "summary.json")
-    claim_folder("dataset", config.out, ("data", "README.md"), run=config.run, alone=True, restart=True)
+    before = [f"data/{path.name}" for path in config.out.glob("data/train-*.parquet")]
+    claim_folder("dataset", config.out, (*before, "README.md"), run=config.run, alone=True, restart=True)
     counts = _Counts()
     rows = _counted(read_rows(run / "rows.jsonl"), counts)
     for number, first in enumerate(rows):

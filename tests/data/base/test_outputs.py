@@ -32,6 +32,15 @@ def test_a_command_replaces_what_it_made_and_nothing_else(tmp_path: Path) -> Non
     assert own.read_text(encoding="utf-8") == "mine"
 
 
+def test_what_others_wrote_in_a_run_is_not_replaced_even_by_force(tmp_path: Path) -> None:
+    claim_folder("synthesize", tmp_path, ["rows.jsonl"])
+    (tmp_path / "rows.jsonl").write_text("{}", encoding="utf-8")
+    make("eval", tmp_path / "eval.json", run=tmp_path)
+    for name in ("rows.jsonl", "eval.json"):
+        with pytest.raises(InputError, match=r"is what `(synthesize|eval)` wrote in"):
+            Outputs("report", [tmp_path / name], run=tmp_path, force=True)
+
+
 @pytest.mark.parametrize("how", ["itself", "symlink", "hard link", "inside"])
 def test_an_input_is_never_an_output_not_even_by_force(how: str, tmp_path: Path) -> None:
     source = tmp_path / "in" / "corpus.jsonl"

@@ -1,4 +1,5 @@
 import logging
+import os
 import tomllib
 from pathlib import Path
 
@@ -103,6 +104,28 @@ def test_a_fault_of_the_file_is_one_line(
     assert run(written(tmp_path, text), f"out={tmp_path / 'garden'}") == (2, [])
     said = capsys.readouterr().err
     assert fault in said and said.count("\n") == 1
+
+
+def test_a_run_file_of_the_users_stays(tmp_path: Path) -> None:
+    own = tmp_path / "garden" / "run.toml"
+    own.parent.mkdir()
+    own.write_text("# my notes\nkind = 'oak'\n[fell]\n", encoding="utf-8")
+    assert run(f"config={own}", f"out={own.parent}")[0] == 0
+    assert own.read_text(encoding="utf-8").startswith("# my notes")
+
+
+def test_a_log_goes_behind_a_log_and_into_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, rows, fifo = tmp_path / "run.log", tmp_path / "rows.jsonl", tmp_path / "fifo"
+    words = [f"out={tmp_path / 'garden'}", "kind=oak"]
+    for _ in range(2):
+        assert run(*words, f"log-file={log}")[0] == 0
+    assert log.read_text(encoding="utf-8").count("stony ground") == 2
+    rows.write_text('{"query": "q"}\n', encoding="utf-8")
+    os.mkfifo(fifo)
+    for path, fault in ((rows, "is no log file"), (fifo, "not a regular file"), (tmp_path, "cannot")):
+        assert run(*words, f"log-file={path}")[0] == 2
+        assert fault in capsys.readouterr().err
+    assert rows.read_text(encoding="utf-8") == '{"query": "q"}\n'
 
 
 def test_the_log_file_holds_what_is_said(tmp_path: Path) -> None:

@@ -101,6 +101,14 @@ def test_the_card_is_about_the_rows_not_about_a_later_start_that_failed(
     assert "- corpus profile: web_search" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_made_again_it_keeps_files_of_the_users(run: Path, tmp_path: Path) -> None:
+    config = DatasetConfig(run=run, out=tmp_path / "set", licence="cc0-1.0")
+    own = write_dataset(config) / "data" / "dev.parquet"
+    own.write_text("mine", encoding="utf-8")
+    write_dataset(config)
+    assert own.read_text(encoding="utf-8") == "mine"
+
+
 def test_what_cannot_be_a_data_set_is_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")

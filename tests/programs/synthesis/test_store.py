@@ -127,8 +127,10 @@ def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.sqlite"
     with sqlite3.connect(foreign) as db:
         db.execute("CREATE TABLE mine (x)")
+    before = foreign.read_bytes()
     with pytest.raises(InputError, match="not a run store"):
         RunStore(foreign, program="a")
+    assert foreign.read_bytes() == before
     with sqlite3.connect(foreign) as db:
         assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
 
