@@ -205,6 +205,10 @@ class WritingOptions(JudgingOptions):
     """Sampling temperature of the generator; the verifier's is 0. Reasoning models get none."""
 
 
+# What a search or a comparison may be given for itself, and a synthesis that follows on it should not take over.
+OF_A_RUN = ("max_rows", "concurrency", "budget_usd", "budget_tokens")
+
+
 @options
 class FeedbackOptions(RankingOptions, WritingOptions):
     """The retriever that judges what was written."""

@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.base.cli import run_command
+from data.base.cli import next_command, run_command
 from trainer.config import TrainConfig
 from trainer.mining.config import MineConfig
 from trainer.publish.config import PublishConfig
@@ -14,22 +16,39 @@ if TYPE_CHECKING:
 
 
 # The libraries behind a command take seconds to load, which --help should not: each is imported when it runs.
-def _mine(config: MineConfig) -> None:
+def _mine(config: MineConfig) -> str | None:
+    from data.readers.demo import holds_demo_query
+    from data.row_files import read_rows
     from trainer.distributed import started_rank
     from trainer.mining.mine import mine
 
     report = mine(config)
-    if started_rank() == 0:
-        sys.stdout.write(f"{report.summary()}  rows: {config.out}\n")
+    if started_rank() != 0:
+        return None
+    sys.stdout.write(f"{report.summary()}  rows: {config.out}\n")
+    lm = None if holds_demo_query(islice(read_rows(config.out), 1)) else "MODEL"
+    return next_command("synthesize", rows=config.out, out=Path(config.out).parent / "synthesis", lm=lm)
 
 
-def _train(config: TrainConfig) -> None:
+def _train(config: TrainConfig) -> str | None:
     from trainer.distributed import started_rank
     from trainer.loop import train
 
     result = train(config)
-    if started_rank() == 0:
-        sys.stdout.write(_closing(result))
+    if started_rank() != 0:
+        return None
+    sys.stdout.write(_closing(result))
+    folder, dev = Path(config.out), config.dev
+    # Only the split that was trained with is known to be there.
+    has_test = dev is None or dev.startswith("bundled:") or (Path(dev) / "qrels" / "test.tsv").is_file()
+    return next_command(
+        "eval",
+        model=result.model,
+        data=dev or "DATA",
+        split=None if has_test else config.dev_split,
+        baseline=config.model,
+        out=folder.parent / "eval.json",
+    )
 
 
 def _publish(config: PublishConfig) -> None:
@@ -56,7 +75,7 @@ def _closing(result: "TrainResult") -> str:
     return "\n".join(lines) + "\n"
 
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+COMMANDS: dict[str, tuple[type, Callable[[Any], str | None]]] = {
     "mine": (MineConfig, _mine),
     "train": (TrainConfig, _train),
     "publish": (PublishConfig, _publish),

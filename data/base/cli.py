@@ -1,12 +1,14 @@
 """The front door of every room: dataclass configs as sub-commands, users' faults as one line and exit code 2."""
 
 import errno
+import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, field, fields, make_dataclass
 from functools import cache
 from pathlib import Path
@@ -60,7 +62,7 @@ def run_command(
 
     `commands` maps a name to its config dataclass and the function that takes the config; every command takes those of
     CommandOptions, too. InputError ends as one line on stderr and code 2; Ctrl-C ends with code 130. `recipe` is how a
-    person calls a command.
+    person calls a command. What a function returns as text is the command to run next (`next_command`): the last line.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     # A stream that was closed before the start (`>&-`) is None.
@@ -87,11 +89,14 @@ def run_command(
         from_file = {} if common.config is None else read_run_file(kind, name, common.config)
         config: Any = from_texts(kind, {**from_file, **given}, help_command)
         with started(getattr(config, "out", None), as_run_file(kind, name, config_dict(config))):
-            run(config)
+            try:
+                follows = run(config)
+            except NotYetError as left:
+                follows = sys.stdout.write(f"{left}\n")
+        if isinstance(follows, str) and not common.quiet:
+            sys.stdout.write(f"next: {follows}\n")
         # Here, where a reader who has gone and a disk that is full can still be answered.
         sys.stdout.flush()
-    except NotYetError as left:
-        sys.stdout.write(f"{left}\n")
     except InputError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -191,6 +196,27 @@ def _say_help(config_type: type) -> None:
                 help=" ".join((param.description or "").split()), metavar="A,B,..." if is_list(hint) else None
             )
             config_type.__annotations__[param.arg_name] = Annotated[hint, words]
+
+
+def next_command(command: str, **options: object) -> str:
+    """What a command's function returns for its last line: the command that follows, to be copied into a shell.
+
+    Options that are None are left out; a word in capitals is for the reader to fill in.
+    """
+    words = [f"{n.replace('_', '-')}={_word(value)}" for n, value in options.items() if value is not None]
+    return " ".join(["just", command, *map(shlex.quote, words)])
+
+
+def _word(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return json.dumps(value) if isinstance(value, bool | Mapping) else str(value)
+
+
+def changed_options(config: Any, *kinds: type, but: Collection[str] = ()) -> dict[str, Any]:
+    """Those that a command has from these classes and that are not as they are by default, to say them again."""
+    every = {option.name: option.default for kind in kinds for option in fields(kind) if option.name not in but}
+    return {name: getattr(config, name) for name, default in every.items() if getattr(config, name) != default}
 
 
 def config_dict(config: Any) -> dict[str, Any]:

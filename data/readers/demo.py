@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 from data.base.errors import InputError
 from data.base.fields import checked
-from data.base.text import passage_text
+from data.base.text import passage_text, same_text_key
 from data.records import Negative, Passage, Requirement, Row, Verdict
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_objects
@@ -33,6 +33,12 @@ class DemoItem:
 def demo_items() -> tuple[DemoItem, ...]:
     """The 120 training items in file order."""
     return tuple(_item(line.value) for line in read_objects(DEMO_FOLDER / "train.jsonl"))
+
+
+def holds_demo_query(rows: Iterable[Row]) -> bool:
+    """Whether one of the rows asks what a training query of the demo does: for others no answers are recorded."""
+    known = {same_text_key(item.row.query) for item in demo_items()}
+    return any(same_text_key(row.query) in known for row in rows)
 
 
 def _item(value: dict[str, Any]) -> DemoItem:

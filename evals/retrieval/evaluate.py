@@ -17,7 +17,7 @@ from data.records import REQUIREMENT_KINDS, Row
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows
 from evals.retrieval.by_query import Evaluated, summary, wins_and_losses
-from evals.retrieval.config import EVAL_FILE, EvalConfig
+from evals.retrieval.config import EvalConfig
 from evals.retrieval.measures import LABELS, RetrievalScores
 from trainer.encoder import Encoder
 
@@ -64,8 +64,6 @@ def evaluate(config: EvalConfig, *, show: bool = False) -> dict[str, Any]:
     if config.out is not None:
         write_json(config.out, result)
         say(f"written: {config.out}\n")
-        if before is not None and config.out.name == EVAL_FILE:
-            say(f"query by query, in a page: just report run={config.out.parent}\n")
     if config.per_query is not None:
         write_per_query(config.per_query, retrieval_set, {config.model: measured} | _named(config.baseline, baseline))
         say(f"written: {config.per_query}\n")

@@ -64,8 +64,8 @@ def run_profile(config: ProfileConfig) -> None:
     """The command: draft, and show what to look at."""
     profile = draft_profile(config)
     sys.stdout.write(
-        f"{profile.relevance}\n\nwritten: {config.out} with {len(profile.style)} passages as style. Read and edit it, "
-        f"then: just synthesize rows=ROWS profile={config.out}\n"
+        f"{profile.relevance}\n\nwritten: {config.out} with {len(profile.style)} passages as style. Read and edit it "
+        "before it is used\n"
     )
 
 

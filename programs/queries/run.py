@@ -120,15 +120,14 @@ def write_queries(config: QueriesConfig) -> dict[str, Any]:
 
 
 def run_queries(config: QueriesConfig) -> None:
-    """The command: write them, and say what came out and what to run next."""
+    """The command: write them, and say what came out."""
     found = write_queries(config)
-    out, usage = config.out, found["usage"]
+    usage = found["usage"]
     sizes = ", ".join(f"{split} {count}" for split, count in found["splits"].items())
     sys.stdout.write(
         f"kept {found['kept']} queries for {found['asked']} of {found['passages']} passages ({sizes})\n"
         f"  dropped: {_dropped(found['counts'])}\n"
         f"  {usage['requests']} requests, {usage['tokens']} tokens, cost: {usage['cost_in_words']}\n"
-        f"  next: just mine data={out} out={out}/mined.jsonl\n"
     )
 
 

@@ -15,8 +15,8 @@ from data.base.cli import config_dict
 from data.base.errors import InputError, NotYetError
 from data.base.files import read_json_object, write_json
 from data.base.outputs import claim_folder, refuse_inputs
-from data.base.text import in_number, same_text_key
-from data.readers.demo import demo_items
+from data.base.text import in_number
+from data.readers.demo import holds_demo_query
 from data.records import Row
 from data.row_files import count_rows, read_rows
 from programs.feedback.hardness import open_scorer
@@ -219,15 +219,13 @@ def _work_on_ray(
 
 def refuse_forgotten_lm(lm: str, file: Path, rows: Iterable[Row]) -> None:
     """Raise InputError when the recorded answers are to be taken for rows of another corpus: no `lm` was named."""
-    if lm == recorded.NAME:
-        known = {same_text_key(item.row.query) for item in demo_items()}
-        if not any(same_text_key(row.query) in known for row in rows):
-            raise InputError(
-                f"{lm} has answers for the demo's queries alone, which these rows are not: name a language model, like "
-                "lm=openai/gpt-4.1-mini",
-                file=file,
-                field="lm",
-            )
+    if lm == recorded.NAME and not holds_demo_query(rows):
+        raise InputError(
+            f"{lm} has answers for the demo's queries alone, which these rows are not: name a language model, like "
+            "lm=openai/gpt-4.1-mini",
+            file=file,
+            field="lm",
+        )
 
 
 def refuse_unasked_again(config: SynthesizeConfig, store: RunStore) -> None:

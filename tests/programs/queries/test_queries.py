@@ -141,7 +141,8 @@ def test_the_command_says_what_came_out_and_what_is_next(
         argv = [f"corpus={corpus}", f"out={out}", "lm=openai/fake", f"api-base={server.api_base}", "adapter=chat"]
         assert main(["queries", *argv, "round-trip=3"]) == 0
     shown = capsys.readouterr().out
-    assert "of 10 passages (train " in shown and f"next: just mine data={out} out={out}/mined.jsonl" in shown
+    assert "of 10 passages (train " in shown
+    assert f"next: just mine data={out} out={out.parent}/mined.jsonl" in shown
     assert json.loads((out / "summary.json").read_text())["config"]["round_trip"] == 3
 
 
