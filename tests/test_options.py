@@ -85,7 +85,7 @@ OWN = {
         ],
         (
             "write rows out method program repairs retriever hardness judge-twice-above engine ray-actors ray-address "
-            "style-passages"
+            "style-passages force"
         ),
     ),
     "programs verify": (["SendOptions", "RowRunOptions", "JudgingOptions", "LMOptions", "CallOptions"], "rows out"),

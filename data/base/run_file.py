@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 RUN_FILE = "run.toml"
 # So begin the files that are written here; others of that name are the user's.
-_HEADER = "# starts this run again, or goes on with it:"
+HEADER = "# starts this run again, or goes on with it:"
 # Options that say what becomes of an earlier run: a file that holds them would not go on with its own.
 ONCE = {"force", "restart", "overwrite", "again", "cancel"}
 # What the command at work makes, and its run as TOML.
@@ -75,7 +75,7 @@ def _text(value: Any) -> str:
 
 def as_run_file(kind: type, command: str, saved: Mapping[str, Any]) -> str:
     """The options of a run, as config.json holds them, as a run file."""
-    lines = [f"{_HEADER} {command} config=THIS_FILE", f"[{command}]"]
+    lines = [f"{HEADER} {command} config=THIS_FILE", f"[{command}]"]
     for field in fields(kind):
         value = saved[field.name]
         if field.name not in ONCE and (value is not None or field.default is not None):
@@ -101,14 +101,16 @@ def started(out: object, text: str) -> Iterator[None]:
 
 
 def save_run_file(made: Path) -> None:
-    """Write the run's file: into `made`, a folder, or beside it, as MADE.run.toml; nothing where a step made it, or
-    where the user has a file of that name."""
+    """Write the run's file: into `made`, a folder, or beside it, as MADE.run.toml; nothing where a step made it."""
     run = _started.get()
-    if run is None or run[0].resolve() != made.resolve():
-        return
-    path = made / RUN_FILE if made.is_dir() else made.with_name(f"{made.name}.{RUN_FILE}")
-    if path.is_file() and not path.read_bytes().startswith(_HEADER.encode()):
+    if run is not None and run[0].resolve() == made.resolve():
+        write_run_file(made / RUN_FILE if made.is_dir() else made.with_name(f"{made.name}.{RUN_FILE}"), run[1])
+
+
+def write_run_file(path: Path, text: str) -> None:
+    """Write a file that begins as those of runs do, unless the user has one of that name."""
+    if path.is_file() and not path.read_bytes().startswith(HEADER.encode()):
         log.info("%s stays as it is: it is your own", path)
         return
     with atomic_writer(path) as file:
-        file.write(run[1])
+        file.write(text)

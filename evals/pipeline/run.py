@@ -17,8 +17,8 @@ from typing import Any
 
 from data.base.cli import config_dict
 from data.base.errors import InputError, NotYetError
-from data.base.files import atomic_writer, folder_lock, read_json_object, write_json
-from data.base.run_file import ONCE, RUN_FILE, as_run_file, started
+from data.base.files import folder_lock, read_json_object, write_json
+from data.base.run_file import HEADER, ONCE, RUN_FILE, as_run_file, started, write_run_file
 from data.base.text import content_id
 from evals.pipeline.config import PipelineConfig
 from evals.pipeline.plan import READ, Commands, Step, check_files, read_plan
@@ -38,8 +38,7 @@ def run_pipeline(config: PipelineConfig, commands: Commands) -> None:
         state = read_json_object(state_file) if state_file.is_file() else {}
         undone = list(dropwhile(lambda step: _is_done(step, steps, state), steps))
         check_files(undone, steps[: len(steps) - len(undone)])
-        if not (out / RUN_FILE).exists() or not (out / RUN_FILE).samefile(config.config):
-            _save_run_file(out, steps)
+        _save_run_file(out, steps)
         for number, step in enumerate(steps, start=1):
             title = f"{number}/{len(steps)} {step.name}"
             if _is_done(step, steps, state):
@@ -114,8 +113,5 @@ def fingerprint(path: Path) -> str | None:
 def _save_run_file(out: Path, steps: Sequence[Step]) -> None:
     """All steps with all their options, as a file that starts this pipeline again."""
     tables = (as_run_file(step.kind, step.name, config_dict(step.config)).partition("\n")[2] for step in steps)
-    with atomic_writer(out / RUN_FILE) as file:
-        head = (
-            f"# starts this pipeline again, or goes on with it: pipeline config=THIS_FILE\nout = {json.dumps(str(out))}"
-        )
-        file.write("\n\n".join([head, *tables]))
+    head = f"{HEADER} pipeline config=THIS_FILE\nout = {json.dumps(str(out))}"
+    write_run_file(out / RUN_FILE, "\n\n".join([head, *tables]))
