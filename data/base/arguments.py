@@ -15,6 +15,7 @@ Made = TypeVar("Made")
 
 _ASSIGNMENT = re.compile(r"(?:--)?([A-Za-z][\w.-]*)=(.*)", re.DOTALL)
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_MOST_DIGITS = 15
 # Names that others give to options of ours.
 _ALSO = {"license": "licence"}
 
@@ -150,6 +151,8 @@ def _read(hint: Any, name: str, text: str) -> Any:
         return None
     if not text and not any(isinstance(part, MayBeEmpty) for part in _parts(hint)):
         require(False, name, "a value", text)
+    # What neither a file nor a name of one can hold: half a character (bytes that are no UTF-8), and NUL.
+    require(not re.search("[\ud800-\udfff\0]", text), name, "text in UTF-8 without NUL", text)
     if text == "~" or text.startswith("~/"):
         text = str(Path(text).expanduser())
     choices = [choice for each in types_of if get_origin(each) is Literal for choice in get_args(each)]
@@ -165,10 +168,17 @@ def _read(hint: Any, name: str, text: str) -> Any:
     return text
 
 
+def _number(kind: type[int] | type[float], text: str) -> int | float:
+    """Raises ValueError also for digits of other scripts, and for whole numbers that libraries cannot count to."""
+    if not text.isascii() or (kind is int and len(text.strip().lstrip("+-")) > _MOST_DIGITS):
+        raise ValueError
+    return kind(text)
+
+
 _CONVERTED: list[tuple[type, Callable[[str], Any], str]] = [
     (bool, lambda text: _SWITCH[text.lower()], "true or false"),
-    (int, int, "a whole number"),
-    (float, float, "a number"),
+    (int, lambda text: _number(int, text), "a whole number"),
+    (float, lambda text: _number(float, text), "a number"),
     (Path, Path, "a path"),
 ]
 

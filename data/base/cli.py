@@ -106,8 +106,10 @@ def run_command(
         _drop_output()
         return 141
     except OSError as error:
-        # Of files, each place makes an InputError; what is left is the output itself.
-        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG):
+        # Reading and writing make an InputError; what is left is a name that no file can have, and the output itself.
+        if error.filename is not None:
+            return _fail(f"{shown(str(error.filename))}: {error.strerror}", 2)
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG):
             raise
         _drop_output()
         return _fail(f"cannot write: {error.strerror}", 2)
@@ -232,6 +234,9 @@ def _plain(value: Any) -> Any:
 
 
 def _fail(message: str, code: int) -> int:
+    # A value, or a library's words, may be of any length.
+    if len(message) > 1000:
+        message = f"{message[:600]} ... {message[-300:]}"
     sys.stderr.write(f"error: {message}\n" if code == 2 else f"{message}\n")
     return code
 

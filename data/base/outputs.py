@@ -99,7 +99,7 @@ def claim_folder(
     `restart` removes those first, if the folder is this command's. Raises InputError as `Outputs` does, and when no run
     of this command has claimed the folder and it holds one of `names`, or with `alone` anything.
     """
-    _refuse_foreign_folder(folder, (folder.resolve(), *folder.resolve().parents), command, run)
+    refuse_foreign_folder(folder, command, run)
     paths = [folder / name for name in names]
     for path in paths:
         refuse_inputs(path, inputs)
@@ -143,6 +143,11 @@ def refuse_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:
             raise InputError(f"lies inside the input {given}: choose another --out", file=path)
         if path.is_dir() and path.resolve() in source.resolve().parents:
             raise InputError(f"holds the input {given}: choose another --out", file=path)
+
+
+def refuse_foreign_folder(folder: Path, command: str, run: Path | None = None) -> None:
+    """Raise InputError when a folder to write into is, or lies in, one of another command's run."""
+    _refuse_foreign_folder(folder, (folder.resolve(), *folder.resolve().parents), command, run)
 
 
 def _refuse_foreign_folder(path: Path, folders: Iterable[Path], command: str, run: Path | None) -> None:

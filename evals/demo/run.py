@@ -12,9 +12,9 @@ from typing import Any
 from data.__main__ import DemoConfig as DemoDataConfig
 from data.__main__ import write_demo
 from data.base.cli import config_dict, text_table
-from data.base.files import write_json
+from data.base.files import folder_lock, write_json
 from data.base.options import shared_options
-from data.base.outputs import at_work_in, claim_folder
+from data.base.outputs import at_work_in, claim_folder, refuse_foreign_folder
 from data.base.stats import PairedComparison, compare_paired
 from data.readers.demo import demo_family_set
 from data.row_files import read_rows
@@ -54,8 +54,9 @@ SHOWN = {measure: LABELS[measure] for measure in ("ndcg@10", "accuracy@1", SIBLI
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Run every step and return what summary.json holds. Raises InputError in a folder that no demo has claimed."""
-    claim_folder("demo", config.out, WRITTEN, restart=True)
-    with at_work_in(config.out):
+    refuse_foreign_folder(config.out, "demo")
+    with folder_lock(config.out), at_work_in(config.out):
+        claim_folder("demo", config.out, WRITTEN, restart=True)
         return _run(config)
 
 

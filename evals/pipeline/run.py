@@ -18,10 +18,11 @@ from typing import Any
 from data.base.cli import config_dict
 from data.base.errors import InputError, NotYetError
 from data.base.files import folder_lock, read_json_object, write_json
+from data.base.outputs import refuse_foreign_folder
 from data.base.run_file import HEADER, ONCE, RUN_FILE, as_run_file, started, write_run_file
 from data.base.text import content_id
 from evals.pipeline.config import PipelineConfig
-from evals.pipeline.plan import READ, Commands, Step, check_files, read_plan
+from evals.pipeline.plan import READ, STEPS, Commands, Step, check_files, read_plan
 from trainer.run.run_folder import FREE
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,10 @@ _FREE_OF_CHARGE = ("recorded:", "local:")
 def run_pipeline(config: PipelineConfig, commands: Commands) -> None:
     """Check every step, then run those that are not done. Raises InputError that names the step."""
     out, steps = read_plan(config, commands)
+    refuse_foreign_folder(out, "pipeline")
     with folder_lock(out):
         state_file = out / STATE_FILE
-        state = read_json_object(state_file) if state_file.is_file() else {}
+        state = _read_state(state_file)
         undone = list(dropwhile(lambda step: _is_done(step, steps, state), steps))
         check_files(undone, steps[: len(steps) - len(undone)])
         _save_run_file(out, steps)
@@ -51,22 +53,23 @@ def run_pipeline(config: PipelineConfig, commands: Commands) -> None:
 
 def _is_done(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) -> bool:
     asked_anew = any(getattr(step.config, option, False) for option in ONCE)
-    return not asked_anew and state.get(step.name) == {
-        "key": _key(step, steps, state),
-        "made": fingerprint(step.made) or "",
-    }
+    found = state.get(step.name, {})
+    made = found.get("key"), found.get("made")
+    return not asked_anew and made == (_key(step, steps, state), fingerprint(step.made) or "")
 
 
 def _run(step: Step, steps: Sequence[Step], state: dict[str, Any], state_file: Path) -> None:
     before, there = state.get(step.name, {}), fingerprint(step.made)
-    key = _key(step, steps, state)
+    key, where = _key(step, steps, state), str(step.made.resolve())
     same = before.get("key") == key
     # What was there when this key was first begun with is of an earlier one.
     old = before.get("old") if same else there
-    state[step.name] = {"key": key, "old": old}
+    state[step.name] = {"key": key, "old": old, "where": where}
     write_json(state_file, state)
     config = step.config
-    if step.name == "train" and before and (not same or (old is not None and old == there)):
+    # What lies elsewhere was not begun here, and is not thrown away.
+    here = before.get("where", where) == where
+    if step.name == "train" and before and here and (not same or (old is not None and old == there)):
         config = replace(config, restart=True)
     if hasattr(config, "again") and all(
         (name or config.lm).startswith(_FREE_OF_CHARGE) for name in (config.lm, config.verifier_lm)
@@ -83,7 +86,7 @@ def _run(step: Step, steps: Sequence[Step], state: dict[str, Any], state_file: P
     made = fingerprint(step.made)
     if made is None:
         raise InputError(f"[{step.name}] has ended without it", file=step.made)
-    state[step.name] = {"key": key, "made": made}
+    state[step.name] = {"key": key, "made": made, "where": where}
     write_json(state_file, state)
 
 
@@ -115,3 +118,11 @@ def _save_run_file(out: Path, steps: Sequence[Step]) -> None:
     tables = (as_run_file(step.kind, step.name, config_dict(step.config)).partition("\n")[2] for step in steps)
     head = f"{HEADER} pipeline config=THIS_FILE\nout = {json.dumps(str(out))}"
     write_run_file(out / RUN_FILE, "\n\n".join([head, *tables]))
+
+
+def _read_state(file: Path) -> dict[str, dict[str, Any]]:
+    """What earlier starts left. Raises InputError for a file that is something else."""
+    state = read_json_object(file) if file.is_file() else {}
+    if set(state) - set(STEPS) or not all(isinstance(each, dict) for each in state.values()):
+        raise InputError("is not what `pipeline` writes: choose another --out", file=file)
+    return state

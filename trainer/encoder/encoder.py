@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.base.errors import InputError, first_line
+from data.base.errors import InputError, first_line, shown
 from data.base.files import atomic_path
 from data.base.progress import progress_bar
 from trainer.encoder.dropout import use_fast_dropout
@@ -294,8 +294,13 @@ class Encoder(nn.Module):
 
 
 def default_device(wanted: str | None) -> str:
-    """The device that was asked for; else a GPU if there is one."""
-    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    """The device that was asked for; else a GPU if there is one. Raises InputError for one that is not here."""
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"cannot use {shown(device)}: {first_line(error)}", field="device") from error
+    return device
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.base.errors import InputError
-from data.base.files import atomic_writer, read_json_object
+from data.base.files import atomic_writer, folder_lock, read_json_object
 from data.base.options import options
 from data.base.outputs import ForceOption, Outputs, claim_folder
 from data.hub import HubOptions, Licence, push_folder, write_token
@@ -76,8 +76,6 @@ def write_dataset(config: DatasetConfig) -> Path:
     """
     card = config.out / "README.md"
     outputs = Outputs("dataset", [card], run=config.run, force=config.force)
-    from jinja2 import TemplateError
-
     from programs.synthesis.store import synthesis_folder  # --help should not load what this does
 
     run = synthesis_folder(config.run) or config.run
@@ -85,8 +83,17 @@ def write_dataset(config: DatasetConfig) -> Path:
     summary = read_json_object(run / "summary.json")
     if "funnel" not in summary:
         raise InputError("has no funnel: the synthesis was refused or is not finished", file=run / "summary.json")
-    before = [f"data/{path.name}" for path in config.out.glob("data/train-*.parquet")]
-    claim_folder("dataset", config.out, (*before, "README.md"), run=config.run, alone=True, restart=True)
+    with folder_lock(config.out):
+        before = [f"data/{path.name}" for path in config.out.glob("data/train-*.parquet")]
+        claim_folder("dataset", config.out, (*before, "README.md"), run=config.run, alone=True, restart=True)
+        _write_parts(config, run, settings, summary)
+        outputs.record()
+    return config.out
+
+
+def _write_parts(config: DatasetConfig, run: Path, settings: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+    from jinja2 import TemplateError
+
     counts = _Counts()
     rows = _counted(read_rows(run / "rows.jsonl"), counts)
     for number, first in enumerate(rows):
@@ -102,10 +109,8 @@ def write_dataset(config: DatasetConfig) -> Path:
             f"is in a form that this version does not know ({error})", file=run / "summary.json"
         ) from error
     # Last, so that a folder with a card is whole.
-    with atomic_writer(card) as file:
+    with atomic_writer(config.out / "README.md") as file:
         file.write(text + "\n")
-    outputs.record()
-    return config.out
 
 
 def _counted(rows: Iterator[Row], counts: _Counts) -> Iterator[Row]:

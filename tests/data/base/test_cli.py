@@ -58,6 +58,21 @@ def test_flags_and_assignments_are_the_same(argv: list[str]) -> None:
     assert run(argv) == (0, [PlantConfig(kind="a=b c", height=2, evergreen=True)])
 
 
+def test_a_name_that_no_file_can_have_and_a_message_without_end_are_one_short_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fell(config: FellConfig) -> None:
+        if config.kind == "elm":
+            raise InputError("x" * 10_000)
+        (Path("/") / ("y" * 10_000)).exists()
+
+    for kind, said in (("elm", "xxx ... xxx"), ("oak", "name too long")):
+        assert run_command("garden", {"fell": (FellConfig, fell)}, ["fell", f"kind={kind}"]) == 2
+        line = capsys.readouterr().err
+        assert line.startswith("error: ") and line.count("\n") == 1 and len(line) < 1000
+        assert said in line
+
+
 def test_help_wraps_a_docstring_of_several_lines_anew(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.base.cli import run_command
-from data.base.files import write_json
+from data.base.files import folder_lock, write_json
 from data.base.outputs import MARKER
 from data.base.stats import compare_paired
 from data.row_files import read_rows
@@ -18,6 +18,17 @@ ARMS = ["zero-shot", "mined only", "mined + generated + entropy"]
 
 def run(*argv: str) -> int:
     return run_command("evals", COMMANDS, argv)
+
+
+def test_a_demo_that_another_process_works_on_keeps_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / MARKER, {"run": "demo"})
+    write_json(tmp_path / "summary.json", {})
+    with folder_lock(tmp_path):
+        assert run("demo", f"out={tmp_path}") == 2
+    assert "another process is working in this folder" in capsys.readouterr().err
+    assert (tmp_path / "summary.json").exists()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data.base.cli import run_command
+from data.base.outputs import claim_folder
 from evals.__main__ import COMMANDS
 from evals.pipeline.plan import STEPS
 from evals.pipeline.run import STATE_FILE, fingerprint
@@ -122,6 +123,31 @@ def test_what_a_training_that_was_begun_anew_and_killed_left_is_not_taken_for_it
         assert pipeline(*given, "mine.num-negatives=2", config=file) == 130
     assert pipeline(*given, "mine.num-negatives=2", config=file) == 0
     assert fingerprint(out / "train" / "model") != first
+
+
+def test_a_training_of_another_folder_is_never_thrown_away(tiny_bert: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("data = 'bundled:demo'\n[mine]\nrelative-margin = 'none'\n[train]\nepochs = 1\n", encoding="utf-8")
+    given = [f"out={tmp_path / 'run'}", f"model={tiny_bert}"]
+    assert pipeline(*given, config=file) == 0
+    other = tmp_path / "other"
+    assert pipeline(f"out={tmp_path / 'run2'}", given[1], f"train.out={other}", "train.lr=1e-4", config=file) == 0
+    before = fingerprint(other / "model")
+    assert pipeline(*given, f"train.out={other}", "train.lr=1e-3", config=file) == 2
+    assert fingerprint(other / "model") == before
+
+
+@pytest.mark.parametrize("state", ['{"mine": 1}', '{"notes": {}}', "[]"])
+def test_a_folder_of_anything_else_is_refused(state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("data = 'bundled:demo'\n[mine]\n", encoding="utf-8")
+    own = tmp_path / STATE_FILE
+    own.write_text(state, encoding="utf-8")
+    assert pipeline(f"out={tmp_path}", config=file) == 2
+    assert own.read_text(encoding="utf-8") == state
+    claim_folder("synthesize", tmp_path / "synthesis", [])
+    assert pipeline(f"out={tmp_path / 'synthesis'}", config=file) == 2
+    assert "which is a run of `synthesize`" in capsys.readouterr().err
 
 
 def test_rows_whose_calls_are_out_end_the_pipeline_without_a_fault(

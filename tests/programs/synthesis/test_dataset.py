@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.base.errors import InputError
+from data.base.files import folder_lock
 from data.formats.convert import read_format
 from data.readers.source import read_source
 from data.row_files import read_rows
@@ -99,6 +100,11 @@ def test_the_card_is_about_the_rows_not_about_a_later_start_that_failed(
             synthesize(replace(first, profile="help_centre", budget_tokens=10, again=True))
     folder = write_dataset(DatasetConfig(run=tmp_path / "run", out=tmp_path / "set", licence="unknown"))
     assert "- corpus profile: web_search" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_two_at_once_do_not_mix_their_files(run: Path, tmp_path: Path) -> None:
+    with folder_lock(tmp_path), pytest.raises(InputError, match="another process is working in this folder"):
+        write_dataset(DatasetConfig(run=run, out=tmp_path, licence="cc0-1.0"))
 
 
 def test_made_again_it_keeps_files_of_the_users(run: Path, tmp_path: Path) -> None:

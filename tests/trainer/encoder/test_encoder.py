@@ -150,7 +150,7 @@ def test_fingerprint_covers_weights_prompts_pooling_and_length(tiny_bert: Path) 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
 def test_a_device_that_is_not_there_is_one_line(device: str, tiny_bert: Path) -> None:
-    with pytest.raises(InputError, match=f"'device': cannot put .* on {device}: "):
+    with pytest.raises(InputError, match=f"'device': cannot use '{device}': "):
         Encoder.load(str(tiny_bert), device=device)
 
 
