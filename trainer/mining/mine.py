@@ -132,14 +132,13 @@ def _select(
             counts["kept" if code == KEPT else RULES[code - 1]] += count
         for q, row in enumerate(part):
             chosen = _choose(np.flatnonzero(codes_QK[q] == KEPT), row, config)
-            scores_QK = ranked.similarities_QK
             negatives = tuple(
                 Negative(
                     text=corpus.texts[i],
                     source="mined",
                     id=corpus.ids[i],
-                    score=None if scores_QK is None else round(float(scores_QK[q, column]), 6),
-                    found=ranked.found_by(q, i),
+                    score=ranked.similarity(q, column),
+                    found=ranked.found_by(q, column),
                 )
                 for column, i in zip(chosen.tolist(), ranked.index_QK[q, chosen].tolist(), strict=True)
             )

@@ -49,20 +49,22 @@ class Ranked:
         reduce = np.nanmin if kind == "lowest" else np.nanmean
         return np.asarray(reduce(self.positive_scores_QS, axis=1, keepdims=True), dtype=np.float32)
 
-    def found_by(self, q: int, passage: int) -> tuple[Found, ...]:
-        """What found or judged a passage for a query, with its rank and score there; nothing of the encoder alone."""
+    def similarity(self, q: int, column: int) -> float | None:
+        """The encoder's score of a ranked passage as rows record it; None without an encoder."""
+        return None if self.similarities_QK is None else round(float(self.similarities_QK[q, column]), 6)
+
+    def found_by(self, q: int, column: int) -> tuple[Found, ...]:
+        """What found or judged a ranked passage, with its rank and score there; nothing of the encoder alone."""
         if self.found.keys() == {"dense"}:
             return ()
-        places = ((name, *values, np.flatnonzero(values[1][q] == passage)) for name, values in self.found.items())
-        return tuple(
-            Found(
-                by=name,
-                rank=None if name == "rescore" else int(place[0]) + 1,
-                score=round(float(scores_QK[q, place[0]]), 6),
-            )
-            for name, scores_QK, _, place in places
-            if len(place)
-        )
+        found = []
+        for name, (scores_QK, index_QK) in self.found.items():
+            place = np.flatnonzero(index_QK[q] == self.index_QK[q, column])
+            if len(place):
+                # A search sums in another order than a look-up, so that the same score has two last digits.
+                score = self.similarity(q, column) if name == "dense" else round(float(scores_QK[q, place[0]]), 6)
+                found.append(Found(by=name, rank=None if name == "rescore" else int(place[0]) + 1, score=score))
+        return tuple(found)
 
     def codes(self, limits: Limits, anchor: MarginAnchor) -> Codes:
         """The code of the first rule that each passage breaks."""
