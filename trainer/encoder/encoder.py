@@ -24,7 +24,15 @@ from data.base.progress import progress_bar
 from trainer.encoder.dropout import use_fast_dropout
 from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input, position_limit
 from trainer.encoder.options import EncoderOptions, Precision
-from trainer.encoder.packed import Tokens, hidden_states, pack, pool_packed, token_chunks, use_packed_attention
+from trainer.encoder.packed import (
+    Tokens,
+    filled_up,
+    hidden_states,
+    pack,
+    pool_packed,
+    token_chunks,
+    use_packed_attention,
+)
 from trainer.encoder.pooling import POOLINGS, pool
 from trainer.encoder.precision import autocast_type, precision_name
 from trainer.encoder.st_folder import EncoderSettings, ModelFolder, override, read_model_folder, write_settings
@@ -180,7 +188,8 @@ class Encoder(nn.Module):
         return nn.functional.normalize(embeddings_BD, dim=-1) if self.settings.normalize else embeddings_BD
 
     def _forward_packed(self, tokens: Sequence[Tokens]) -> tuple[Tensor, list[int]]:
-        packing = pack(tokens, self.device)
+        half_on_cpu = self.autocast is not None and self.device.type == "cpu"
+        packing = pack(filled_up(tokens) if half_on_cpu else tokens, self.device)
         return pool_packed(hidden_states(self.transformer, packing), packing, self.settings.pooling), packing.order
 
     def _forward_chunks(self, tokens: Sequence[Tokens]) -> tuple[Tensor, list[int]]:

@@ -27,8 +27,8 @@ ATTENTION = "causalneg_packed"
 PACKABLE = frozenset({"bert", "roberta", "xlm-roberta", "qwen2", "qwen3", "llama", "mistral"})
 # These count positions from behind the padding index.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta"})
-# Tokens up to which attention in half precision is written out on a CPU: one head's weights then take 2 MiB.
-_WRITTEN_OUT_UP_TO = 1024
+# A CPU's library builds a kernel for every number of tokens that it meets in half precision, and keeps a thousand.
+_TOKENS_AT_A_TIME = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,14 @@ def pack(tokens: Sequence[Tokens], device: torch.device) -> Packing:
         groups=groups,
         order=order,
     )
+
+
+def filled_up(tokens: Sequence[Tokens]) -> list[Tokens]:
+    """The texts and as many of one token after them as make the tokens of all a multiple of 64.
+
+    What half precision on a CPU is given, so that it meets few numbers of tokens.
+    """
+    return [*tokens, *[(0,)] * (-sum(map(len, tokens)) % _TOKENS_AT_A_TIME)]
 
 
 def use_packed_attention(transformer: nn.Module) -> bool:
@@ -159,10 +167,14 @@ def _window_mask(length: int, window: int | None, causal: bool, device: torch.de
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scaling: float, probability: float
 ) -> Tensor:
-    # PyTorch's fused kernel for the CPU has no dropout, and in half precision it goes backward four times slower than
-    # the formula written out (avx512_bf16, 64 to 256 tokens).
-    half = _computed_in(query).itemsize == 2 and query.shape[-2] <= _WRITTEN_OUT_UP_TO
-    if query.device.type != "cpu" or not (half or probability > 0):
+    on_cpu, computed_in = query.device.type == "cpu", _computed_in(query)
+    if on_cpu and computed_in.itemsize == 2:
+        # In half precision PyTorch's fused kernel goes backward four times slower, and the formula written out has a
+        # kernel built for every number and length of texts.
+        with torch.autocast("cpu", enabled=False):
+            exact = _attend(query.float(), key.float(), value.float(), mask, causal, scaling, probability)
+        return exact.to(computed_in)
+    if not on_cpu or probability == 0:  # the fused kernel for the CPU has no dropout
         return nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, dropout_p=probability,
             enable_gqa=key.shape[1] != query.shape[1],

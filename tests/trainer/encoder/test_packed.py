@@ -155,12 +155,25 @@ def test_attention_in_half_precision_is_that_of_float32(causal: bool, windowed: 
         assert float((exact - half).norm() / exact.norm()) < 0.01
 
 
-def test_what_autocast_would_round_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_attends_in_float32_whatever_autocast_would_round(monkeypatch: pytest.MonkeyPatch) -> None:
     fused = Mock(side_effect=torch.nn.functional.scaled_dot_product_attention)
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fused)
     query = torch.randn(1, 2, 5, 8)
-    _attend(query, query, query, None, False, 1.0, 0.0)
-    assert fused.call_count == 1
+    exact = _attend(query, query, query, None, False, 1.0, 0.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _attend(query, query, query, None, False, 1.0, 0.0)
-    assert fused.call_count == 1
+        rounded = _attend(query, query, query, None, False, 1.0, 0.0)
+    assert [call.args[0].dtype for call in fused.call_args_list] == [torch.float32, torch.float32]
+    assert rounded.dtype == torch.bfloat16 and torch.equal(rounded, exact.bfloat16())
+
+
+def test_half_precision_on_a_cpu_meets_few_numbers_of_tokens(tiny_bert: Path) -> None:
+    made = Encoder.load(str(tiny_bert), device="cpu", precision="bfloat16")
+    exact = Encoder.load(str(tiny_bert), device="cpu", precision="float32")
+    seen: list[int] = []
+    for encoder in (made, exact):
+        encoder.transformer.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+    texts = LONG * 2  # twice: equal ones are computed once
+    np.testing.assert_allclose(made.encode(texts, "document"), exact.encode(texts, "document"), atol=0.02)
+    assert seen[0] % 64 == 0 and 0 < seen[0] - seen[1] < 64
