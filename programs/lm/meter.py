@@ -1,7 +1,6 @@
 """What one attempt at a call used: read from the answer, priced, settled with the budget, written to the journal."""
 
 import logging
-import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +15,8 @@ MAYBE_BILLED = ("timeout", "connection", "cancelled")
 UNSENT = "unsent"
 # No model writes more in one answer, thoughts included.
 _LONGEST_ANSWER_TOKENS = 200_000
+# What litellm adds for searches, audio or long prompts: a call with claims beyond that is priced by its tokens alone.
+_MOST_TIMES_DEARER, _MOST_EXTRAS_USD = 10.0, 0.25
 # No tokeniser makes more than one token of a byte, and templates add a few.
 _TEMPLATE_TOKENS = 1000
 # A server that counts fewer tokens of a long prompt, by bytes of ASCII and of other scripts, has not read it all.
@@ -165,7 +166,8 @@ class Meter:
         # litellm knows what else some providers charge for (searches, writing to the cache); it prices no estimates.
         counted = (prompt, completion) == (answer.prompt_tokens, answer.completion_tokens)
         listed = answer.listed_cost if counted else None
-        return own if listed is None or not math.isfinite(listed) else max(own, listed)
+        believed = _MOST_TIMES_DEARER * own + _MOST_EXTRAS_USD
+        return max(own, listed) if listed is not None and listed <= believed else own
 
     def _tokens(self, answer: Answer, size: TextSize, held: Reservation) -> tuple[int, int]:
         """Prompt and completion tokens of an answer; estimated from the texts where the server counts none, or counts

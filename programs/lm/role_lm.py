@@ -111,7 +111,7 @@ class RoleEngine:
         key = self._key(messages, given)
         if (stored := await self._replayed(key)) is not None:
             return stored
-        attempt, widened = 0, False
+        attempt, widened, plain_again = 0, False, False
         size = TextSize.of("".join(message["content"] for message in messages))
         wanted = {**self._settings, **given}
         while True:
@@ -134,7 +134,9 @@ class RoleEngine:
                         answer = await self._sender.send(messages, parameters)
                     arrived = True
                     outcome, kept, words = await self._judge(answer)
-                    if not answer.text and not answer.prompt_tokens:
+                    if not answer.text and parameters.get("stream") and not wire.streamed:
+                        outcome, kept, answer, wire.billable = "malformed", None, None, True
+                    elif not answer.text and not answer.prompt_tokens:
                         # A success that holds nothing is an answer that was lost, not one for nothing.
                         answer, wire.billable = None, True
                 except Exception as raised:  # noqa: BLE001 - whatever went wrong with a call is one of its outcomes
@@ -153,8 +155,12 @@ class RoleEngine:
                 self._sender.stored(messages, parameters)
             if kept is not None:
                 return str(json.loads(kept)[0])
-            if wire.streamed and not self._lessons.streams:
+            if wire.streamed and not parameters.get("stream") and not plain_again:
                 self._lessons.stream()
+                continue
+            if self._lessons.streams and wire.billable and not wire.streamed and not plain_again:
+                # One stream does not make a server that only streams; nor does going to and fro help.
+                self._lessons.streams, plain_again = False, True
                 continue
             if outcome == "truncated":
                 # The same request would be cut off at the same place and paid again: ask once for a longer one.

@@ -15,6 +15,7 @@ from typing import Any
 
 from data.base.files import write_json
 from tests.chaos import (
+    answers,
     batches,
     damaged,
     disks,
@@ -47,6 +48,7 @@ SCENARIOS: dict[str, Scenario] = {
     "training-kills": training.kill_and_resume,
     "training-worker": training.worker_killed,
     "fuzz": fuzz.fuzz,
+    "answers": answers.answers,
     "owner": owner.owner,
     "inputs": inputs.inputs,
     "damaged": damaged.damaged,

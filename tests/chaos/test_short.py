@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import batches, damaged, disks, inputs, kills, owner, provider_faults
+from tests.chaos import answers, batches, damaged, disks, inputs, kills, owner, provider_faults
 
 
 @pytest.mark.slow
@@ -54,6 +54,13 @@ def test_no_command_writes_over_what_is_not_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["convert", "probe"])
 def test_every_kind_of_bad_value(command: str, tmp_path: Path) -> None:
     assert inputs.inputs(tmp_path, only=command)["tried"] > 30
+
+
+@pytest.mark.slow
+def test_misbehaviours_of_a_server(tmp_path: Path) -> None:
+    figures = answers.answers(tmp_path, every=29)
+    assert figures["tried"] == figures["held"] > 100
+    assert figures["tokens_booked"] >= figures["tokens_by_the_server"] > 0
 
 
 @pytest.mark.slow

@@ -141,10 +141,7 @@ class FakeModel(LoopbackServer):
     def _reply(self, request: web.Request, body: dict[str, Any], fault: Fault | None) -> web.StreamResponse:
         text = message_text(body["messages"][-1])
         inputs, layout = read_inputs(text)
-        writes = "target" in inputs or "violations" in inputs
-        kind: Kind = "violate" if writes else "verify" if "requirements" in inputs else "extract"
-        if "count" in inputs:
-            kind = "write"
+        kind = kind_of(inputs)
         answer = render_answer(self._outputs(kind, inputs), layout)
         if self._speaks not in (None, layout):
             fault = "wrong_schema"
@@ -219,6 +216,14 @@ class FakeModel(LoopbackServer):
         code = _CODE.get(str(fault), "fault")
         echo = f" of key {self.token} (Authorization: Bearer {self.token})" if self._echo_key else ""
         return error_response(_STATUS.get(str(fault), 500), f"fake fault {fault}{echo}", code, headers)
+
+
+def kind_of(inputs: dict[str, str]) -> Kind:
+    """Which step of a synthesis asks with these inputs."""
+    if "count" in inputs:
+        return "write"
+    writes = "target" in inputs or "violations" in inputs
+    return "violate" if writes else "verify" if "requirements" in inputs else "extract"
 
 
 def _requirements(query: str, passage: str) -> Iterable[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """How one attempt at a call travels: by itself through litellm, or with many others as a provider's batch."""
 
 import asyncio
+import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -14,6 +15,9 @@ from litellm._internal_context import is_internal_call
 
 from programs.lm.meter import Answer, read_answer
 from programs.lm.models import ModelSpec
+
+# What a server counts oddly is settled by the meter; it is no news for whoever runs this.
+warnings.filterwarnings("ignore", message="Pydantic serializer warnings", category=UserWarning)
 
 
 class Sender(Protocol):

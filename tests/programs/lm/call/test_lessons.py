@@ -151,6 +151,21 @@ def test_a_server_that_only_streams_is_asked_for_a_stream() -> None:
         assert extracted(server).information_need == "x"
 
 
+def test_one_answer_in_a_stream_does_not_make_a_server_that_only_streams() -> None:
+    def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
+        if number == 0:
+            send(handler, b"data: [DONE]\n\n", Content_Type="text/event-stream")
+        else:
+            good(handler)
+
+    with Server(respond) as server:
+        spec = ModelSpec(name="m", model="openai/m", api_base=server.address + "/v1", api_key="sk-none", max_tokens=50)
+        lm = RoleLM("generator", spec, retries=0)
+        assert [lm(text)[0] for text in ("a", "b", "c")] == ["yes"] * 3
+        # What was asked for as a stream and came as none is asked for plainly, from then on.
+        assert [bool(body.get("stream")) for body in server.bodies] == [False, True, False, False, False]
+
+
 def test_ollama_is_told_how_long_the_prompt_is() -> None:
     def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
         message = {"role": "assistant", "content": "yes"}

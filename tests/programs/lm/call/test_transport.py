@@ -177,6 +177,16 @@ def test_an_answer_that_is_lost_is_booked_as_it_may_be_billed(
     assert budget.spent_tokens == usage.reserved_tokens == 56
 
 
+@pytest.mark.parametrize("name", ["cached_tokens", "audio_tokens", "image_tokens", "text_tokens"])
+@pytest.mark.parametrize("count", [10**9, 10**30])
+def test_odd_details_of_the_usage_do_not_spend_the_budget(name: str, count: int) -> None:
+    budget, usage = Budget(usd=1.0), GOOD["usage"] | {"prompt_tokens_details": {name: count}}
+    with Server(lambda handler, number: good(handler, GOOD | {"usage": usage})) as server:
+        for _ in range(2):
+            assert asked(server, budget, model="openai/gpt-4.1-mini") == "yes"
+    assert 0 < budget.spent_usd < 0.001
+
+
 def test_a_zipped_answer_is_read() -> None:
     def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
         send(handler, gzip.compress(json.dumps(GOOD).encode()), Content_Encoding="gzip")
