@@ -139,6 +139,7 @@ def run_prompts(config: PromptsConfig) -> list[Prompt]:
         inputs=[config.rows, config.profile, config.program],
         force=config.force,
     )
+    count_input(config)
     prompts = collect_prompts(config, read_input(config))
     text = "\n\n".join(prompt.text() for prompt in prompts) + "\n"
     if config.write is None:

@@ -75,14 +75,21 @@ def inputs(folder: Path, *, only: str = "") -> dict[str, Any]:
 def bad_words(kind: type, folder: Path) -> Iterator[tuple[str, list[str]]]:
     """What is wrong with it, and the words of a command line: one bad value each, beside good enough others."""
     needed = [field.name for field in fields(kind) if field.default is MISSING]
-    out = "out.jsonl" if kind.__name__ in ("MineConfig", "ConvertConfig") else "out"
+    # Each command has an output of its own: what another one made is refused before anything else is looked at.
+    out = f"out-{kind.__name__}" + (".jsonl" if kind.__name__ in ("MineConfig", "ConvertConfig") else "")
     rows = "rows.jsonl" if {"dev", "to", "test", "eval"} & option_types(kind).keys() else "mined.jsonl"
     places = {"rows": rows, "input": rows, "out": out, "run": "run/synthesis", "model": "model"}
     good = {name: str(folder / places.get(name, "beir")) for name in needed}
     good |= {name: value for name, value in _WORDS.items() if name in needed}
     good |= {name: "dev" for name in ("split", "dev_split", "test_split") if name in option_types(kind)}
-    if kind.__name__ == "ProfileConfig":
+    if kind.__name__ in ("ProfileConfig", "QueriesConfig"):
         good["lm"] = "openai/none"
+    if kind.__name__ == "PipelineConfig":
+        good["config"] = str(folder / "pipeline.toml")
+        steps = {"mine": {"split": "dev"}, "train": {"dev-split": "dev"}, "eval": {"split": "dev"}}
+        tables = (f"[{step}]\n" + "".join(f'{n} = "{v}"\n' for n, v in each.items()) for step, each in steps.items())
+        top = f'out = "{folder / out}"\ndata = "{folder / "beir"}"\n'
+        (folder / "pipeline.toml").write_text(top + "".join(tables), encoding="utf-8")
     if kind.__name__ == "DiagnoseConfig":
         good |= {name: str(folder / places[name]) for name in ("rows", "out", "model")}
     if kind.__name__ == "PublishConfig":
@@ -95,13 +102,13 @@ def bad_words(kind: type, folder: Path) -> Iterator[tuple[str, list[str]]]:
 
     for name, hint in option_types(kind).items():
         alternatives = _leaves(hint)
-        bounded = any(isinstance(part, Bound) for part in _metadata(hint))
+        bounds = [part for part in _metadata(hint) if isinstance(part, Bound)]
         if int in alternatives or float in alternatives:
             for value in ("x", "1e999x", "0x", "١٢x", "9" * 5000, *([] if is_list(hint) else [""])):
                 yield "no number", words(name, value)
-            if bounded:
-                yield "out of bounds", words(name, "-1000000")
-                yield "out of bounds", words(name, "nan" if float in alternatives else "-1")
+            for value in ("-1000000", "nan" if float in alternatives else "-1"):
+                if not all(bound.holds(float(value)) for bound in bounds):
+                    yield "out of bounds", words(name, value)
         elif bool in alternatives:
             yield "no switch", words(name, "perhaps")
         elif any(get_args(each) and not is_list(hint) for each in alternatives):
@@ -124,7 +131,7 @@ def _model_in_form(folder: Path) -> Path:
 
 def bad_paths(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
     """Paths that no command can use as an input; of outputs those that cannot be made."""
-    if name in ("out", "cache", "per_query"):
+    if name in ("out", "cache", "per_query", "write"):
         file = folder / "a-file"
         file.touch()
         yield "beneath a file", file / "x.jsonl"

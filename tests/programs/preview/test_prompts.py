@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data.base.errors import InputError
 from data.base.text import content_id
 from data.row_files import read_rows
 from programs.lm.usage import message_text
@@ -39,3 +40,9 @@ def test_a_forecast_for_all_rows_closes_the_list(
     text = (tmp_path / "prompts.txt").read_text(encoding="utf-8")
     assert text.count("=====") == 2 * len(prompts)
     assert "5 rows: about" in (out := capsys.readouterr().out) and "USD at list price" in out
+
+
+def test_no_rows_are_no_prompts(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").touch()
+    with pytest.raises(InputError, match="holds no rows"):
+        run_prompts(PromptsConfig(rows=tmp_path / "rows.jsonl"))
