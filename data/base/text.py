@@ -25,7 +25,9 @@ _TOKEN = re.compile(rf"[{_HAN}{_THAI}]|(?:[^\W{_HAN}{_THAI}]|[{_MARKS}])+|[^\w\s
 
 
 def public_address(text: str) -> str:
-    """An address as it may be written down: without a user's name and password, and without the values of a query."""
+    """An address as it may be written down: without a user's name and password, the values of a query, or what follows
+    a # in it."""
+    text = re.sub(r"(?<=://)([^#\s]*)#\S*", r"\1", text)
     return re.sub(r"(?<=[?&])([^=&#\s]+)=[^&#\s]*", r"\1=[secret]", re.sub(r"(?<=://)[^/?#\s]*@", "", text))
 
 

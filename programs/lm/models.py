@@ -335,8 +335,13 @@ class Models:
 
 
 def _checked_address(address: str, flag: str) -> str:
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(address)
+        # A port that is none is found when it is asked for.
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.fragment
+    except ValueError:
+        usable = False
+    if not usable:
         raise InputError(
             f"{public_address(address)!r} is no address: expected http://... or https://..., or {OWN_ADDRESS} for the "
             "provider's own",

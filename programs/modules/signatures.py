@@ -8,8 +8,9 @@ the shared part once. Passages are data: the instructions tell the model to foll
 from typing import Annotated, Any
 
 import dspy
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from data.base.text import clean_text
 from data.records import Disruption, RequirementKind
 
 MAX_REQUIREMENTS = 8
@@ -17,7 +18,9 @@ MAX_WAYS = 3
 MAX_PASSAGE_CHARS = 6000
 MAX_REMARK_CHARS = 1500
 
-Short = Annotated[str, StringConstraints(min_length=1, max_length=400, strip_whitespace=True)]
+# As it is written into rows: what is empty there is empty here.
+_CLEAN = BeforeValidator(lambda value: clean_text(value) if isinstance(value, str) else value)
+Short = Annotated[str, _CLEAN, StringConstraints(min_length=1, max_length=400, strip_whitespace=True)]
 Span = Annotated[str, StringConstraints(max_length=800, strip_whitespace=True)]
 Draft = Annotated[str, StringConstraints(max_length=MAX_PASSAGE_CHARS)]
 Remark = Annotated[str, StringConstraints(max_length=MAX_REMARK_CHARS)]

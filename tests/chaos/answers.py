@@ -226,7 +226,11 @@ class Attempts:
             return f"the key is in {leaks[0]}", []
         if self._server.token in (stopped or ""):
             return f"the key is in {stopped!r}", []
-        if (number := sum(1 for _ in read_rows(home / "out" / "rows.jsonl"))) != len(group):
+        try:
+            number = sum(1 for _ in read_rows(home / "out" / "rows.jsonl"))
+        except InputError as error:
+            return f"what was written cannot be read: {error}", []
+        if number != len(group):
             return f"{number} rows were written", []
         finished = _finished(home)
         *faults, proper = [

@@ -172,7 +172,7 @@ def read_modules(path: Path) -> list[dict[str, Any]]:
         modules = json.loads(path.read_text(encoding="utf-8"))
         if not modules or not all(isinstance(module["type"], str) for module in modules):
             raise ValueError("expected a list of modules with idx, path and type")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"is not a list of sentence-transformers modules ({error})", file=path) from error
     return cast(list[dict[str, Any]], modules)
 

@@ -234,3 +234,12 @@ def test_credentials_that_litellm_finds_by_itself_are_neither_refused_nor_overri
     if variable == "AZURE_AD_TOKEN":
         assert os.environ["AZURE_OPENAI_AD_TOKEN"] == "a-secret-of-mine"
         monkeypatch.delenv("AZURE_OPENAI_AD_TOKEN")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1", "http://a:99999", "http://\u2100", "http://a:b", "http://a/#SECRET"]
+)
+def test_an_address_that_nobody_can_read_is_one_line(address: str) -> None:
+    with ExitStack() as stack, pytest.raises(InputError, match="is no address") as refused:
+        Models(stack, CallOptions(api_base=address)).resolve("openai/x", flag="lm", temperature=None)
+    assert "SECRET" not in str(refused.value)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from data.base.errors import InputError
+from data.row_files import read_rows
 from programs.lm.call import reading
 from programs.lm.usage import Call
 from programs.synthesis.store import RunStore
@@ -108,3 +109,20 @@ def test_a_call_that_was_sent_when_the_process_ended_is_charged_at_the_next_star
         (usage,) = store.usage().values()
     assert usage.outcomes == {"killed": 1, "ok": 1}
     assert (usage.prompt_tokens, usage.reserved_tokens, usage.reserved_usd) == (7, 500, 0.25)
+
+
+@pytest.mark.parametrize("statement", ["\x00", "\u0085 \x1f", "\x00 \n"])
+def test_a_statement_that_is_empty_once_it_is_cleaned_is_malformed(
+    statement: str, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alter(number: int, completion: dict[str, Any]) -> None:
+        if number == 0:
+            found = json.loads(completion["choices"][0]["message"]["content"])
+            found["requirements"][0]["statement"] = statement
+            text_of(completion, json.dumps(found))
+
+    with FakeModel(alter=alter) as server:
+        summary = run(server, made_rows(1), monkeypatch, adapter="json", canary_share=0.0)
+    assert summary["funnel"]["faults"] == {"extract_malformed": 1}
+    (row,) = read_rows(Path(summary["rows_file"]))
+    assert len(row.of_source("generated")) == 4

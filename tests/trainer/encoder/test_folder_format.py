@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS, make_tokenizer
 from trainer.encoder.encoder import Encoder
-from trainer.encoder.st_folder import _LEGACY_FLAGS, _TRANSFORMER_FILES
+from trainer.encoder.st_folder import _LEGACY_FLAGS, _TRANSFORMER_FILES, read_modules
 
 QUERIES = ["How long can we RESTORE files?", "ΣΊΣΥΦΟΣ refund ΟΔΟΣ", "card İstanbul"]
 Change = Callable[[Path], Any]
@@ -355,3 +355,9 @@ def test_a_setting_of_a_wrong_type_is_one_line(file: str, values: dict[str, Any]
     write(file, **values)(folder)
     with pytest.raises(InputError):
         Encoder.load(str(folder), device="cpu")
+
+
+def test_modules_that_are_too_deep_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(InputError, match="is not a list of"):
+        read_modules(tmp_path / "modules.json")
