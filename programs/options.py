@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.constructors import PrimitiveConstructorSpec
@@ -93,6 +94,10 @@ class CallOptions:
     budget_tokens: Count | None = None
     """Most tokens that the calls of a run may use, all roles and restarts together; None is no limit."""
 
+    record: Path | None = None
+    """Cassette: file to which every answer of a language model is added, one JSON line a call, without keys. The same
+    command with lm=recorded:FILE goes the same way again, without a key and free of charge."""
+
     seed: Seed = 0
     """Seed of every random choice."""
 
@@ -103,7 +108,8 @@ class LMOptions(CallOptions):
 
     lm: ModelName = "recorded:demo"
     """Language model: any litellm model string (openai/gpt-4.1-mini, ollama_chat/qwen3:8b, hosted_vllm/NAME), with its
-    key in the environment, or recorded:demo, which replays the answers recorded for the demo queries."""
+    key in the environment; recorded:demo or recorded:xquad-sentences, which replay what was recorded for the bundled
+    corpora; or recorded:FILE, which replays a cassette (`record`)."""
 
 
 Send = Literal["calls", "batch", "files"]

@@ -19,7 +19,9 @@ SHARED = {
     "Recipe": "epochs batch-size lr temperature in-batch dropout max-tokens-per-step",
     "EncoderOptions": "model revision max-length dimensions query-prompt document-prompt device precision",
     "HubOptions": "licence hub private",
-    "CallOptions": "api-base api-key-env extra adapter max-tokens timeout-s retries budget-usd budget-tokens seed",
+    "CallOptions": (
+        "api-base api-key-env extra adapter max-tokens timeout-s retries budget-usd budget-tokens record seed"
+    ),
     "LMOptions": "lm",
     "SendOptions": "send batch-size wait cancel confirm-above-usd",
     "JudgingOptions": "verifier-lm verifier-api-base profile max-rows verify concurrency",
@@ -96,7 +98,7 @@ OWN = {
             "style-passages"
         ),
     ),
-    "programs dataset": (["HubOptions"], "run out source title force"),
+    "programs dataset": (["HubOptions"], "run out source title cassette force"),
     "programs queries": (
         ["JudgingOptions", "LMOptions", "CallOptions"],
         (

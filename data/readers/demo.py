@@ -32,7 +32,9 @@ class DemoItem:
 @lru_cache(maxsize=1)
 def demo_items() -> tuple[DemoItem, ...]:
     """The 120 training items in file order."""
-    return tuple(_item(line.value) for line in read_objects(DEMO_FOLDER / "train.jsonl"))
+    return tuple(
+        recorded_item(line.value, f"{line.value['id']}p") for line in read_objects(DEMO_FOLDER / "train.jsonl")
+    )
 
 
 def holds_demo_query(rows: Iterable[Row]) -> bool:
@@ -41,8 +43,9 @@ def holds_demo_query(rows: Iterable[Row]) -> bool:
     return any(same_text_key(row.query) in known for row in rows)
 
 
-def _item(value: dict[str, Any]) -> DemoItem:
-    row = recorded_row(value, positive_id=f"{value['id']}p")
+def recorded_item(value: Mapping[str, Any], positive_id: str) -> DemoItem:
+    """A recorded item with its counterfactual negatives, as the demo's and other corpora's files have it."""
+    row = recorded_row(value, positive_id=positive_id)
     return DemoItem(
         row=replace(row, negatives=recorded_negatives(value["negatives"], row, "recorded:demo")),
         positive_verdict=checked(Verdict, value["positive"]["verdict"]),

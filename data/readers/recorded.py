@@ -13,7 +13,15 @@ from data.base.errors import InputError
 from data.base.fields import checked
 from data.base.text import passage_text
 from data.readers.beir import read_beir
-from data.readers.demo import DEMO_FOLDER, demo_items, demo_split, recorded_negatives, recorded_row
+from data.readers.demo import (
+    DEMO_FOLDER,
+    DemoItem,
+    demo_items,
+    demo_split,
+    recorded_item,
+    recorded_negatives,
+    recorded_row,
+)
 from data.records import Negative, Row, Verdict
 from data.retrieval_set import RetrievalSet
 from data.row_files import read_objects
@@ -49,6 +57,17 @@ def bundled_rows(spec: str, generator: Generator) -> list[Row]:
         return [replace(row, negatives=recorded_negatives(naive[row.query_id], row, "recorded:naive")) for row in rows]
     _check(spec)
     return [_xquad_row(line.value, generator) for line in read_objects(XQUAD_FOLDER / "train.jsonl")]
+
+
+def recorded_items(spec: str) -> tuple[DemoItem, ...]:
+    """The training items of a bundled corpus: counterfactual negatives alone, how each breaks its requirement, and the
+    verdict on the positive. Raises InputError for another corpus."""
+    if spec == DEMO:
+        return demo_items()
+    _check(spec)
+    return tuple(
+        recorded_item(line.value, line.value["positive"]["id"]) for line in read_objects(XQUAD_FOLDER / "train.jsonl")
+    )
 
 
 def _check(spec: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from programs.feedback.score import Bands, Facts, assess, describe
+from programs.lm.servers.recorded import CORPORA
 from programs.modules.candidates import Synthesis
 from programs.modules.hardness import BandPlace, Hardness
 from programs.options import read_band
@@ -168,7 +169,7 @@ def hardness_lines(found: dict[str, Any] | None, generator: str) -> list[str]:
         lines.append(
             f"- weights: median {weight['median']:.3f}, 80% between {weight['tenth']:.3f} and {weight['ninetieth']:.3f}"
         )
-    if generator.startswith("recorded:"):
+    if generator in CORPORA:
         lines.append(f"- {generator} has no second drafts: those below the band stay as they are")
     else:
         lines.append(f"- below the band before repairs: {found['below_at_first']}")

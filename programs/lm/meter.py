@@ -1,11 +1,13 @@
 """What one attempt at a call used: read from the answer, priced, settled with the budget, written to the journal."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from programs.lm.budget import Budget, Reservation
 from programs.lm.models import ModelSpec, known_price
+from programs.lm.servers.cassette import recorder
 from programs.lm.usage import Call, PromptBound, TextSize, estimated_tokens
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,11 @@ class Journal(Protocol):
     def open(self, call: Call) -> int:
         """Write down one attempt before it is sent, with what it may cost; returns its number."""
 
-    def record(self, call: Call, *, key: str, answer: str | None, opened: int | None = None) -> None:
-        """Keep one attempt and, when it was answered, its answer; it takes the place of what was `opened`."""
+    def record(
+        self, call: Call, *, key: str, answer: str | None, opened: int | None = None, line: str | None = None
+    ) -> None:
+        """Keep one attempt and, when it was answered, its answer; it takes the place of what was `opened`. `line` is
+        the call as a cassette has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +93,11 @@ class Meter:
         """The stored answer to a request, if any."""
         return None if self._journal is None else self._journal.find(key)
 
-    def replayed(self, key: str) -> None:
+    def replayed(self, key: str, line: str) -> None:
         """A stored answer was used, which costs nothing."""
         self.journal(Call(role=self.role, model=self.spec.name, outcome="replayed"), key)
+        if self.spec.record is not None:
+            recorder(self.spec.record).add(line, again=True)
 
     def open(self, held: Reservation) -> int | None:
         """Write down what one attempt may cost, before it is sent: a run that is killed meanwhile is charged that."""
@@ -118,11 +125,13 @@ class Meter:
         kept: str | None = None,
         opened: int | None = None,
         produced: bool = False,
+        line: Callable[[int, int], str] | None = None,
     ) -> None:
         """Settle what was reserved for one attempt and write the attempt to the journal, with what is `kept` of it.
 
         An answer that never came may have been written, and billed, all the same: it counts as what was reserved. One
-        that was `produced` and lost on the way, or that cannot be read, certainly was.
+        that was `produced` and lost on the way, or that cannot be read, certainly was. `line` makes a cassette's line
+        of the call, given its prompt and completion tokens.
         """
         prompt_tokens, completion = (0, 0) if answer is None else self._tokens(answer, prompt, held)
         given_up = answer is None and (produced or outcome in MAYBE_BILLED)
@@ -142,12 +151,19 @@ class Meter:
             reserved_tokens=held.tokens if given_up else 0,
             reserved_usd=held.usd if given_up and self.price and not self.spec.is_local else None,
         )
-        self.journal(call, key, kept, opened)
+        wanted = self._journal is not None or self.spec.record is not None
+        written = line(prompt_tokens, completion) if line is not None and answer is not None and wanted else None
+        self.journal(call, key, kept, opened, written)
+        if written is not None and self.spec.record is not None:
+            # After the store, which a run that goes on replays, and records then.
+            recorder(self.spec.record).add(written)
 
-    def journal(self, call: Call, key: str, kept: str | None = None, opened: int | None = None) -> None:
+    def journal(
+        self, call: Call, key: str, kept: str | None = None, opened: int | None = None, line: str | None = None
+    ) -> None:
         """Write one attempt to the journal."""
         if self._journal is not None:
-            self._journal.record(call, key=key, answer=kept, opened=opened)
+            self._journal.record(call, key=key, answer=kept, opened=opened, line=line)
 
     def _cost(self, answer: Answer | None, prompt: int, completion: int, given_up: bool) -> float | None:
         """USD of one attempt, None when it is not known.

@@ -19,8 +19,10 @@ from dspy.utils.exceptions import LMConfigurationError
 from data.base.errors import InputError
 from data.base.text import content_id, public_address
 from programs.lm.faults import redact, register_address, register_secret
-from programs.lm.servers import recorded
+from programs.lm.servers import cassette, recorded
+from programs.lm.servers.cassette import CassetteServer, recorder
 from programs.lm.servers.local import PREFIX, LocalServer
+from programs.lm.servers.loopback import LoopbackServer
 from programs.options import CallOptions
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,8 @@ class ModelSpec:
     the key came from, where that was chosen. Models that are `is_local` run on this machine and cost nothing; of any
     other model the price is what litellm's list says, or unknown. `schema_constrained` models are decoded under the
     JSON schema, lengths included, so that they cannot run on. A model that `judges_only_known` replays recorded
-    verdicts: it has none on passages that it did not write. `in_batches` takes the price of batches. `extra` goes to
+    verdicts: it has none on passages that it did not write. `in_batches` takes the price of batches. `record` is
+    the cassette that its answers go to. `extra` goes to
     litellm with every call, as it is (reasoning_effort, extra_body, num_ctx, api_version): JSON values, and part of
     what makes an answer this model's.
     """
@@ -86,6 +89,7 @@ class ModelSpec:
     timeout_s: float = 120.0
     is_local: bool = False
     in_batches: bool = False
+    record: Path | None = None
     schema_constrained: bool = False
     judges_only_known: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -268,7 +272,10 @@ class Models:
         check_extra(self._extra, flag="extra")
         self._first_provider = ""
         self._keyed_server: str | None = None
-        self._recorded: recorded.RecordedServer | None = None
+        self._recorded: dict[str, LoopbackServer] = {}
+        self._record = None if options.record is None else options.record.expanduser().absolute()
+        if self._record is not None:
+            recorder(self._record)
         self._running: dict[str, LocalServer] = {}
 
     def resolve(self, name: str, *, flag: str, temperature: float | None, api_base: str | None = None) -> ModelSpec:
@@ -281,14 +288,31 @@ class Models:
             "temperature": temperature,
             "max_tokens": self._options.max_tokens,
             "timeout_s": self._options.timeout_s,
+            "record": self._record,
         }
-        if name.startswith("recorded:"):
-            if name != recorded.NAME:
-                raise InputError(f"there are no recorded answers called {name!r}: expected {recorded.NAME}", field=flag)
-            if self._recorded is None:
-                self._recorded = self._stack.enter_context(recorded.RecordedServer())
+        if name in recorded.CORPORA:
+            if name not in self._recorded:
+                self._recorded[name] = self._stack.enter_context(recorded.RecordedServer(name))
+            model, served = f"openai/{name.replace(':', '-')}", _served_by(self._recorded[name])
+            return ModelSpec(name=name, model=model, judges_only_known=True, **served, **shared)
+        if name.startswith(cassette.PREFIX):
+            path = Path(name.removeprefix(cassette.PREFIX)).expanduser()
+            if not path.is_file():
+                raise InputError(
+                    f"there are no recorded answers called {name!r}: expected {' or '.join(recorded.CORPORA)}, or "
+                    f"{cassette.PREFIX}FILE of a cassette that `record` wrote",
+                    field=flag,
+                )
+            if name not in self._recorded:
+                self._recorded[name] = self._stack.enter_context(CassetteServer(path))
+            tape = self._recorded[name]
             return ModelSpec(
-                name=name, model=recorded.MODEL, judges_only_known=True, **_served_by(self._recorded), **shared
+                name=f"{cassette.PREFIX}{path.name}",
+                model=cassette.MODEL,
+                # What was recorded of the demo's answers has no other verdicts either.
+                judges_only_known=isinstance(tape, CassetteServer) and tape.models <= recorded.CORPORA.keys(),
+                **_served_by(tape),
+                **shared,
             )
         if name.startswith(PREFIX):
             if name not in self._running:
@@ -366,7 +390,7 @@ def place_of(spec: ModelSpec) -> str:
     return f"at {public_address(address)}" if address else f"at {provider}'s own address"
 
 
-def _served_by(server: recorded.RecordedServer | LocalServer) -> dict[str, Any]:
+def _served_by(server: LoopbackServer | LocalServer) -> dict[str, Any]:
     return {"api_base": server.api_base, "api_key": server.token, "is_local": True}
 
 

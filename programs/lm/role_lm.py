@@ -5,12 +5,13 @@ all that a call costs is decided there. `RoleLM` is the thin door that DSPy 3.4 
 """
 
 import asyncio
+import functools
 import json
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NoReturn
@@ -31,6 +32,7 @@ from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, trans
 from programs.lm.meter import MAYBE_BILLED, UNSENT, Answer, Journal, Meter
 from programs.lm.models import ModelSpec, abilities, call_settings
 from programs.lm.pacing import AdaptiveConcurrency, retry_delay
+from programs.lm.servers.cassette import cassette_line
 from programs.lm.usage import TextSize, estimated_tokens
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ class RoleEngine:
     async def _text(self, messages: list[dict[str, str]], given: Mapping[str, Any]) -> str:
         """One call, until it is answered or fails for good."""
         key = self._key(messages, given)
-        if (stored := await self._replayed(key)) is not None:
+        if (stored := await self._replayed(key, messages)) is not None:
             return stored
         attempt, widened, plain_again = 0, False, False
         size = TextSize.of("".join(message["content"] for message in messages))
@@ -123,6 +125,7 @@ class RoleEngine:
             kept: str | None = None
             opened: int | None = None
             arrived = False
+            line: Callable[[int, int], str] | None = None
             words = "the answer has no text"
             with exchange() as wire:
                 try:
@@ -134,6 +137,7 @@ class RoleEngine:
                         answer = await self._sender.send(messages, parameters)
                     arrived = True
                     outcome, kept, words = await self._judge(answer)
+                    line = self._recorded(messages, answer, kept)
                     if not answer.text and parameters.get("stream") and not wire.streamed:
                         outcome, kept, answer, wire.billable = "malformed", None, None, True
                     elif not answer.text and not answer.prompt_tokens:
@@ -147,7 +151,7 @@ class RoleEngine:
                     seconds = time.monotonic() - started
                     self._meter.charge(
                         key, outcome, held, seconds,
-                        prompt=size, answer=answer, kept=kept, opened=opened, produced=wire.billable,
+                        prompt=size, answer=answer, kept=kept, opened=opened, produced=wire.billable, line=line,
                     )  # fmt: skip
             if error is None:
                 self._answered(seconds, messages)
@@ -187,7 +191,7 @@ class RoleEngine:
             await asyncio.sleep(retry_delay(attempt, wait, self._rng))
             attempt += 1
 
-    async def _replayed(self, key: str) -> str | None:
+    async def _replayed(self, key: str, messages: list[dict[str, str]]) -> str | None:
         """The stored answer to a request, if there is one that can be read."""
         if (stored := self._meter.stored(key)) is None:
             return None
@@ -199,8 +203,24 @@ class RoleEngine:
             except CallError:
                 # Kept by a version that did not read before it kept.
                 return None
-        self._meter.replayed(key)
+        line = self._recorded(messages, Answer(text=text), stored)
+        self._meter.replayed(key, "" if line is None else line(0, 0))
         return text
+
+    def _recorded(
+        self, messages: list[dict[str, str]], answer: Answer, kept: str | None
+    ) -> Callable[[int, int], str] | None:
+        """What makes a cassette's line of an answered call, given its tokens; None where it has no text."""
+        if answer.text is None:
+            return None
+        text = without_keys(clean_text(answer.text)) if kept is None else str(json.loads(kept)[0])
+        reader = current_reader()
+        return functools.partial(
+            _line, signature="" if reader is None else reader.signature, messages=messages,
+            outputs=None if reader is None else reader.outputs(text), answer=text,
+            finish_reason="length" if answer.cut_off else "content_filter" if answer.filtered else "stop",
+            model=self.spec.name,
+        )  # fmt: skip
 
     async def _judge(self, answer: Answer) -> tuple[str, str | None, str]:
         """The outcome of an answered attempt, the text as it is kept when it is of use, and what is wrong with it."""
@@ -365,6 +385,10 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
 
     def update_history(self, entry: dict[str, Any]) -> None:
         """Nothing: a history would grow with the run."""
+
+
+def _line(prompt_tokens: int, completion_tokens: int, **of_the_call: Any) -> str:
+    return cassette_line(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, **of_the_call)
 
 
 def _messages(request: lm15.Request) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from programs.lm.budget import Budget
 from programs.lm.faults import CallError, redact
 from programs.lm.models import Models, log_roles
 from programs.lm.role_lm import RoleLM
+from programs.lm.servers.recorded import CORPORA
 from programs.modules.predictors import as_data
 from programs.modules.signatures import DescribeCorpus
 from programs.options import AdapterName
@@ -41,8 +42,8 @@ class Sample:
 def draft_profile(config: ProfileConfig) -> CorpusProfile:
     """Ask the model, write `config.out` and return the profile as a run will read it. Raises InputError."""
     outputs = Outputs("profile", [config.out], inputs=[config.data], force=config.overwrite, flag="overwrite")
-    if config.lm.startswith("recorded:"):
-        raise InputError("answers are recorded for the demo's own prompts alone: name a real model", field="lm")
+    if config.lm in CORPORA:
+        raise InputError("answers are recorded for the negatives' own prompts alone: name a real model", field="lm")
     sample = draw_sample(read_source(config.data, config.split), config.sample, config.seed)
     with ExitStack() as stack:
         models = Models(stack, config)

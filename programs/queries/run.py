@@ -29,6 +29,7 @@ from data.retrieval_set import RetrievalSet
 from data.row_files import read_objects
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.pacing import ConcurrencyByPlace
+from programs.lm.servers.recorded import CORPORA
 from programs.modules.query_writer import QueryWriter
 from programs.options import JudgingOptions, LMOptions
 from programs.profiles.profile import load_profile
@@ -61,8 +62,8 @@ class WrittenQuery:
 def write_queries(config: QueriesConfig) -> dict[str, Any]:
     """Write, judge, filter; returns what summary.json holds. Raises InputError, also when no query is left; finished
     passages are kept."""
-    if config.lm.startswith("recorded:"):
-        raise InputError("answers are recorded for the demo's own prompts alone: name a real model", field="lm")
+    if config.lm in CORPORA:
+        raise InputError("answers are recorded for the negatives' own prompts alone: name a real model", field="lm")
     corpus = read_corpus(config.corpus)
     chosen = sorted(corpus)
     random.Random(config.seed).shuffle(chosen)

@@ -110,6 +110,8 @@ class SynthesizeConfig(RankingOptions, RowRunOptions, WritingOptions):
         require(in_process, "send", "calls with --engine ray, whose actors have no batches in common", self.send)
         alone = self.send == "calls" or not self.agreement_sample
         require(alone, "agreement-sample", "0 with --send batch or files", self.agreement_sample)
+        recorded = self.record is None or self.engine == "local"
+        require(recorded, "record", "none with --engine ray, whose actors write no one file", self.record)
         if self.retriever is None:
             require(self.hardness is None, "hardness", "none without --retriever, which measures it", self.hardness)
         else:

@@ -23,7 +23,7 @@ from programs.lm.faults import PASSING_LOSSES
 from programs.lm.usage import Call, RoleUsage
 from programs.modules.candidates import Synthesis, synthesis_from_dict, synthesis_to_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE finished (
@@ -38,6 +38,7 @@ CREATE TABLE calls (
 );
 CREATE TABLE answers (row_id TEXT NOT NULL, key TEXT NOT NULL, answer TEXT NOT NULL, PRIMARY KEY (row_id, key))
 WITHOUT ROWID;
+CREATE TABLE said (id INTEGER PRIMARY KEY, line TEXT NOT NULL);
 """
 # Failures of a row whose cause may be gone at the next start; any other failure is an outcome.
 _PASSING_FAILURES = tuple(f"{step}_{loss}" for step in ("extract", "write") for loss in PASSING_LOSSES)
@@ -155,17 +156,27 @@ class RunStore:
             added = self._db.execute(f"INSERT INTO calls ({names}) VALUES ({places})", tuple(values.values()))
             return int(added.lastrowid or 0)
 
-    def record(self, call: Call, *, key: str, answer: str | None, opened: int | None = None) -> None:
-        """Add one attempt to the ledger, in the place of what was `opened`, and keep its answer, in one transaction."""
+    def record(
+        self, call: Call, *, key: str, answer: str | None, opened: int | None = None, line: str | None = None
+    ) -> None:
+        """Add one attempt to the ledger, in the place of what was `opened`, and keep its answer and its `line` for a
+        cassette, in one transaction."""
         values = self._values(call) | ({} if opened is None else {"id": opened})
         names, places = ", ".join(values), ", ".join("?" * len(values))
         with self._faults(), self._transaction():
             self._db.execute(f"INSERT OR REPLACE INTO calls ({names}) VALUES ({places})", tuple(values.values()))
             if answer is not None:
                 self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (current_row.get(), key, answer))
+            if line is not None:
+                self._db.execute("INSERT INTO said (line) VALUES (?)", (line,))
 
     def _values(self, call: Call) -> dict[str, Any]:
         return {"row_id": current_row.get(), "program": self.program, **asdict(call), "at": time.time()}
+
+    def said(self) -> Iterator[str]:
+        """Every answered call of this folder, as a cassette has it, in the order of the answers."""
+        with self._faults():
+            yield from (str(line) for (line,) in self._db.execute("SELECT line FROM said ORDER BY id"))
 
     def get_note(self, name: str) -> str | None:
         """A fact about the run that was noted before."""

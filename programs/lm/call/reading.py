@@ -13,6 +13,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 
 from dspy.utils.exceptions import AdapterParseError
+from pydantic_core import to_jsonable_python
 
 from programs.lm.faults import CallError
 
@@ -31,8 +32,8 @@ class _TimeIsUp(BaseException):  # not an Exception, which a parser might catch
 class Reader:
     """Reads the answer to one prompt with the parser of its layout, and keeps what it read for the adapter."""
 
-    def __init__(self, parse: Callable[[str], dict[str, Any]]):
-        self._parse = parse
+    def __init__(self, parse: Callable[[str], dict[str, Any]], signature: str = ""):
+        self._parse, self.signature = parse, signature
         self._found: tuple[str, dict[str, Any]] | None = None
 
     async def read(self, text: str) -> None:
@@ -44,6 +45,12 @@ class Reader:
             words = getattr(error, "message", None) or f"{type(error).__name__} {error}"
             raise CallError("malformed", str(words)) from None
         self._found = (text, found)
+
+    def outputs(self, text: str) -> dict[str, Any] | None:
+        """The fields that were read from this very text, as JSON values; None if it could not be read."""
+        if self._found is None or self._found[0] != text:
+            return None
+        return dict(to_jsonable_python(self._found[1]))
 
     def take(self, text: str) -> dict[str, Any]:
         """What was read from this very text; it is read now if it was not. Raises AdapterParseError alone."""
@@ -80,7 +87,7 @@ class CheckedAnswers:
 
     @contextmanager
     def _reading(self, signature: Any) -> Iterator[None]:
-        token = _reader.set(Reader(lambda text: self._parse_anything(signature, text)))
+        token = _reader.set(Reader(lambda text: self._parse_anything(signature, text), signature.__name__))
         try:
             yield
         finally:

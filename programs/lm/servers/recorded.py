@@ -1,4 +1,4 @@
-"""`recorded:demo`: replays the answers that ship with the demo data, over HTTP like any other model.
+"""`recorded:demo`, `recorded:xquad-sentences`: the answers that ship with the data, over HTTP like any other model.
 
 Answers are found by the input fields of the signature, read back from the prompt's last user message, so they survive
 changed instructions, few-shot demonstrations and any of dspy's adapters. What was never recorded is an HTTP error.
@@ -12,16 +12,17 @@ from typing import Any, Literal
 from aiohttp import web
 
 from data.base.text import same_text_key
-from data.readers.demo import DemoItem, demo_items
-from data.readers.recorded import DEMO, bundled_rows
+from data.readers.demo import DemoItem
+from data.readers.recorded import DEMO, XQUAD_SENTENCES, bundled_rows, recorded_items
 from data.records import Requirement, Row, Verdict
 from programs.lm.servers.loopback import LoopbackServer, completion_response, error_response
 from programs.lm.usage import message_text
 
 NAME = "recorded:demo"
-MODEL = "openai/recorded-demo"
+# The bundled corpora that have recorded answers, by the name of the model that replays them.
+CORPORA = {NAME: DEMO, "recorded:xquad-sentences": XQUAD_SENTENCES}
 
-# Whoever recorded the answers was asked for no boundary: what holds for every query of the demo.
+# Whoever recorded the answers was asked for no boundary: what holds for every query of these corpora.
 _ANSWER_BOUNDARY = "Any passage that says what was asked for, in full or in part, rightly, wrongly or by denying it."
 
 Layout = Literal["chat", "json", "xml"]
@@ -36,7 +37,7 @@ _REMINDERS: tuple[tuple[str, Layout], ...] = (
 
 
 class NotRecordedError(LookupError):
-    """The demo data holds no answer to this request; the text says what was asked for."""
+    """The corpus holds no answer to this request; the text says what was asked for."""
 
 
 def read_inputs(text: str) -> tuple[dict[str, str], Layout]:
@@ -72,18 +73,18 @@ def render_answer(outputs: Mapping[str, Any], layout: Layout) -> str:
 
 
 class RecordedAnswers:
-    """The demo's answers, by what is asked."""
+    """The answers recorded for one bundled corpus, by what is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, corpus: str = DEMO) -> None:
         self._extractions: dict[tuple[str, str], dict[str, Any]] = {}
         self._violations: dict[tuple[str, ...], str] = {}
         self._verdicts: dict[tuple[str, str], tuple[Verdict, tuple[Requirement, ...]]] = {}
         self._naive: dict[tuple[str, str], list[str]] = {}
-        for item in demo_items():
+        for item in recorded_items(corpus):
             self._add(item)
-        for row in bundled_rows(DEMO, "naive"):
+        for row in bundled_rows(corpus, "naive"):
             query = same_text_key(row.query)
-            self._naive[query, same_text_key(row.positives[0].text)] = [negative.text for negative in row.negatives]
+            self._naive[query, same_text_key(row.positives[0].text)] = [n.text for n in row.of_source("generated")]
             self._add_verdicts(row)
 
     def _add(self, item: DemoItem) -> None:
@@ -165,21 +166,21 @@ class RecordedAnswers:
 
 
 class RecordedServer(LoopbackServer):
-    """Serves the recorded answers of the demo data."""
+    """Serves the recorded answers of a bundled corpus, under the name of its model."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = NAME) -> None:
         super().__init__()
-        self._answers = RecordedAnswers()
+        self._name, self._answers = name, RecordedAnswers(CORPORA[name])
 
     async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         users = [message for message in body["messages"] if isinstance(message, dict) and message.get("role") == "user"]
         inputs, layout = read_inputs(message_text(users[-1]) if users else "")
         if not inputs:
-            return error_response(422, "recorded:demo found no input fields in the last user message", "not_recorded")
+            return error_response(422, f"{self._name} found no input fields in the last user message", "not_recorded")
         try:
             outputs = self._answers.find(inputs)
         except NotRecordedError as missing:
-            return error_response(422, f"recorded:demo has no such answer: {missing}", "not_recorded")
+            return error_response(422, f"{self._name} has no such answer: {missing}", "not_recorded")
         return completion_response(body, render_answer(outputs, layout))
 
 

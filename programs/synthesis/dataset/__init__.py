@@ -38,6 +38,9 @@ class DatasetConfig(HubOptions, ForceOption):
     source: str = ""
     """Where the source texts come from, in a sentence or an address; it goes into the card."""
 
+    cassette: Path | None = None
+    """File that receives the run's answers as a cassette (as `record` writes one), which lm=recorded:FILE replays."""
+
     title: str = ""
     """Name of the data set (empty: the name of the folder)."""
 
@@ -75,7 +78,7 @@ def write_dataset(config: DatasetConfig) -> Path:
     Raises InputError when the run is not finished or `out` holds something.
     """
     card = config.out / "README.md"
-    outputs = Outputs("dataset", [card], run=config.run, force=config.force)
+    outputs = Outputs("dataset", [card, config.cassette], run=config.run, force=config.force)
     from programs.synthesis.store import synthesis_folder  # --help should not load what this does
 
     run = synthesis_folder(config.run) or config.run
@@ -87,6 +90,8 @@ def write_dataset(config: DatasetConfig) -> Path:
         before = [f"data/{path.name}" for path in config.out.glob("data/train-*.parquet")]
         claim_folder("dataset", config.out, (*before, "README.md"), run=config.run, alone=True, restart=True)
         _write_parts(config, run, settings, summary)
+        if config.cassette is not None:
+            _write_cassette(config.cassette, run / "store.sqlite")
         outputs.record()
     return config.out
 
@@ -111,6 +116,17 @@ def _write_parts(config: DatasetConfig, run: Path, settings: Mapping[str, Any], 
     # Last, so that a folder with a card is whole.
     with atomic_writer(config.out / "README.md") as file:
         file.write(text + "\n")
+
+
+def _write_cassette(path: Path, store_file: Path) -> None:
+    from programs.lm.servers.cassette import write_lines
+    from programs.synthesis.store import RunStore
+
+    if not store_file.is_file():
+        raise InputError("is missing: the answers are in it", file=store_file)
+    with RunStore(store_file) as store:
+        count = write_lines(path, store.said())
+    sys.stdout.write(f"written: {path}, {count} calls\n")
 
 
 def _counted(rows: Iterator[Row], counts: _Counts) -> Iterator[Row]:

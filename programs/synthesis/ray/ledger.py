@@ -94,10 +94,18 @@ class Ledger:
         current_row.set(row_id)
         return self._store.open(call)
 
-    async def record(self, row_id: str, call: Call, key: str, answer: str | None, opened: int | None = None) -> None:
+    async def record(
+        self,
+        row_id: str,
+        call: Call,
+        key: str,
+        answer: str | None,
+        opened: int | None = None,
+        line: str | None = None,
+    ) -> None:
         """One attempt at a call into the books."""
         current_row.set(row_id)
-        self._store.record(call, key=key, answer=answer, opened=opened)
+        self._store.record(call, key=key, answer=answer, opened=opened, line=line)
 
     async def finish(self, row_id: str, synthesis: Mapping[str, Any]) -> None:
         """A row's outcome into the store. The first one stays: a row has one outcome, however often it was run."""
@@ -190,9 +198,11 @@ class Remote:
         number: int = _answer(self._ledger.open.remote(current_row.get(), call))
         return number
 
-    def record(self, call: Call, *, key: str, answer: str | None, opened: int | None = None) -> None:
+    def record(
+        self, call: Call, *, key: str, answer: str | None, opened: int | None = None, line: str | None = None
+    ) -> None:
         """Keep one attempt."""
-        self._ledger.record.remote(current_row.get(), call, key, answer, opened)
+        self._ledger.record.remote(current_row.get(), call, key, answer, opened, line)
 
     def reserve(self, *, prompt_tokens: int, max_tokens: int | None, price: Price | None) -> Reservation | None:
         """As `Budget.reserve`."""

@@ -9,9 +9,10 @@ import dspy
 import pytest
 
 from data.readers.demo import demo_items
+from data.readers.recorded import bundled_rows
 from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
-from programs.lm.servers.recorded import MODEL, NotRecordedError, RecordedAnswers, RecordedServer, read_inputs
+from programs.lm.servers.recorded import NotRecordedError, RecordedAnswers, RecordedServer, read_inputs
 from programs.modules.signatures import ExtractRequirements, VerifyIrrelevance, ViolateRequirement
 
 ADAPTERS = [
@@ -31,7 +32,7 @@ def predictor(server: RecordedServer, signature: type[dspy.Signature]) -> dspy.P
     spec = ModelSpec(
         is_local=True,
         name="recorded:demo",
-        model=MODEL,
+        model="openai/recorded-demo",
         api_base=server.api_base,
         api_key=server.token,
         temperature=0.0,
@@ -139,3 +140,19 @@ def _status(server: RecordedServer, token: str, body: bytes) -> int:
 def test_fields_are_read_up_to_the_reminder() -> None:
     text = "[[ ## query ## ]]\na\n\nRespond with care\n\n[[ ## passage ## ]]\nb\n\nRespond with a JSON object in the"
     assert read_inputs(text) == ({"query": "a\n\nRespond with care", "passage": "b"}, "json")
+
+
+def test_every_answer_of_xquad_sentences_is_found() -> None:
+    answers = RecordedAnswers("bundled:xquad-sentences")
+    counterfactual, naive = (bundled_rows("bundled:xquad-sentences", kind) for kind in ("counterfactual", "naive"))
+    for row, plain in zip(counterfactual, naive, strict=True):
+        inputs = {"query": row.query, "passage": row.positives[0].text}
+        extraction = answers.find(inputs)
+        assert [each["statement"] for each in extraction["requirements"]] == [r.statement for r in row.requirements]
+        statements = json.dumps([f"{r.id}. {r.statement}" for r in row.requirements])
+        for negative in (*row.negatives, *plain.negatives):
+            assert negative.verdict is not None
+            verdict = answers.find({"query": row.query, "passage": negative.text, "requirements": statements})
+            assert tuple(verdict["satisfied"]) == negative.verdict.satisfied
+        written = answers.find({**inputs, "count": "3"})
+        assert written["negatives"] == [n.text for n in plain.of_source("generated")]

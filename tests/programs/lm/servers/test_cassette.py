@@ -1,0 +1,173 @@
+"""A run that is recorded can be gone through again, to the byte, without its model; what is missing is named."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.base.errors import InputError
+from data.row_files import write_rows
+from programs.__main__ import main
+from programs.lm.servers.cassette import CassetteServer, Recorder, cassette_line, read_cassette
+from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.dataset import DatasetConfig, write_dataset
+from programs.synthesis.run import synthesize
+from tests.fakes.fake_model import FakeModel, Fault
+from tests.fakes.made_rows import made_row
+
+NO_CASSETTE = "expected a call as `record` writes them: this is no cassette"
+Rows = Callable[[int], Path]
+
+
+def recorded(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[int], Fault | None] = lambda n: None
+) -> tuple[Path, dict[str, Any], FakeModel]:
+    """A synthesis through a hosted model, and its cassette."""
+    with FakeModel(fault=fault) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        summary = synthesize(
+            SynthesizeConfig(
+                rows=rows, out=tmp_path / "live", lm="openai/fake", api_base=server.api_base, adapter="json",
+                canary_share=1.0, concurrency=1, record=tmp_path / "tape.jsonl",
+            )
+        )  # fmt: skip
+    return tmp_path / "tape.jsonl", summary, server
+
+
+def replayed(tmp_path: Path, rows: Path, tape: Path, **settings: Any) -> dict[str, Any]:
+    config = {"rows": rows, "out": tmp_path / "again", "lm": f"recorded:{tape}", "canary_share": 1.0}
+    return synthesize(SynthesizeConfig(**config | settings))
+
+
+def rows_text(out: Path, generator: str) -> str:
+    return (out / "rows.jsonl").read_text().replace(json.dumps(generator), '"GENERATOR"')
+
+
+def test_a_run_is_gone_through_again_to_the_byte(
+    tmp_path: Path, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(5)
+    # The second answer is malformed and the fourth cut off: what was asked again is answered again.
+    faults: dict[int, Fault] = {1: "malformed", 3: "truncated", 6: "503"}
+    tape, live, server = recorded(tmp_path, rows, monkeypatch, faults.get)
+    again = replayed(tmp_path, rows, tape, concurrency=4)
+    texts = rows_text(tmp_path / "live", "openai/fake"), rows_text(tmp_path / "again", "recorded:tape.jsonl")
+    assert texts[0] == texts[1] and texts[0].count("GENERATOR") > 5
+    assert again["funnel"] == live["funnel"]
+    assert again["usage"]["tokens"] == live["usage"]["tokens"] > 0
+    assert again["usage"]["cost_usd"] == 0
+    lines = read_cassette(tape)
+    # A server error is no answer.
+    assert len(lines) == len(server.log) - 1
+    assert {line["signature"] for line in lines} == {"ExtractRequirements", "ViolateRequirements", "VerifyLineup"}
+    assert {line["finish_reason"] for line in lines} == {"stop", "length"}
+    assert {line["model"] for line in lines} == {"openai/fake"}
+    text = tape.read_text()
+    assert server.token not in text and server.api_base not in text
+
+
+def test_the_answers_in_a_run_folder_are_exported_as_the_same_cassette(
+    tmp_path: Path, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape, _, _ = recorded(tmp_path, made_rows(3), monkeypatch)
+    out, exported = tmp_path / "set", tmp_path / "exported.jsonl"
+    config = DatasetConfig(run=tmp_path / "live", out=out, licence="cc0-1.0", cassette=exported)
+    write_dataset(config)
+    assert exported.read_bytes() == tape.read_bytes()
+    write_dataset(config)
+    assert exported.read_bytes() == tape.read_bytes()
+
+
+def test_a_run_that_goes_on_records_what_is_new(
+    tmp_path: Path, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(4)
+    with FakeModel() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        tape = tmp_path / "tape.jsonl"
+        for count in (2, 4, 4):
+            synthesize(
+                SynthesizeConfig(
+                    rows=rows, out=tmp_path / "live", lm="openai/fake", api_base=server.api_base, adapter="chat",
+                    canary_share=1.0, record=tape, max_rows=count,
+                )
+            )  # fmt: skip
+            assert len(read_cassette(tape)) == len(server.log)
+
+
+def test_what_was_not_recorded_is_named_by_row_step_and_field(
+    tmp_path: Path, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape, _, _ = recorded(tmp_path, made_rows(3), monkeypatch)
+    rows = tmp_path / "other.jsonl"
+    write_rows(rows, [made_row(0), made_row(7)])
+    summary = replayed(tmp_path, rows, tape)
+    assert summary["funnel"]["rows_failed"] == {"extract_request_refused": 1}
+    recorded_inputs = read_cassette(tape)[0]["inputs"]
+    query = recorded_inputs["query"]
+    for changed, words in (
+        ({"passage": "x"}, f"ExtractRequirements for the query {query!r} was recorded with another passage"),
+        ({"query": "why"}, "ExtractRequirements was recorded for other queries than 'why'"),
+        ({"count": "2"}, f"nothing was recorded of a step with the fields {', '.join(recorded_inputs)}, count"),
+    ):
+        fields = "".join(f"[[ ## {name} ## ]]\n{value}\n\n" for name, value in (recorded_inputs | changed).items())
+        with CassetteServer(tape) as server:
+            request = urllib.request.Request(
+                f"{server.api_base}/chat/completions",
+                json.dumps({"messages": [{"role": "user", "content": fields}]}).encode(),
+                {"Authorization": f"Bearer {server.token}"},
+            )
+            with pytest.raises(urllib.error.HTTPError, match="422") as refused:
+                urllib.request.urlopen(request)
+            assert words in json.loads(refused.value.read())["error"]["message"]
+
+
+def test_other_files_are_not_taken_for_cassettes(
+    tmp_path: Path, made_rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = made_rows(2)
+    before = rows.read_bytes()
+    command = ["synthesize", f"rows={rows}", f"out={tmp_path / 'out'}"]
+    for flags, words in (
+        (
+            ["lm=openai/fake", f"record={rows}"],
+            f"{rows}:1: {NO_CASSETTE}",
+        ),
+        ([f"lm=recorded:{rows}"], f"{rows}:1: {NO_CASSETTE}"),
+        (
+            ["lm=recorded:nowhere"],
+            "or recorded:xquad-sentences, or recorded:FILE of a cassette that `record` wrote",
+        ),
+        (["lm=openai/fake", f"record={tmp_path}"], f"{tmp_path}: cannot be read (Is a directory)"),
+    ):
+        assert main([*command, *flags]) == 2
+        assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert rows.read_bytes() == before
+
+
+def test_a_line_that_was_cut_off_is_left_out_and_written_over(tmp_path: Path) -> None:
+    def line(query: str) -> str:
+        return cassette_line(
+            signature="Ask", messages=[{"role": "user", "content": f"[[ ## query ## ]]\n{query}"}],
+            outputs={"answer": query}, answer="", finish_reason="stop", model="m", prompt_tokens=3,
+            completion_tokens=2,
+        )  # fmt: skip
+
+    tape = tmp_path / "tape.jsonl"
+    first = Recorder(tape)
+    for query in ("one", "two", "one"):
+        first.add(line(query))
+    assert [read["inputs"] for read in read_cassette(tape)] == [{"query": "one"}, {"query": "two"}]
+    tape.write_bytes(tape.read_bytes()[:-9])
+    assert len(read_cassette(tape)) == 1
+    again = Recorder(tape)
+    again.add(line("one"), again=True)
+    again.add(line("two"))
+    assert tape.read_text() == line("one") + "\n" + line("two") + "\n"
+    tape.write_text(line("one").replace("3", "-3") + "\n")
+    with pytest.raises(InputError, match=":1: expected a call"):
+        read_cassette(tape)
