@@ -94,9 +94,6 @@ def write_queries(config: QueriesConfig) -> dict[str, Any]:
         _, layouts = open_roles(program, specs, run, store=store, budget=budget, limits=limits)
         store.program = work_key(program, profile, specs, layouts, run)
         write_json(config.out / "config.json", config_dict(config))
-        known = sum(store.is_finished(row_content_id(row)) for row in rows)
-        if known:
-            log.info("%d of %d passages are finished already and cost nothing", known, len(rows))
         try:
             work_here(RowWorkers(program, profile, run, store, limits.all()), specs, iter(rows), len(rows), None)
         except BudgetSpentError as spent:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ _COLLECTIONS = (20_000, 20, 100)
 
 # Calls in flight at Ctrl-C may still settle for this long; with the clean-up it stays under two seconds.
 _SETTLE_S = 1.5
+log = logging.getLogger(__name__)
 # Skipping finished rows must not keep the event loop from its other work.
 _SKIPS_AT_ONCE = 200
 
@@ -65,7 +67,7 @@ class RowWorkers:
         self._ending = asyncio.Event()
         self.stopped = False
         self._condemned = False
-        self.cancelled_calls = 0
+        self._skipped = self.cancelled_calls = 0
 
     async def run(self, rows: Iterator[Row], total: int) -> Outcome:
         """Synthesise the unfinished rows."""
@@ -79,6 +81,8 @@ class RowWorkers:
                 await self._until_done_or_ending(workers, ending)
             finally:
                 await _cancel([*workers, ending, telling])
+        if self._skipped:
+            log.info("%d of %d were finished already and cost nothing", self._skipped, total)
         lowest = min((int(limit.lowest) for limit in self._limits), default=0)
         return Outcome(funnel=self._done, condemned=self._condemned, lowest_limit=lowest)
 
@@ -115,14 +119,13 @@ class RowWorkers:
         self.cancelled_calls = sum(limit.in_flight for limit in self._limits)
 
     async def _work(self, rows: Iterator[Row], progress: Any) -> None:
-        skipped = 0
         for row in rows:
             work = RowWork.of(row, self._config)
             row_id = work.row_id
             if row_id in self._under_way or self._store.is_finished(row_id, judged=work.judged):
                 progress.update()
-                skipped += 1
-                if skipped % _SKIPS_AT_ONCE == 0:
+                self._skipped += 1
+                if self._skipped % _SKIPS_AT_ONCE == 0:
                     await asyncio.sleep(0)
                 continue
             self._under_way.add(row_id)

@@ -31,12 +31,17 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     return started
 
 
-def test_a_few_rows_first_are_not_paid_again(made_rows: Rows, run: Callable[..., dict[str, Any]]) -> None:
+def test_a_few_rows_first_are_not_paid_again(
+    made_rows: Rows, run: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     rows = made_rows(12)
     with FakeModel() as server:
         run(rows, server, max_rows=6)
         first = len(server.log)
+        assert "finished already" not in caplog.text
         assert run(rows, server)["funnel"]["rows"] == 12
+        assert "6 of 12 were finished already and cost nothing" in caplog.text
         assert len(server.log) == 2 * first
         assert max(Counter(served.request for served in server.log).values()) == 1
 
