@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Of these `convert` alone has a recipe.
     words = sys.argv[1:] if argv is None else argv
     recipe = "just {}" if words[:1] == ["convert"] else "python -m data {}"
-    return run_command("data", COMMANDS, argv, recipe=recipe)
+    return run_command(COMMANDS, argv, recipe=recipe)
 
 
 if __name__ == "__main__":

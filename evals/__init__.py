@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from evals.retrieval.evaluate import evaluate
 
 __all__ = ["EvalConfig", "evaluate"]
-_HOMES = {"EvalConfig": "evals.retrieval.config", "evaluate": "evals.retrieval.evaluate"}
+_HOMES = {"EvalConfig": ".retrieval.config", "evaluate": ".retrieval.evaluate"}
 
 
 def __getattr__(name: str) -> Any:
     # On demand, as in the other rooms.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name], __name__), name)

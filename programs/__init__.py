@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RowInputs", "SynthesizeConfig", "Synthesizer", "synthesize"]
 _HOMES = {
-    "RowInputs": "programs.modules.row_program",
-    "SynthesizeConfig": "programs.synthesis.config",
-    "Synthesizer": "programs.modules.synthesizer",
-    "synthesize": "programs.synthesis.run",
+    "RowInputs": ".modules.row_program",
+    "SynthesizeConfig": ".synthesis.config",
+    "Synthesizer": ".modules.synthesizer",
+    "synthesize": ".synthesis.run",
 }
 
 
@@ -28,4 +28,4 @@ def __getattr__(name: str) -> Any:
     # On demand: dspy takes seconds to import, which --help should not.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name], __name__), name)

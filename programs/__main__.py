@@ -85,7 +85,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], str | None]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    return run_command("programs", COMMANDS, argv)
+    return run_command(COMMANDS, argv)
 
 
 if __name__ == "__main__":

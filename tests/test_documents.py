@@ -85,7 +85,7 @@ def room_commands(room: str) -> dict[str, tuple[type, Callable[[Any], object]]]:
     """The commands of a room, as its __main__ hands them to the command line."""
     caught: dict[str, tuple[type, Callable[[Any], object]]] = {}
 
-    def catch(room: str, commands: dict[str, Any], argv: Any = None, **_: Any) -> int:
+    def catch(commands: dict[str, Any], argv: Any = None, **_: Any) -> int:
         caught.update(commands)
         return 0
 
@@ -121,7 +121,7 @@ def test_every_command_is_one_that_the_command_line_takes(block: Block, capsys: 
         room, arguments = ours
         parsed: list[Any] = []
         commands = {name: (kind, parsed.append) for name, (kind, _) in room_commands(room).items()}
-        code = data.base.cli.run_command(room, commands, arguments)
+        code = data.base.cli.run_command(commands, arguments)
         assert code == 0, f"{block}: {' '.join(words)}: {capsys.readouterr().err}"
         assert len(parsed) == 1
 
@@ -136,9 +136,7 @@ def test_a_block_that_says_so_runs(
         ours = our_command(words)
         assert ours is not None, f"{block}: only commands of ours are run"
         room, arguments = ours
-        assert data.base.cli.run_command(room, room_commands(room), arguments) == 0, (
-            f"{words}: {capsys.readouterr().err}"
-        )
+        assert data.base.cli.run_command(room_commands(room), arguments) == 0, f"{words}: {capsys.readouterr().err}"
     assert "written: " in capsys.readouterr().out
 
 
@@ -194,7 +192,7 @@ def test_the_check_sees_what_is_wrong() -> None:
     with pytest.raises(AssertionError, match="nothing checks"):
         our_command(["just", "no-such-recipe"])
     commands = {name: (kind, print) for name, (kind, _) in room_commands("trainer").items()}
-    assert data.base.cli.run_command("trainer", commands, ["train", "rows=a", "out=b", "no-such-flag=1"]) == 2
+    assert data.base.cli.run_command(commands, ["train", "rows=a", "out=b", "no-such-flag=1"]) == 2
     assert list(commands_of("just demo && just test  # both\njust mine \\\n  a=b")) == [
         ["just", "demo"], ["just", "test"], ["just", "mine", "a=b"]
     ]  # fmt: skip

@@ -26,7 +26,7 @@ def follow(capsys: pytest.CaptureFixture[str]) -> Follow:
         assert ours is not None
         room, words = ours
         capsys.readouterr()
-        code = run_command(room, room_commands(room), [*words, *more])
+        code = run_command(room_commands(room), [*words, *more])
         printed = capsys.readouterr()
         assert code == 0, printed.err
         lines = printed.out.splitlines()
@@ -107,5 +107,5 @@ def test_words_are_quoted_and_settings_said_again() -> None:
     assert ours is not None
     seen: list[SynthesizeConfig] = []
     kind = room_commands("programs")["synthesize"][0]
-    assert run_command("programs", {"synthesize": (kind, seen.append)}, ours[1]) == 0
+    assert run_command({"synthesize": (kind, seen.append)}, ours[1]) == 0
     assert seen == [SynthesizeConfig(rows=config.rows, extra={"top_k": 3}, batched=False, lm="a/b")]

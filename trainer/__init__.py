@@ -20,12 +20,12 @@ __all__ = [
     "CounterfactualLoss", "Encoder", "InfoNCE", "MineConfig", "QueryViewEntropy", "TrainConfig", "mine", "train",
 ]  # fmt: skip
 _HOMES = {
-    "Encoder": "trainer.encoder.encoder",
-    "MineConfig": "trainer.mining.config",
-    "TrainConfig": "trainer.config",
-    "mine": "trainer.mining.mine",
-    "train": "trainer.loop",
-    **dict.fromkeys(("CounterfactualLoss", "InfoNCE", "QueryViewEntropy"), "trainer.loss_modules"),
+    "Encoder": ".encoder.encoder",
+    "MineConfig": ".mining.config",
+    "TrainConfig": ".config",
+    "mine": ".mining.mine",
+    "train": ".loop",
+    **dict.fromkeys(("CounterfactualLoss", "InfoNCE", "QueryViewEntropy"), ".loss_modules"),
 }
 
 
@@ -33,4 +33,4 @@ def __getattr__(name: str) -> Any:
     # On demand: torch takes seconds to import, which `import trainer` and the commands' --help should not.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -82,4 +82,4 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], str | None]]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run_command("trainer", COMMANDS))
+    sys.exit(run_command(COMMANDS))

@@ -52,7 +52,6 @@ def _common_names(kind: type) -> set[str]:
 
 
 def run_command(
-    room: str,
     commands: Mapping[str, tuple[type, Callable[[Any], object]]],
     argv: Sequence[str] | None = None,
     *,
@@ -74,7 +73,7 @@ def run_command(
     log_file = None
     try:
         if {"--help", "-h"} & set(argv):
-            _show_help(room, commands, argv)
+            _show_help(commands, argv, recipe)
         name = argv[0] if argv else ""
         if name not in commands:
             said = f"{shown(name)}: no such command{nearest(name, commands)}" if name else "expected a command"
@@ -94,7 +93,7 @@ def run_command(
             except NotYetError as left:
                 follows = sys.stdout.write(f"{left}\n")
         if isinstance(follows, str) and not common.quiet:
-            sys.stdout.write(f"next: {follows}\n")
+            sys.stdout.write(f"next: {recipe.format(follows.removeprefix('just '))}\n")
         # Here, where a reader who has gone and a disk that is full can still be answered.
         sys.stdout.flush()
     except InputError as error:
@@ -126,7 +125,10 @@ def _start_log(common: CommandOptions) -> logging.Handler | None:
         for handler in logging.getLogger().handlers:
             handler.setLevel(logging.WARNING if common.quiet else logging.DEBUG)
     if common.verbose:
-        for room in ("data", "trainer", "programs", "evals", "datasets", "sentence_transformers", "bm25s"):
+        # In a wheel the rooms lie below one name.
+        above = __name__.removesuffix("data.base.cli")
+        rooms = (f"{above}{room}" for room in ("data", "trainer", "programs", "evals"))
+        for room in (*rooms, "datasets", "sentence_transformers", "bm25s"):
             logging.getLogger(room).setLevel(logging.DEBUG)
     if common.log_file is None:
         return None
@@ -150,13 +152,13 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _show_help(room: str, commands: Mapping[str, tuple[type, Callable[[Any], object]]], argv: Sequence[str]) -> None:
+def _show_help(commands: Mapping[str, tuple[type, Callable[[Any], object]]], argv: Sequence[str], recipe: str) -> None:
     name = argv[0] if argv[0] in commands else None
     for kind in [each for each, _ in commands.values()] if name is None else [commands[name][0], CommandOptions]:
         _say_help(kind)
     tyro.extras.subcommand_cli_from_dict(
         {each: _grouped(kind) if each == name else kind for each, (kind, _) in commands.items()},
-        prog=f"python -m {room}",
+        prog=recipe.format("").strip(),
         args=[*([] if name is None else [name]), "--help"],
         config=(tyro.conf.OmitArgPrefixes,),
     )

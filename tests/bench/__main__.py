@@ -37,4 +37,4 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run_command("tests.bench", COMMANDS, recipe="just bench-{}"))
+    sys.exit(run_command(COMMANDS, recipe="just bench-{}"))

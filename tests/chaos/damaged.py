@@ -100,7 +100,7 @@ def lay_out_runs(folder: Path) -> None:
         ):
             err = io.StringIO()
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
-                code = run_command(room, importlib.import_module(f"{room}.__main__").COMMANDS, words)
+                code = run_command(importlib.import_module(f"{room}.__main__").COMMANDS, words)
             promise(code == 0, f"{words} ends with {code}: {err.getvalue()[-300:]}")
     finally:
         os.chdir(here)
@@ -154,7 +154,7 @@ def fault_of(room: str, words: list[str]) -> str | None:
     logging.getLogger().handlers.clear()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), patience():
         try:
-            code = run_command(room, importlib.import_module(f"{room}.__main__").COMMANDS, words)
+            code = run_command(importlib.import_module(f"{room}.__main__").COMMANDS, words)
         except Late:
             return "still working after 20 s"
         except SystemExit as end:

@@ -160,7 +160,7 @@ def refusal_fault(room: str, words: list[str], *, named: str) -> str | None:
     logging.getLogger().handlers.clear()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), patience():
         try:
-            code = run_command(room, commands, words)
+            code = run_command(commands, words)
         except Late:
             return f"still working after {PATIENCE_S} s"
         except SystemExit as end:

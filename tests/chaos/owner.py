@@ -79,7 +79,7 @@ def owner(folder: Path, commands: Sequence[str] = (*_FILES, *_FOLDERS)) -> dict[
 def _run(room: str, argv: list[str]) -> tuple[int, str]:
     error = io.StringIO()
     with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
-        code = run_command(room, _ROOMS[room], argv)
+        code = run_command(_ROOMS[room], argv)
     return code, error.getvalue()
 
 

@@ -10,21 +10,18 @@ from data.row_files import write_rows
 
 
 def test_the_demo_is_written_as_beir_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command("data", COMMANDS, ["demo", f"out={tmp_path}"]) == 0
+    assert run_command(COMMANDS, ["demo", f"out={tmp_path}"]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / split) for split in ("train", "seen", "dev", "test")]
     sizes = {split: len(read_beir(tmp_path / split, split).queries) for split in ("train", "seen", "dev", "test")}
     assert sizes == {"train": 120, "seen": 140, "dev": 40, "test": 100}
 
 
 def test_leakage_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_command("data", COMMANDS, ["demo", f"out={tmp_path}"])
+    run_command(COMMANDS, ["demo", f"out={tmp_path}"])
     write_rows(tmp_path / "rows.jsonl", [item.row for item in demo_items()[:3]])
     capsys.readouterr()
     assert (
-        run_command(
-            "data", COMMANDS, ["leakage", f"rows={tmp_path}/rows.jsonl", f"eval={tmp_path}/train", "split=train"]
-        )
-        == 0
+        run_command(COMMANDS, ["leakage", f"rows={tmp_path}/rows.jsonl", f"eval={tmp_path}/train", "split=train"]) == 0
     )
     shown = capsys.readouterr().out
     assert shown.startswith("3 of 120 evaluation queries and 3 of 120 ")
@@ -32,8 +29,8 @@ def test_leakage_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_command("data", COMMANDS, ["demo", f"out={tmp_path}"])
+    run_command(COMMANDS, ["demo", f"out={tmp_path}"])
     capsys.readouterr()
-    code = run_command("data", COMMANDS, ["leakage", f"rows={tmp_path}/none", f"eval={tmp_path}/dev", "split=dev"])
+    code = run_command(COMMANDS, ["leakage", f"rows={tmp_path}/none", f"eval={tmp_path}/dev", "split=dev"])
     assert code == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/none: cannot read: No such file or directory\n"

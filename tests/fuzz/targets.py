@@ -139,7 +139,7 @@ def command_line(raw: bytes, folder: Path) -> None:
     commands = {"synthesize": (SynthesizeConfig, seen.append), "optimize": (OptimizeConfig, seen.append)}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            code = run_command("programs", commands, words)
+            code = run_command(commands, words)
         except SystemExit as end:  # --help
             code = int(end.code or 0)
     assert code in (0, 2), code

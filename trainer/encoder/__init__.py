@@ -13,4 +13,4 @@ def __getattr__(name: str) -> Any:
     # On demand: torch takes seconds to import, which the options of a command should not.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("trainer.encoder.encoder"), name)
+    return getattr(import_module(".encoder", __name__), name)

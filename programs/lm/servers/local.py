@@ -38,7 +38,7 @@ class LocalServer:
 
     def __enter__(self) -> Self:
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "programs.lm.servers.local_child"],
+            [sys.executable, "-m", f"{__package__}.local_child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -42,7 +42,7 @@ class FellConfig:
 
 def run(argv: list[str]) -> tuple[int, list[object]]:
     seen: list[object] = []
-    return run_command("garden", {"plant": (PlantConfig, seen.append), "fell": (FellConfig, seen.append)}, argv), seen
+    return run_command({"plant": (PlantConfig, seen.append), "fell": (FellConfig, seen.append)}, argv), seen
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_name_that_no_file_can_have_and_a_message_without_end_are_one_short_li
         (Path("/") / ("y" * 10_000)).exists()
 
     for kind, said in (("elm", "xxx ... xxx"), ("oak", "name too long")):
-        assert run_command("garden", {"fell": (FellConfig, fell)}, ["fell", f"kind={kind}"]) == 2
+        assert run_command({"fell": (FellConfig, fell)}, ["fell", f"kind={kind}"]) == 2
         line = capsys.readouterr().err
         assert line.startswith("error: ") and line.count("\n") == 1 and len(line) < 1000
         assert said in line
@@ -127,7 +127,7 @@ def test_stopping_by_hand_is_code_130(capsys: pytest.CaptureFixture[str]) -> Non
     def stop(_: object) -> None:
         raise KeyboardInterrupt
 
-    assert run_command("garden", {"fell": (FellConfig, stop), "plant": (PlantConfig, stop)}, ["fell"]) == 130
+    assert run_command({"fell": (FellConfig, stop), "plant": (PlantConfig, stop)}, ["fell"]) == 130
     assert capsys.readouterr().err == "stopped\n"
 
 

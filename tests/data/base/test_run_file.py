@@ -42,7 +42,7 @@ def run(*words: str) -> tuple[int, list[PlantConfig]]:
         claim_folder("plant", config.out, ["trees.json"], restart=config.restart)
         claim_folder("water", config.out / "water", [], run=config.out)
 
-    return run_command("garden", {"plant": (PlantConfig, plant)}, ["plant", *words]), seen
+    return run_command({"plant": (PlantConfig, plant)}, ["plant", *words]), seen
 
 
 def written(folder: Path, text: str) -> str:
@@ -74,7 +74,7 @@ def test_a_file_beside_an_output_that_is_a_file(tmp_path: Path) -> None:
         config.out.write_text(config.kind, encoding="utf-8")
         outputs.record()
 
-    assert run_command("garden", {"plant": (PlantConfig, plant)}, ["plant", f"out={out}", "kind=oak"]) == 0
+    assert run_command({"plant": (PlantConfig, plant)}, ["plant", f"out={out}", "kind=oak"]) == 0
     assert 'kind = "oak"' in (tmp_path / "trees.txt.run.toml").read_text(encoding="utf-8")
 
 

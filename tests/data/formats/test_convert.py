@@ -171,7 +171,7 @@ def test_texts_that_the_sidecar_does_not_know_stay_and_are_counted(
     line["neg"] = ["n1", *line["neg"][1:], "n2"]
     write_objects(path, [line])
     argv = ["convert", f"input={path}", "source=flag-embedding", f"out={tmp_path}/back.jsonl"]
-    assert run_command("data", COMMANDS, argv) == 0
+    assert run_command(COMMANDS, argv) == 0
     assert f"negatives that {path}.provenance.jsonl does not know, kept without ids: 2 as mined" in (
         capsys.readouterr().out
     )
@@ -232,15 +232,15 @@ def test_the_command_counts_what_is_lost(tmp_path: Path, capsys: pytest.CaptureF
     few = replace(ROW, query="few", negatives=ROW.negatives[1:2])
     write_rows(tmp_path / "rows.jsonl", [ROW, few])
     argv = ["convert", f"input={tmp_path}/rows.jsonl", f"out={tmp_path}/out.jsonl", "to=swift"]
-    assert run_command("data", COMMANDS, argv) == 0
+    assert run_command(COMMANDS, argv) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("2 rows as 4 lines of swift; negatives: 1 generated, 2 mined")
     assert "left out, since every line has the same number: 1 mined" in shown
     assert "set NUM_MINED_NEGATIVES" in shown
-    assert run_command("data", COMMANDS, [*argv, "num-negatives=2"]) == 0
+    assert run_command(COMMANDS, [*argv, "num-negatives=2"]) == 0
     assert "1 rows dropped: fewer than 2 mined negatives" in capsys.readouterr().out
     back = ["convert", f"input={tmp_path}/out.jsonl", "source=swift", f"out={tmp_path}/back.parquet"]
-    assert run_command("data", COMMANDS, back) == 0
+    assert run_command(COMMANDS, back) == 0
     assert list(read_format(tmp_path / "back.parquet", "rows")) == list(read_rows(tmp_path / "rows.jsonl"))[:1]
 
 

@@ -242,7 +242,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
         f"out={tmp_path}/out", f"model={tiny_bert}", "seeds=2", "epochs=1", "batch-size=4", "num-mined=2",
         f"slices={tmp_path}/hard.txt", f"transfer={tmp_path}/other", "generated-weights=",
     ]  # fmt: skip
-    assert run_command("evals", COMMANDS, argv) == 0
+    assert run_command(COMMANDS, argv) == 0
     shown = capsys.readouterr().out
     assert "mined + naive" in shown and "no LM given" in shown
     assert "have fewer texts" not in shown
@@ -275,7 +275,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     scores = sorted((tmp_path / "out").glob("arms/*/*/scores.json"))
     times = {path: path.stat().st_mtime_ns for path in scores}
     scores[0].unlink()
-    assert run_command("evals", COMMANDS, argv) == 0
+    assert run_command(COMMANDS, argv) == 0
     assert [path for path in scores if path.stat().st_mtime_ns != times[path]] == [scores[0]]
     again = json.loads((tmp_path / "out" / "ablation.json").read_text(encoding="utf-8"))
     assert again["per_query"] == result["per_query"]
@@ -295,7 +295,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
 )
 def test_bad_input_is_one_line(word: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["ablate", "rows=no_such.jsonl", "dev=d", "test=t", f"out={tmp_path}/out", word]
-    assert run_command("evals", COMMANDS, argv) == 2
+    assert run_command(COMMANDS, argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 

@@ -17,7 +17,7 @@ ARMS = ["zero-shot", "mined only", "mined + generated + entropy"]
 
 
 def run(*argv: str) -> int:
-    return run_command("evals", COMMANDS, argv)
+    return run_command(COMMANDS, argv)
 
 
 def test_a_demo_that_another_process_works_on_keeps_its_files(

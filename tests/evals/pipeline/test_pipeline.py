@@ -22,7 +22,7 @@ ALL = ["mine", "synthesize", "train", "diagnose", "eval", "report"]
 
 
 def pipeline(*words: str, config: Path = SAMPLE) -> int:
-    return run_command("evals", COMMANDS, ["pipeline", f"config={config}", *words])
+    return run_command(COMMANDS, ["pipeline", f"config={config}", *words])
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_each_step_runs_once_goes_on_and_is_done_again_where_something_changed(
     assert pipeline(config=out / "run.toml") == 0
     assert skipped() == ALL and written(out) == first
     # A step's own run.toml goes on with that step alone.
-    assert run_command("trainer", TRAINER, ["train", f"config={out / 'train' / 'run.toml'}"]) == 0
+    assert run_command(TRAINER, ["train", f"config={out / 'train' / 'run.toml'}"]) == 0
     assert written(out) == first
 
     assert pipeline(*small, "train.lr=1e-3") == 0

@@ -1,0 +1,20 @@
+"""`causalneg COMMAND`: every command of every room, for an installation without a checkout and `just`."""
+
+import sys
+from collections.abc import Sequence
+
+from data.__main__ import COMMANDS as DATA
+from data.base.cli import run_command
+from evals.__main__ import COMMANDS as EVALS
+from programs.__main__ import COMMANDS as PROGRAMS
+from trainer.__main__ import COMMANDS as TRAINER
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    # `demo` is that of evals, as with `just`.
+    return run_command({**DATA, **TRAINER, **PROGRAMS, **EVALS}, argv, recipe="causalneg {}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
