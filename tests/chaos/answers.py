@@ -23,6 +23,7 @@ from programs.lm.faults import PASSING_LOSSES
 from programs.lm.models import ModelSpec, known_price
 from programs.lm.servers.recorded import Layout, read_inputs
 from programs.lm.usage import estimated_usage, message_text
+from programs.modules.verifier import POSITIVE_REFUSED
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.store import RunStore
@@ -40,7 +41,7 @@ _LAYOUTS: tuple[Layout, ...] = ("chat", "json")
 _AT_ONCE, _AT_ONCE_LOST = 60, 6
 _TIMEOUT_S = 1.5
 # So long one run may take.
-_PATIENCE_S = 60
+_PATIENCE_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +231,11 @@ class Attempts:
             number = sum(1 for _ in read_rows(home / "out" / "rows.jsonl"))
         except InputError as error:
             return f"what was written cannot be read: {error}", []
-        if number != len(group):
-            return f"{number} rows were written", []
         finished = _finished(home)
+        # Rows whose positive the answer refused are left out.
+        refused = sum(failure == POSITIVE_REFUSED for failure, _ in finished.values())
+        if number != len(group) - refused:
+            return f"{number} rows were written", []
         *faults, proper = [
             fault or _fate_fault(case, finished.get(row_id), stopped)
             for case, row_id, fault in zip(group, ids, covered, strict=True)

@@ -234,7 +234,7 @@ _COMPLETIONS: dict[str, Callable[[dict[str, Any], Asked], Any]] = {
     },
     "no choices": lambda c, asked: c.pop("choices"),
     "an error with 200": lambda c, asked: (c.clear(), c.update(error={"message": f"no {asked.key}", "code": 500})),
-    "an error beside": lambda c, asked: c.update(error={"message": "slow down", "code": 429}),
+    "an error beside": lambda c, asked: c.update(error={"message": "broken", "code": 500}),
     "an empty object": lambda c, asked: c.clear(),
     **{f"no {name}": lambda c, asked, n=name: c.pop(n) for name in ("id", "object", "created", "model")},
     **{
