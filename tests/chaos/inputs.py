@@ -131,7 +131,7 @@ def _model_in_form(folder: Path) -> Path:
 
 def bad_paths(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
     """Paths that no command can use as an input; of outputs those that cannot be made."""
-    if name in ("out", "cache", "per_query", "write"):
+    if name in ("out", "cache", "per_query", "write", "record", "cassette"):
         file = folder / "a-file"
         file.touch()
         yield "beneath a file", file / "x.jsonl"

@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from data.base.errors import InputError
+from data.base.files import open_bytes
 from data.base.text import clean_text, content_id
 from programs.lm.servers.loopback import LoopbackServer, completion_response, error_response
 from programs.lm.servers.recorded import Layout, read_inputs, render_answer
@@ -64,10 +65,8 @@ def read_cassette(path: Path) -> list[dict[str, Any]]:
 
     Raises InputError when `path` is no readable file, or a line is none of a cassette's.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
+    with open_bytes(path) as file:
+        content = file.read()
     *whole, rest = content.split(b"\n")
     if rest and not rest.startswith(_BEGINS):
         whole.append(rest)
@@ -130,6 +129,8 @@ class Recorder:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             content = self._path.read_bytes()
+            if content and not content.startswith(_BEGINS):
+                raise InputError("is packed: unpack it to add to it", file=self._path)
             os.ftruncate(self._file, content.rfind(b"\n") + 1)
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)

@@ -1,5 +1,6 @@
 """A run that is recorded can be gone through again, to the byte, without its model; what is missing is named."""
 
+import gzip
 import json
 import urllib.error
 import urllib.request
@@ -142,7 +143,7 @@ def test_other_files_are_not_taken_for_cassettes(
             ["lm=recorded:nowhere"],
             "or recorded:xquad-sentences, or recorded:FILE of a cassette that `record` wrote",
         ),
-        (["lm=openai/fake", f"record={tmp_path}"], f"{tmp_path}: cannot be read (Is a directory)"),
+        (["lm=openai/fake", f"record={tmp_path}"], f"{tmp_path}: cannot read: Is a directory"),
     ):
         assert main([*command, *flags]) == 2
         assert words in capsys.readouterr().err.strip().splitlines()[-1]
@@ -168,6 +169,12 @@ def test_a_line_that_was_cut_off_is_left_out_and_written_over(tmp_path: Path) ->
     again.add(line("one"), again=True)
     again.add(line("two"))
     assert tape.read_text() == line("one") + "\n" + line("two") + "\n"
+    packed = tmp_path / "packed.jsonl.gz"
+    packed.write_bytes(before := gzip.compress(tape.read_bytes()))
+    assert len(read_cassette(packed)) == 2
+    with pytest.raises(InputError, match="is packed"):
+        Recorder(packed)
+    assert packed.read_bytes() == before
     tape.write_text(line("one").replace("3", "-3") + "\n")
     with pytest.raises(InputError, match=":1: expected a call"):
         read_cassette(tape)
