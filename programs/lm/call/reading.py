@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from dspy.utils.exceptions import AdapterParseError
 from pydantic_core import to_jsonable_python
@@ -40,7 +41,11 @@ class Reader:
         """Raises CallError ("malformed") when the parser raises anything, or takes too long."""
         try:
             at_once = sum(map(text.count, _SLOW_MARKS)) <= _MARKS_READ_AT_ONCE
-            found = self._parse(text) if at_once else await _read_aside(self._parse, text)
+            if at_once:
+                found = self._parse(text)
+            else:
+                async with _turn():
+                    found = await _read_aside(self._parse, text)
         except Exception as error:  # noqa: BLE001 - whatever a parser makes of such a text, it is no answer
             words = getattr(error, "message", None) or f"{type(error).__name__} {error}"
             raise CallError("malformed", str(words)) from None
@@ -106,6 +111,14 @@ class CheckedAnswers:
                 message=f"the parser ended in {type(error).__name__}",
             ) from error
         return found
+
+
+# Of a loop: one slow answer is read at a time. Thirty threads of parsing would leave the loop no time for its calls.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+def _turn() -> asyncio.Lock:
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 async def _read_aside(parse: Callable[[str], dict[str, Any]], text: str) -> dict[str, Any]:
