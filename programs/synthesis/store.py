@@ -8,6 +8,7 @@ import json
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -38,7 +39,7 @@ CREATE TABLE calls (
 );
 CREATE TABLE answers (row_id TEXT NOT NULL, key TEXT NOT NULL, answer TEXT NOT NULL, PRIMARY KEY (row_id, key))
 WITHOUT ROWID;
-CREATE TABLE said (id INTEGER PRIMARY KEY, line TEXT NOT NULL);
+CREATE TABLE said (id INTEGER PRIMARY KEY, line BLOB NOT NULL);
 """
 # Failures of a row whose cause may be gone at the next start; any other failure is an outcome.
 _PASSING_FAILURES = tuple(f"{step}_{loss}" for step in ("extract", "write") for loss in PASSING_LOSSES)
@@ -168,7 +169,8 @@ class RunStore:
             if answer is not None:
                 self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (current_row.get(), key, answer))
             if line is not None:
-                self._db.execute("INSERT INTO said (line) VALUES (?)", (line,))
+                # Prompts are most of it, and much alike.
+                self._db.execute("INSERT INTO said (line) VALUES (?)", (zlib.compress(line.encode(), 1),))
 
     def _values(self, call: Call) -> dict[str, Any]:
         return {"row_id": current_row.get(), "program": self.program, **asdict(call), "at": time.time()}
@@ -176,7 +178,8 @@ class RunStore:
     def said(self) -> Iterator[str]:
         """Every answered call of this folder, as a cassette has it, in the order of the answers."""
         with self._faults():
-            yield from (str(line) for (line,) in self._db.execute("SELECT line FROM said ORDER BY id"))
+            for (line,) in self._db.execute("SELECT line FROM said ORDER BY id"):
+                yield zlib.decompress(line).decode()
 
     def get_note(self, name: str) -> str | None:
         """A fact about the run that was noted before."""

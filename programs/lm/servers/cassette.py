@@ -19,7 +19,7 @@ from aiohttp import web
 
 from data.base.errors import InputError
 from data.base.files import open_bytes
-from data.base.text import clean_text, content_id
+from data.base.text import content_id
 from programs.lm.servers.loopback import LoopbackServer, completion_response, error_response
 from programs.lm.servers.recorded import Layout, read_inputs, render_answer
 from programs.lm.usage import message_text
@@ -57,7 +57,8 @@ def cassette_line(
         prompt_tokens, completion_tokens,
     )  # fmt: skip
     # An escape in a JSON answer may be half a character, which no file can hold.
-    return clean_text(json.dumps(dict(zip(_FIELDS, values, strict=True)), ensure_ascii=False))
+    line = json.dumps(dict(zip(_FIELDS, values, strict=True)), ensure_ascii=False)
+    return line.encode("utf-8", "replace").decode()
 
 
 def read_cassette(path: Path) -> list[dict[str, Any]]:
