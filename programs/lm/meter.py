@@ -93,11 +93,9 @@ class Meter:
         """The stored answer to a request, if any."""
         return None if self._journal is None else self._journal.find(key)
 
-    def replayed(self, key: str, line: str) -> None:
+    def replayed(self, key: str) -> None:
         """A stored answer was used, which costs nothing."""
         self.journal(Call(role=self.role, model=self.spec.name, outcome="replayed"), key)
-        if self.spec.record is not None:
-            recorder(self.spec.record).add(line, again=True)
 
     def open(self, held: Reservation) -> int | None:
         """Write down what one attempt may cost, before it is sent: a run that is killed meanwhile is charged that."""
@@ -155,7 +153,7 @@ class Meter:
         written = line(prompt_tokens, completion) if line is not None and answer is not None and wanted else None
         self.journal(call, key, kept, opened, written)
         if written is not None and self.spec.record is not None:
-            # After the store, which a run that goes on replays, and records then.
+            # After the store, from which a run that goes on completes the cassette.
             recorder(self.spec.record).add(written)
 
     def journal(

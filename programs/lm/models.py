@@ -273,7 +273,7 @@ class Models:
         self._first_provider = ""
         self._keyed_server: str | None = None
         self._recorded: dict[str, LoopbackServer] = {}
-        self._record = None if options.record is None else options.record.expanduser().absolute()
+        self._record = options.record
         if self._record is not None:
             recorder(self._record)
         self._running: dict[str, LocalServer] = {}
@@ -303,6 +303,8 @@ class Models:
                     f"{cassette.PREFIX}FILE of a cassette that `record` wrote",
                     field=flag,
                 )
+            if self._record is not None and path.samefile(self._record.expanduser()):
+                raise InputError(f"is what {flag} replays: record into another file", file=path, field="record")
             if name not in self._recorded:
                 self._recorded[name] = self._stack.enter_context(CassetteServer(path))
             tape = self._recorded[name]

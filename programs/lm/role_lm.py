@@ -111,7 +111,7 @@ class RoleEngine:
     async def _text(self, messages: list[dict[str, str]], given: Mapping[str, Any]) -> str:
         """One call, until it is answered or fails for good."""
         key = self._key(messages, given)
-        if (stored := await self._replayed(key, messages)) is not None:
+        if (stored := await self._replayed(key)) is not None:
             return stored
         attempt, widened, plain_again = 0, False, False
         size = TextSize.of("".join(message["content"] for message in messages))
@@ -191,7 +191,7 @@ class RoleEngine:
             await asyncio.sleep(retry_delay(attempt, wait, self._rng))
             attempt += 1
 
-    async def _replayed(self, key: str, messages: list[dict[str, str]]) -> str | None:
+    async def _replayed(self, key: str) -> str | None:
         """The stored answer to a request, if there is one that can be read."""
         if (stored := self._meter.stored(key)) is None:
             return None
@@ -203,8 +203,7 @@ class RoleEngine:
             except CallError:
                 # Kept by a version that did not read before it kept.
                 return None
-        line = self._recorded(messages, Answer(text=text), stored)
-        self._meter.replayed(key, "" if line is None else line(0, 0))
+        self._meter.replayed(key)
         return text
 
     def _recorded(

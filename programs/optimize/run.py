@@ -34,7 +34,7 @@ from programs.optimize.part import StageResult, compile_part, freeze_verifier
 from programs.optimize.projection import project
 from programs.optimize.splits import Split, split_rows
 from programs.profiles.profile import CorpusProfile, load_profile, mined_passages, style_pool
-from programs.synthesis.roles import Specs, open_roles, resolve_roles
+from programs.synthesis.roles import Specs, complete_cassette, open_roles, resolve_roles
 from programs.synthesis.run import refuse_forgotten_lm
 from programs.synthesis.store import RunStore
 from programs.synthesis.workers import row_inputs
@@ -94,6 +94,8 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         claim_folder("optimize", config.out, WRITTEN, inputs=[config.rows, config.profile, config.retriever])
         store = stack.enter_context(RunStore(config.out / "store.sqlite", program=key))
         budget.add_spent(store.usage(whole_folder=True).values())
+        # What is stored is replayed whatever the settings were when it was asked.
+        complete_cassette(config, store, whole_folder=True)
         write_json(config.out / "config.json", config_dict(config))
         lms, layouts = open_roles(program, specs, config, store=store, budget=budget)
         setting = Setting(

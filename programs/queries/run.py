@@ -35,7 +35,7 @@ from programs.options import JudgingOptions, LMOptions
 from programs.profiles.profile import load_profile
 from programs.queries.config import QueriesConfig
 from programs.synthesis.config import SynthesizeConfig
-from programs.synthesis.roles import open_roles, resolve_roles, work_key
+from programs.synthesis.roles import complete_cassette, open_roles, resolve_roles, work_key
 from programs.synthesis.run import work_here
 from programs.synthesis.store import RunStore
 from programs.synthesis.summary import usage_summary
@@ -93,6 +93,7 @@ def write_queries(config: QueriesConfig) -> dict[str, Any]:
         limits = ConcurrencyByPlace(config.concurrency)
         _, layouts = open_roles(program, specs, run, store=store, budget=budget, limits=limits)
         store.program = work_key(program, profile, specs, layouts, run)
+        complete_cassette(run, store)
         write_json(config.out / "config.json", config_dict(config))
         try:
             work_here(RowWorkers(program, profile, run, store, limits.all()), specs, iter(rows), len(rows), None)

@@ -17,6 +17,7 @@ from programs.lm.faults import PASSING_LOSSES, UNREADABLE, CallError, RunStopped
 from programs.lm.models import Models, ModelSpec, log_roles
 from programs.lm.pacing import ConcurrencyByPlace
 from programs.lm.role_lm import RoleLM
+from programs.lm.servers.cassette import recorder
 from programs.modules.naive import NAIVE, NaiveWriter
 from programs.modules.row_judge import VERIFY, RowJudge
 from programs.modules.row_program import RowProgram
@@ -24,7 +25,7 @@ from programs.modules.saved import load_program
 from programs.modules.signatures import ExtractRequirements, VerifyIrrelevance
 from programs.modules.synthesizer import Synthesizer
 from programs.modules.verifier import ACCEPTANCE_RULE
-from programs.options import AdapterName
+from programs.options import AdapterName, CallOptions
 from programs.profiles.profile import CorpusProfile
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.store import RunStore
@@ -129,6 +130,13 @@ def open_roles(
         verifier_adapter=adapters["verifier"],
     )
     return lms, layouts
+
+
+def complete_cassette(config: CallOptions, store: RunStore, *, whole_folder: bool = False) -> None:
+    """Add to the run's cassette, if it has one, what earlier starts were answered, recorded or not: finished work is
+    not asked for again. `whole_folder` as `RunStore.said` takes it."""
+    if config.record is not None:
+        recorder(config.record).complete(store.said(whole_folder=whole_folder))
 
 
 def _open_role(

@@ -37,7 +37,7 @@ from programs.profiles.profile import (
 )
 from programs.synthesis.agreement import agreement, judged_sample, other_way
 from programs.synthesis.config import SynthesizeConfig
-from programs.synthesis.roles import Specs, build_program, open_roles, resolve_roles, work_key
+from programs.synthesis.roles import Specs, build_program, complete_cassette, open_roles, resolve_roles, work_key
 from programs.synthesis.store import RunStore, current_row
 from programs.synthesis.summary import ProgramName, find_missed, refuse_unusable, usage_summary, write_results
 from programs.synthesis.workers import Outcome, RowWork, RowWorkers, inline, rare_collections
@@ -49,7 +49,7 @@ _SHAPES_NOTHING = frozenset(
     {
         *("rows", "out", "max_rows", "again", "accept_unusable_verifier", "max_miss_rate", "budget_usd"),
         *("mined_relevant", "agreement_sample"),
-        *("budget_tokens", "concurrency", "retries", "timeout_s", "engine", "ray_actors", "ray_address"),
+        *("record", "budget_tokens", "concurrency", "retries", "timeout_s", "engine", "ray_actors", "ray_address"),
         *("send", "batch_size", "wait", "cancel", "confirm_above_usd"),
     }
 )
@@ -112,6 +112,7 @@ def synthesize(
         _, layouts = open_roles(program, specs, config, store=store, budget=budget, limits=limits, waves=waves)
         store.program = key = work_key(program, profile, specs, layouts, config)
         refuse_unasked_again(config, store)
+        complete_cassette(config, store)
         write_json(config.out / "config.json", config_dict(config))
         try:
             if config.engine == "ray":

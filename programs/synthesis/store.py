@@ -165,20 +165,30 @@ class RunStore:
         values = self._values(call) | ({} if opened is None else {"id": opened})
         names, places = ", ".join(values), ", ".join("?" * len(values))
         with self._faults(), self._transaction():
-            self._db.execute(f"INSERT OR REPLACE INTO calls ({names}) VALUES ({places})", tuple(values.values()))
+            added = self._db.execute(
+                f"INSERT OR REPLACE INTO calls ({names}) VALUES ({places})", tuple(values.values())
+            )
             if answer is not None:
                 self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (current_row.get(), key, answer))
             if line is not None:
                 # Prompts are most of it, and much alike.
-                self._db.execute("INSERT INTO said (line) VALUES (?)", (zlib.compress(line.encode(), 1),))
+                packed = zlib.compress(line.encode(), 1)
+                self._db.execute("INSERT OR REPLACE INTO said (id, line) VALUES (?, ?)", (added.lastrowid, packed))
 
     def _values(self, call: Call) -> dict[str, Any]:
         return {"row_id": current_row.get(), "program": self.program, **asdict(call), "at": time.time()}
 
-    def said(self) -> Iterator[str]:
-        """Every answered call of this folder, as a cassette has it, in the order of the answers."""
+    def said(self, *, whole_folder: bool = False) -> Iterator[str]:
+        """This program's answered calls, its probes and its second opinions included, as a cassette has them, in the
+        order of the answers; or all of this folder, whose calls may be answered once for each program."""
         with self._faults():
-            for (line,) in self._db.execute("SELECT line FROM said ORDER BY id"):
+            # A second opinion is asked for as the program `KEY SETTING`.
+            for (line,) in self._db.execute(
+                "SELECT line FROM said JOIN calls USING (id) "
+                "WHERE program IN (?1, '') OR instr(program, ?1 || ' ') = 1 "
+                "OR ?2 ORDER BY at, id",
+                (self.program, whole_folder),
+            ):
                 yield zlib.decompress(line).decode()
 
     def get_note(self, name: str) -> str | None:
@@ -254,16 +264,22 @@ def synthesis_folder(run: str | Path) -> Path | None:
     return None
 
 
+def finished_key(run: str | Path) -> str:
+    """The program whose synthesis in this run folder is finished. Raises InputError when there is none."""
+    summary_file = Path(run) / "summary.json"
+    program = read_json_object(summary_file).get("program")
+    key = program.get("key") if isinstance(program, dict) else None
+    if not isinstance(key, str):
+        raise InputError("not the summary of a finished synthesis that this version knows", file=summary_file)
+    return key
+
+
 def read_syntheses(run: str | Path, rows: Iterable[Row]) -> dict[str, Synthesis]:
     """What the synthesis in this run folder did with each row, by query id; rows that it never saw are left out.
 
     Raises InputError when the folder holds no finished synthesis, or another process is working in it.
     """
-    summary_file, store_file = Path(run) / "summary.json", Path(run) / "store.sqlite"
-    program = read_json_object(summary_file).get("program")
-    key = program.get("key") if isinstance(program, dict) else None
-    if not isinstance(key, str):
-        raise InputError("not the summary of a finished synthesis that this version knows", file=summary_file)
+    key, store_file = finished_key(run), Path(run) / "store.sqlite"
     if not store_file.is_file():
         raise InputError("is missing: refused candidates cannot be shown", file=store_file)
     with RunStore(store_file, program=key) as store:

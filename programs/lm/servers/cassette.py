@@ -6,23 +6,26 @@ several lines, which are replayed in their order, the last one for good.
 """
 
 import fcntl
-import functools
 import json
+import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from data.base.errors import InputError
-from data.base.files import open_bytes
+from data.base.files import atomic_path, open_bytes, unpacking
 from data.base.text import content_id
 from programs.lm.servers.loopback import LoopbackServer, completion_response, error_response
 from programs.lm.servers.recorded import Layout, read_inputs, render_answer
 from programs.lm.usage import message_text
+
+log = logging.getLogger(__name__)
 
 PREFIX = "recorded:"
 MODEL = "openai/recorded-cassette"
@@ -62,16 +65,28 @@ def cassette_line(
 
 
 def read_cassette(path: Path) -> list[dict[str, Any]]:
-    """The lines of a cassette; a last one that was cut off while it was written is left out.
+    """The lines of a cassette; a last one that was cut off while it was written is left out, with a warning.
 
     Raises InputError when `path` is no readable file, or a line is none of a cassette's.
     """
-    with open_bytes(path) as file:
+    with open_bytes(path) as file, unpacking(path):
         content = file.read()
-    *whole, rest = content.split(b"\n")
-    if rest and not rest.startswith(_BEGINS):
-        whole.append(rest)
-    return [_read_line(line, path, number) for number, line in enumerate(whole, start=1) if line.strip()]
+    lines = content.split(b"\n")
+    if _is_torn(lines[-1]):
+        log.warning("%s:%d: the last line was cut off while it was written, and is left out", path, len(lines))
+        lines.pop()
+    return [_read_line(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _is_torn(last: bytes) -> bool:
+    """Whether what follows the last line end is the beginning of a line, and no whole one."""
+    if not last or not (last.startswith(_BEGINS) or _BEGINS.startswith(last)):
+        return False
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
@@ -103,79 +118,146 @@ def call_key(inputs: Mapping[str, str]) -> str:
 
 
 def _said(line: Mapping[str, Any]) -> str:
-    return json.dumps([line["outputs"], line["answer"], line["finish_reason"]], sort_keys=True)
+    """A short name for what was answered; whole answers of a long run would fill the memory."""
+    return content_id(json.dumps([line["outputs"], line["answer"], line["finish_reason"]], sort_keys=True))
 
 
 class Recorder:
-    """Appends calls to a cassette, each line in one write. Get one by `recorder`.
+    """Appends calls to a cassette, each line at once. Get one by `recorder`.
 
-    An answer that only repeats the one before it is not written again. Raises InputError when the file holds anything
-    but a cassette, or cannot be written.
+    An answer that repeats the one before it is written when another one follows: the last line stands for all that come
+    after it, so that it says nothing at the end. Raises InputError when the file holds anything but a cassette, or
+    cannot be written.
     """
 
     def __init__(self, path: Path):
         self._path, self._lock = path, threading.Lock()
+        # By call: what was answered, in order, and the repeats at the end that are not written yet.
         self._answers: dict[str, list[str]] = {}
+        self._repeats: dict[str, list[str]] = {}
+        self.num_calls = 0
         if path.exists():
-            for line in read_cassette(path):
-                self._answers.setdefault(call_key(line["inputs"]), []).append(_said(line))
+            # A pipe or a folder is refused before it is opened for writing.
+            open_bytes(path).close()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            self._cut_torn_line()
         except OSError as error:
-            raise InputError(f"cannot be written ({error.strerror})", file=path) from error
-
-    def _cut_torn_line(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+            raise self._fault(error) from error
         try:
-            content = self._path.read_bytes()
-            if content and not content.startswith(_BEGINS):
-                raise InputError("is packed: unpack it to add to it", file=self._path)
-            os.ftruncate(self._file, content.rfind(b"\n") + 1)
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            with self._alone():
+                found = read_cassette(path)
+                self._mend_end()
+        except BaseException:
+            self.close()
+            raise
+        for line in found:
+            self._answers.setdefault(call_key(line["inputs"]), []).append(_said(line))
+            self.num_calls += 1
 
-    @property
-    def num_calls(self) -> int:
-        """Calls that the cassette holds."""
-        return sum(map(len, self._answers.values()))
+    def _mend_end(self) -> None:
+        """Cut off a torn last line, end a whole one."""
+        content = self._path.read_bytes()
+        if content and not content.startswith(_BEGINS) and not _is_torn(content):
+            raise InputError("is packed: unpack it to add to it", file=self._path)
+        last = content.rpartition(b"\n")[2]
+        if _is_torn(last):
+            os.ftruncate(self._file, len(content) - len(last))
+        elif last:
+            os.write(self._file, b"\n")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes' recorders from this file. Raises InputError when the block cannot write it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        except OSError as error:
+            raise self._fault(error) from error
+
+    def _fault(self, error: OSError) -> InputError:
+        return InputError(f"cannot be written ({error.strerror})", file=self._path)
+
+    def is_there(self) -> bool:
+        """Whether the file still is the one that is written, neither removed nor replaced."""
+        try:
+            return os.path.samestat(os.fstat(self._file), self._path.stat())
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Add no more."""
         os.close(self._file)
 
-    def add(self, line: str, *, again: bool = False) -> None:
-        """Append a call. `again`: it may have been recorded when it was answered, and is only added if it was not."""
+    def add(self, line: str) -> None:
+        """Append a call."""
         value = json.loads(line)
-        said = _said(value)
         with self._lock:
-            known = self._answers.setdefault(call_key(value["inputs"]), [])
-            if said in (known if again else known[-1:]):
-                return
+            self._add(line, call_key(value["inputs"]), _said(value))
+
+    def complete(self, lines: Iterable[str]) -> None:
+        """Append those of a run's calls, in their order, that are not there already."""
+        seen: Counter[tuple[str, str]] = Counter()
+        for line in lines:
+            value = json.loads(line)
+            key, said = call_key(value["inputs"]), _said(value)
+            seen[key, said] += 1
+            with self._lock:
+                if self._answers.get(key, []).count(said) < seen[key, said]:
+                    self._add(line, key, said)
+
+    def _add(self, line: str, key: str, said: str) -> None:
+        known = self._answers.setdefault(key, [])
+        repeats = self._repeats.setdefault(key, [])
+        if known[-1:] == [said]:
+            repeats.append(line)
+        else:
+            self._write([*repeats, line])
+            repeats.clear()
+        known.append(said)
+
+    def _write(self, lines: Sequence[str]) -> None:
+        content = "".join(f"{line}\n" for line in lines).encode()
+        with self._alone():
+            before = os.fstat(self._file).st_size
             try:
-                os.write(self._file, line.encode() + b"\n")
-            except OSError as error:
-                raise InputError(f"cannot be written ({error.strerror})", file=self._path) from error
-            known.append(said)
+                # A disk that fills up takes a part.
+                while content:
+                    content = content[os.write(self._file, content) :]
+            except OSError:
+                os.ftruncate(self._file, before)
+                raise
+        self.num_calls += len(lines)
 
 
-@functools.cache
+_recorders: dict[Path, Recorder] = {}
+_opening = threading.Lock()
+
+
 def recorder(path: Path) -> Recorder:
-    """The one recorder of a file in this process."""
-    return Recorder(path)
+    """The one recorder of a file in this process; a new one where the file was removed or replaced."""
+    path = path.expanduser().absolute()
+    with _opening:
+        found = _recorders.get(path)
+        if found is None or not found.is_there():
+            if found is not None:
+                found.close()
+            _recorders[path] = found = Recorder(path)
+        return found
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:
     """Make `path` a cassette of these calls, in their order; returns how many it holds. Raises InputError."""
-    path.unlink(missing_ok=True)
-    recorded = Recorder(path)
-    try:
-        for line in lines:
-            recorded.add(line)
-        return recorded.num_calls
-    finally:
-        recorded.close()
+    with atomic_path(path) as new:
+        recorded = Recorder(new)
+        try:
+            recorded.complete(lines)
+        finally:
+            recorded.close()
+    return recorded.num_calls
 
 
 class CassetteServer(LoopbackServer):

@@ -91,7 +91,7 @@ def write_dataset(config: DatasetConfig) -> Path:
         claim_folder("dataset", config.out, (*before, "README.md"), run=config.run, alone=True, restart=True)
         _write_parts(config, run, settings, summary)
         if config.cassette is not None:
-            _write_cassette(config.cassette, run / "store.sqlite")
+            _write_cassette(config.cassette, run)
         outputs.record()
     return config.out
 
@@ -118,13 +118,14 @@ def _write_parts(config: DatasetConfig, run: Path, settings: Mapping[str, Any], 
         file.write(text + "\n")
 
 
-def _write_cassette(path: Path, store_file: Path) -> None:
+def _write_cassette(path: Path, run: Path) -> None:
     from programs.lm.servers.cassette import write_lines
-    from programs.synthesis.store import RunStore
+    from programs.synthesis.store import RunStore, finished_key
 
+    store_file = run / "store.sqlite"
     if not store_file.is_file():
         raise InputError("is missing: the answers are in it", file=store_file)
-    with RunStore(store_file) as store:
+    with RunStore(store_file, program=finished_key(run)) as store:
         count = write_lines(path, store.said())
     sys.stdout.write(f"written: {path}, {count} calls\n")
 

@@ -166,7 +166,7 @@ def test_a_line_that_was_cut_off_is_left_out_and_written_over(tmp_path: Path) ->
     tape.write_bytes(tape.read_bytes()[:-9])
     assert len(read_cassette(tape)) == 1
     again = Recorder(tape)
-    again.add(line("one"), again=True)
+    again.complete([line("one")])
     again.add(line("two"))
     assert tape.read_text() == line("one") + "\n" + line("two") + "\n"
     packed = tmp_path / "packed.jsonl.gz"
