@@ -25,10 +25,11 @@ def _eval(config: EvalConfig) -> str | None:
     return next_command("report", run=config.out.parent) if shown and config.out else None
 
 
-def _demo(config: DemoConfig) -> None:
+def _demo(config: DemoConfig) -> str:
     from evals.demo.run import run_demo
 
     run_demo(config)
+    return next_command("mine", data="DATA", out=config.out.parent / "mine" / "mined.jsonl")
 
 
 def _diagnose(config: DiagnoseConfig) -> str | None:

@@ -9,11 +9,13 @@ from evals.__main__ import COMMANDS as EVALS
 from programs.__main__ import COMMANDS as PROGRAMS
 from trainer.__main__ import COMMANDS as TRAINER
 
+# `demo` is that of evals, as with `just`.
+COMMANDS = {**DATA, **TRAINER, **PROGRAMS, **EVALS}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    # `demo` is that of evals, as with `just`.
-    return run_command({**DATA, **TRAINER, **PROGRAMS, **EVALS}, argv, recipe="causalneg {}")
+    return run_command(COMMANDS, argv, recipe="causalneg {}")
 
 
 if __name__ == "__main__":

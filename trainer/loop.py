@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
@@ -45,10 +44,15 @@ def train(config: TrainConfig, *, at_last_step: Callable[[Encoder], None] | None
     Raises InputError for bad input, for an `out` that holds another run, and when the loss is no longer finite.
     """
     with join_world(config.device) as (world, device), _held(config, world):
-        run = _Run(config, world, device)
-        if (finished := run.open_folder()) is not None:
-            log.info("%s already holds this run, finished; --restart trains anew", config.out)
-            return checked(TrainResult, finished, file=f"{config.out}/summary.json")
+        folder = RunFolder(config)
+        # Before anything is loaded; the folder of a new run is begun once all that it reads is known to be there.
+        if folder.is_finished() and not config.restart:
+            if world.is_main:
+                folder.open(restart=False)
+            log.info("%s already holds this run, finished: nothing was trained; --restart trains anew", config.out)
+            return checked(TrainResult, folder.summary(), file=f"{config.out}/summary.json")
+        run = _Run(config, world, device, folder)
+        run.open_folder()
         run.begin_or_resume()
         run.announce()
         done = run.state.step
@@ -74,7 +78,7 @@ def _held(config: TrainConfig, world: World) -> AbstractContextManager[None]:
 class _Run:
     """What a run works with and what its loop calls; `state` is where it stands, as a checkpoint holds it."""
 
-    def __init__(self, config: TrainConfig, world: World, device: str | None):
+    def __init__(self, config: TrainConfig, world: World, device: str | None, folder: RunFolder):
         self._start = time.monotonic()
         if config.batch_size % world.size:
             raise InputError(f"--batch-size: expected a multiple of {world.size} processes, got {config.batch_size}")
@@ -95,16 +99,15 @@ class _Run:
         self.total_steps = config.epochs * steps_per_epoch
         self.eval_every = config.eval_every or steps_per_epoch
         self.checkpoint_every = config.checkpoint_every or steps_per_epoch
-        self.folder = RunFolder(config)
+        self.folder = folder
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.keep_checkpoints)
         self.state = RunState()
 
-    def open_folder(self) -> dict[str, Any] | None:
-        """Begin the run folder or check that it holds this run; returns the summary of a run that is finished."""
+    def open_folder(self) -> None:
+        """Begin the run folder, or check that it holds this run."""
         if self.world.is_main:
             self.folder.open(self.config.restart)
         self.world.barrier()
-        return self.folder.summary()
 
     def begin_or_resume(self) -> None:
         """Load the newest checkpoint; without one, evaluate the encoder as it is before the first step."""

@@ -63,7 +63,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """ "; the nearest is X", or nothing where none of the known names is near."""
     by_letters = {each.replace("_", "-"): each for each in known}
     # A name that begins as the given one does is meant more often than one with as many letters in common.
-    begun = sorted((each for each in by_letters if each.startswith(name) or name.startswith(each)), key=len)
+    begun = [each for each in by_letters if each.startswith(name) or name.startswith(each)]
+    begun.sort(key=lambda each: abs(len(each) - len(name)))
     found = (begun if len(name) > 2 else []) or difflib.get_close_matches(name, by_letters, n=1, cutoff=0.5)
     return f"; the nearest is {found[0]}" if found else ""
 
@@ -186,6 +187,11 @@ _CONVERTED: list[tuple[type, Callable[[str], Any], str]] = [
 def is_list(hint: Any) -> bool:
     """Whether an option of this type takes several values."""
     return get_origin(_plain(hint)) is tuple
+
+
+def takes_table(hint: Any) -> bool:
+    """Whether an option of this type takes names with values."""
+    return any(get_origin(each) is Mapping for each in _alternatives(hint))
 
 
 def _parts(hint: Any) -> Iterable[Any]:

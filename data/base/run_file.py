@@ -18,7 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from data.base.arguments import known_name, nearest, option_types
+from data.base.arguments import known_name, nearest, option_types, takes_table
 from data.base.errors import InputError
 from data.base.files import atomic_writer, read_toml
 
@@ -41,7 +41,9 @@ def read_run_file(kind: type, command: str, file: Path) -> dict[str, list[str]]:
     """
     whole = read_toml(file)
     known = option_types(kind)
-    sections = {name for name, value in whole.items() if isinstance(value, dict) and known_name(known, name) is None}
+    # `verify` is a command and an option of it: a table is an option's value where the option takes one.
+    values = {name for name, hint in known.items() if takes_table(hint)}
+    sections = {name for name, value in whole.items() if isinstance(value, dict) and known_name(values, name) is None}
     if command not in sections and (found := difflib.get_close_matches(command, sections, n=1, cutoff=0.8)):
         raise InputError(f"[{found[0]}]: no such section; the nearest is [{command}]", file=file)
     top = {name: value for name, value in whole.items() if name not in sections}
@@ -78,7 +80,9 @@ def as_run_file(kind: type, command: str, saved: Mapping[str, Any]) -> str:
     lines = [f"{HEADER} {command} config=THIS_FILE", f"[{command}]"]
     for field in fields(kind):
         value = saved[field.name]
-        if field.name not in ONCE and (value is not None or field.default is not None):
+        # Neither can be said on a command line, nor need it be.
+        unsaid = value in (None, "") and value == field.default
+        if field.name not in ONCE and not unsaid:
             lines.append(f"{field.name.replace('_', '-')} = {_toml('None' if value is None else value)}")
     return "\n".join(lines) + "\n"
 

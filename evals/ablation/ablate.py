@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -75,6 +76,7 @@ def _ablate(config: AblateConfig) -> dict[str, Any]:
     inputs = _inputs_key(config, list(sets.values()))
     generated = arm_rows("generated", rows, None, config.num_mined)
     missing, short, runs = dict[str, str](), dict[str, int](), dict[str, list[Run]]()
+    finished = Counter[bool]()
     for arm in arms_of(config):
         if arm.negatives == "naive" and naive is None:
             missing[arm.name] = "no LM given"
@@ -91,7 +93,11 @@ def _ablate(config: AblateConfig) -> dict[str, Any]:
             log.warning("warning: %s", short_words(arm.name, count, len(rows)))
         # An untrained arm has no seeds: one score stands for all.
         seeds = range(1 if shown is None else config.seeds)
-        runs[arm.name] = [_scores_of(arm, shown, seed, config, sets, inputs) for seed in seeds]
+        scores = [_scores_of(arm, shown, seed, config, sets, inputs) for seed in seeds]
+        runs[arm.name] = [run for run, _ in scores]
+        finished.update(there for _, there in scores)
+    if finished[True]:
+        log.info("%d of %d runs were finished already and are not made again", finished[True], finished.total())
     chosen = list(runs[MINED][0])
     tables = {
         f"{found.name}, {weights}": _table(found, {a: [run[weights][name] for run in r] for a, r in runs.items()})
@@ -155,7 +161,8 @@ def _inputs_key(config: AblateConfig, sets: Sequence[RetrievalSet]) -> str:
 
 def _scores_of(
     arm: Arm, rows: list[Row] | None, seed: int, config: AblateConfig, sets: Mapping[str, RetrievalSet], inputs: str
-) -> Run:
+) -> tuple[Run, bool]:
+    """The scores of one run, and whether an earlier start left them."""
     folder = config.out / "arms" / arm.name.replace(" + ", "+").replace(", ", "+").replace(" ", "-") / f"seed-{seed}"
     settings = _train_settings(arm, rows, seed, config)
     # Everything that decides the scores; a folder with another key is stale and is run again.
@@ -164,7 +171,7 @@ def _scores_of(
     )
     done = folder / "scores.json"
     if done.is_file() and (found := read_json_object(done)).get("key") == key:
-        return dict(found["per_query"])
+        return dict(found["per_query"]), True
     log.info("== %s, seed %d", arm.name, seed)
     shutil.rmtree(folder, ignore_errors=True)
     per_query: dict[str, dict[str, Scores]] = {}
@@ -187,7 +194,7 @@ def _scores_of(
         shutil.rmtree(folder / "train" / "model", ignore_errors=True)
         shutil.rmtree(folder / "train" / "checkpoints", ignore_errors=True)
     _return_freed_memory()
-    return per_query
+    return per_query, False
 
 
 def _return_freed_memory() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from data.__main__ import DemoConfig as DemoDataConfig
 from data.__main__ import write_demo
 from data.base.cli import config_dict, text_table
-from data.base.files import folder_lock, write_json
+from data.base.files import folder_lock, read_json_object, write_json
 from data.base.options import shared_options
 from data.base.outputs import at_work_in, claim_folder, refuse_foreign_folder
 from data.base.stats import PairedComparison, compare_paired
@@ -56,11 +56,35 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Run every step and return what summary.json holds. Raises InputError in a folder that no demo has claimed."""
     refuse_foreign_folder(config.out, "demo")
     with folder_lock(config.out), at_work_in(config.out):
-        claim_folder("demo", config.out, WRITTEN, restart=True)
-        return _run(config)
+        synthesis = _synthesis(config)
+        # What was asked and answered with these options need not be paid again.
+        kept = _is_of(synthesis)
+        claim_folder("demo", config.out, [name for name in WRITTEN if name != "synthesis" or not kept], restart=True)
+        return _run(config, synthesis)
 
 
-def _run(config: DemoConfig) -> dict[str, Any]:
+def _synthesis(config: DemoConfig) -> SynthesizeConfig:
+    return SynthesizeConfig(
+        rows=config.out / "mined.jsonl",
+        out=config.out / "synthesis",
+        **shared_options(config, LMOptions),
+        profile="help_centre",
+        negatives_per_row=MAX_GENERATED,
+        canary_share=1.0,
+        # The recorded answers hold no second drafts.
+        repairs=0 if config.lm == "recorded:demo" else 1,
+        # The demo's own folder: what other prompts or other rows left there is replaced unasked.
+        again=True,
+    )
+
+
+def _is_of(config: SynthesizeConfig) -> bool:
+    """Whether a synthesis with these options has begun in its folder."""
+    begun = config.out / "config.json"
+    return begun.is_file() and read_json_object(begun) == config_dict(config)
+
+
+def _run(config: DemoConfig, writing: SynthesizeConfig) -> dict[str, Any]:
     out = config.out
     seconds: dict[str, float] = {}
 
@@ -77,18 +101,7 @@ def _run(config: DemoConfig) -> dict[str, Any]:
         )
         log.info("%s", mining.summary())
     with _step(seconds, "synthesize", "2/6 synthesize: requirements, one violation each, blind verification"):
-        synthesis = synthesize(
-            SynthesizeConfig(
-                rows=out / "mined.jsonl",
-                out=out / "synthesis",
-                **shared_options(config, LMOptions),
-                profile="help_centre",
-                negatives_per_row=MAX_GENERATED,
-                canary_share=1.0,
-                # The recorded answers hold no second drafts.
-                repairs=0 if config.lm == "recorded:demo" else 1,
-            )
-        )
+        synthesis = synthesize(writing)
         log.info("%s", synthesis_table(synthesis))
     rows = list(read_rows(out / "synthesis" / "rows.jsonl"))
     # A small ablation: one seed, and the defaults of `train` against mined negatives alone.

@@ -96,6 +96,8 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
         budget.add_spent(store.usage(whole_folder=True).values())
         # What is stored is replayed whatever the settings were when it was asked.
         complete_cassette(config, store, whole_folder=True)
+        if kept := sum(usage.outcomes["ok"] for usage in store.usage().values()):
+            log.info("%s has %d answers of earlier starts, which cost nothing now", config.out, kept)
         write_json(config.out / "config.json", config_dict(config))
         lms, layouts = open_roles(program, specs, config, store=store, budget=budget)
         setting = Setting(

@@ -91,6 +91,21 @@ def test_same_seed_same_weights_to_the_bit_and_other_seed_others(config: TrainCo
     assert first.last_loss == again.last_loss
 
 
+def test_a_finished_run_is_read_without_loading_anything(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = train(config)
+    with monkeypatch.context() as patch:
+        for name in ("read_data", "load_encoder"):
+            patch.delattr(train_module, name)
+        assert train(config) == first
+        assert "finished: nothing was trained" in caplog.text
+        with pytest.raises(InputError, match="holds a run with other settings"):
+            train(dataclasses.replace(config, seed=1))
+    assert train(dataclasses.replace(config, restart=True)).last_loss == first.last_loss
+
+
 def gradient(
     config: TrainConfig, dropout: float = 0.0, rows: list[Row] | None = None
 ) -> tuple[dict[str, torch.Tensor], float]:

@@ -40,7 +40,7 @@ class RunFolder:
         tracker is not installed.
         """
         self._claim(restart)
-        if self.summary() is None:
+        if not self.is_finished():
             # Not before: a tracker may write into the folder, and tells others that a run has begun.
             self._tracker = make_tracker(self._tracking, self.path, self._settings)
 
@@ -62,9 +62,12 @@ class RunFolder:
                 file=self.path,
             )
 
-    def summary(self) -> dict[str, Any] | None:
-        """What `finish` wrote, None while the run is not finished."""
-        return read_json_object(self._summary) if self._summary.exists() else None
+    def is_finished(self) -> bool:
+        return self._summary.exists()
+
+    def summary(self) -> dict[str, Any]:
+        """What `finish` wrote."""
+        return read_json_object(self._summary)
 
     def log_metrics(self, **values: Any) -> None:
         """Append one line to metrics.jsonl; what is None or not finite, which JSON does not have, is left out."""

@@ -86,6 +86,11 @@ def test_flags_hold_over_the_section_and_the_section_over_the_top(tmp_path: Path
     assert seen == [PlantConfig(kind="elm", out=tmp_path / "garden", heights=(4.0, 5.0), shade=0.9)]
 
 
+def test_a_section_may_have_the_name_of_an_option(tmp_path: Path) -> None:
+    file = written(tmp_path, f'[plant]\nkind = "elm"\nout = "{tmp_path}/garden"\n[shade]\nkind = "ash"\n')
+    assert run(file) == (0, [PlantConfig(kind="elm", out=tmp_path / "garden")])
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

@@ -215,8 +215,9 @@ def test_the_plot_puts_every_arm_and_measure_in_its_place() -> None:
 
 @pytest.mark.slow
 def test_an_ablation_runs_resumes_and_prints_its_table(
-    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     corpus = list(demo_train_set().passages.values())
     rows = []
     for i, item in enumerate(demo_items()[:8]):
@@ -275,7 +276,9 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     scores = sorted((tmp_path / "out").glob("arms/*/*/scores.json"))
     times = {path: path.stat().st_mtime_ns for path in scores}
     scores[0].unlink()
+    assert "finished already" not in caplog.text
     assert run_command(COMMANDS, argv) == 0
+    assert f"{len(scores) - 1} of {len(scores)} runs were finished already" in caplog.text
     assert [path for path in scores if path.stat().st_mtime_ns != times[path]] == [scores[0]]
     again = json.loads((tmp_path / "out" / "ablation.json").read_text(encoding="utf-8"))
     assert again["per_query"] == result["per_query"]

@@ -11,6 +11,7 @@ from data.base.outputs import MARKER
 from data.base.stats import compare_paired
 from data.row_files import read_rows
 from evals.__main__ import COMMANDS
+from evals.demo import run as demo_module
 from evals.demo.run import DIAGNOSED, what_it_means
 
 ARMS = ["zero-shot", "mined only", "mined + generated + entropy"]
@@ -33,8 +34,13 @@ def test_a_demo_that_another_process_works_on_keeps_its_files(
 
 @pytest.mark.slow
 def test_the_demo_runs_every_step_and_says_what_came_out(
-    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_bert: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    caplog.set_level("INFO")
     out = tmp_path / "demo"
     stale = out / "rows" / "stale.jsonl"
     stale.parent.mkdir(parents=True)
@@ -48,6 +54,7 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     shown = capsys.readouterr().out
     assert all(arm in shown for arm in ARMS)
     assert "tells siblings apart: " in shown
+    assert shown.splitlines()[-1] == f"next: just mine data=DATA out={tmp_path}/mine/mined.jsonl"
 
     assert not stale.exists()
     assert labels.read_text(encoding="utf-8") == ""
@@ -96,6 +103,20 @@ def test_the_demo_runs_every_step_and_says_what_came_out(
     assert lines[0].startswith('"model","query_id","query","ndcg@10"')
     difference = measured["baseline"]["comparisons"]["ndcg@10"]["difference"]["mean"]
     assert difference == pytest.approx(measured["means"]["ndcg@10"] - measured["baseline"]["means"]["ndcg@10"])
+
+    # Once more: what was answered is not asked again, unless other questions are asked.
+    def stops(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo_module, "train_arm", stops)
+    rows = (out / "synthesis" / "rows.jsonl").read_bytes()
+    assert "finished already" not in caplog.text
+    assert run("demo", f"out={out}", f"model={tiny_bert}", "epochs=1") == 130
+    assert "120 of 120 were finished already and cost nothing" in caplog.text
+    assert (out / "synthesis" / "rows.jsonl").read_bytes() == rows and not (out / "summary.json").exists()
+    caplog.clear()
+    assert run("demo", f"out={out}", f"model={tiny_bert}", "seed=1") == 130
+    assert "finished already" not in caplog.text
 
 
 def test_the_sentence_says_what_came_out() -> None:

@@ -79,8 +79,9 @@ def test_the_score_does_not_rise_when_the_words_are_a_number() -> None:
 
 @pytest.mark.slow
 def test_the_whole_command_saves_a_program_that_synthesize_can_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     rows = tmp_path / "rows.jsonl"
     write_rows(rows, closed_loop_rows(16))
     with ObedientModel() as server:
@@ -102,7 +103,9 @@ def test_the_whole_command_saves_a_program_that_synthesize_can_use(
         assert summary["parts"]["generator"]["held_out"]["significant"]
         # The same folder again: every answer is there already.
         requests = sum(usage["requests"] for usage in summary["usage"].values())
+        assert "answers of earlier starts" not in caplog.text
         again = optimize(OptimizeConfig(**settings), WordsRetriever())
+        assert f"has {requests} answers of earlier starts, which cost nothing now" in caplog.text
         assert sum(usage["requests"] for usage in again["usage"].values()) == requests
         assert again["parts"] == summary["parts"]
     fresh = Synthesizer()
