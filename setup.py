@@ -20,6 +20,15 @@ IMPORT = re.compile(rf"^(\s*)(from|import) ({'|'.join(ROOMS)})(?=[.\s]|$)", re.M
 class UnderOneName(build_py):
     """Rewrites `from data.records import Row` to `from causalneg.data.records import Row` in what is built."""
 
+    def run(self):  # type: ignore[no-untyped-def]
+        """Build everything, and make the one name a package of its own.
+
+        Without that file, folders of the same name are searched, too: a checkout in the folder where a person stands.
+        """
+        super().run()
+        path = Path(self.build_lib, NAME, "__init__.py")
+        path.write_text('"""Everything of the project: `from causalneg.trainer import train`."""\n', encoding="utf-8")
+
     def build_module(self, module, module_file, package):  # type: ignore[no-untyped-def]
         """Build one module, as setuptools does, and rewrite its imports."""
         written, copied = super().build_module(module, module_file, package)

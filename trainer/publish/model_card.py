@@ -153,7 +153,8 @@ def shown_path(path: str) -> str:
 
 def command(config: TrainConfig) -> str:
     """The command line of this run: what differs from the defaults."""
-    words = ["python -m trainer train"]
+    # In a wheel the rooms lie below one name.
+    words = [f"python -m {__name__.removesuffix('.publish.model_card')} train"]
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name == "restart" or (field.default is not MISSING and value == field.default):
