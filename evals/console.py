@@ -1,6 +1,5 @@
 """`causalneg COMMAND`: every command of every room, for an installation without a checkout and `just`."""
 
-import sys
 from collections.abc import Sequence
 
 from data.__main__ import COMMANDS as DATA
@@ -16,7 +15,3 @@ COMMANDS = {**DATA, **TRAINER, **PROGRAMS, **EVALS}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     return run_command(COMMANDS, argv, recipe="causalneg {}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

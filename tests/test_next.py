@@ -103,7 +103,7 @@ def test_words_are_quoted_and_settings_said_again() -> None:
     )
     same = changed_options(config, WritingOptions, LMOptions, but=OF_A_RUN)
     command = next_command("synthesize", rows=config.rows, program=None, **same)
-    ours = our_command(shlex.split(command))
+    ours = our_command(shlex.split(f"just {command}"))
     assert ours is not None
     seen: list[SynthesizeConfig] = []
     kind = room_commands("programs")["synthesize"][0]

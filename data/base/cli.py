@@ -93,7 +93,7 @@ def run_command(
             except NotYetError as left:
                 follows = sys.stdout.write(f"{left}\n")
         if isinstance(follows, str) and not common.quiet:
-            sys.stdout.write(f"next: {recipe.format(follows.removeprefix('just '))}\n")
+            sys.stdout.write(f"next: {recipe.format(follows)}\n")
         # Here, where a reader who has gone and a disk that is full can still be answered.
         sys.stdout.flush()
     except InputError as error:
@@ -203,12 +203,12 @@ def _say_help(config_type: type) -> None:
 
 
 def next_command(command: str, **options: object) -> str:
-    """What a command's function returns for its last line: the command that follows, to be copied into a shell.
+    """What a command's function returns for its last line: the command that follows, without the recipe that calls it.
 
     Options that are None are left out; a word in capitals is for the reader to fill in.
     """
     words = [f"{n.replace('_', '-')}={_word(value)}" for n, value in options.items() if value is not None]
-    return " ".join(["just", command, *map(shlex.quote, words)])
+    return " ".join([command, *map(shlex.quote, words)])
 
 
 def _word(value: object) -> str:

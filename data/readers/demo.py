@@ -33,7 +33,8 @@ class DemoItem:
 def demo_items() -> tuple[DemoItem, ...]:
     """The 120 training items in file order."""
     return tuple(
-        recorded_item(line.value, f"{line.value['id']}p") for line in read_objects(DEMO_FOLDER / "train.jsonl")
+        recorded_item(line.value, f"{line.value['id']}p", "recorded:demo")
+        for line in read_objects(DEMO_FOLDER / "train.jsonl")
     )
 
 
@@ -43,11 +44,11 @@ def holds_demo_query(rows: Iterable[Row]) -> bool:
     return any(same_text_key(row.query) in known for row in rows)
 
 
-def recorded_item(value: Mapping[str, Any], positive_id: str) -> DemoItem:
+def recorded_item(value: Mapping[str, Any], positive_id: str, generator: str) -> DemoItem:
     """A recorded item with its counterfactual negatives, as the demo's and other corpora's files have it."""
     row = recorded_row(value, positive_id=positive_id)
     return DemoItem(
-        row=replace(row, negatives=recorded_negatives(value["negatives"], row, "recorded:demo")),
+        row=replace(row, negatives=recorded_negatives(value["negatives"], row, generator)),
         positive_verdict=checked(Verdict, value["positive"]["verdict"]),
         why=tuple(n["why"] for n in value["negatives"]),
     )

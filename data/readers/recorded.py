@@ -66,7 +66,8 @@ def recorded_items(spec: str) -> tuple[DemoItem, ...]:
         return demo_items()
     _check(spec)
     return tuple(
-        recorded_item(line.value, line.value["positive"]["id"]) for line in read_objects(XQUAD_FOLDER / "train.jsonl")
+        recorded_item(line.value, line.value["positive"]["id"], "recorded:counterfactual")
+        for line in read_objects(XQUAD_FOLDER / "train.jsonl")
     )
 
 

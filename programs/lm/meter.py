@@ -123,13 +123,13 @@ class Meter:
         kept: str | None = None,
         opened: int | None = None,
         produced: bool = False,
-        line: Callable[[int, int], str] | None = None,
+        line: Callable[..., str] | None = None,
     ) -> None:
         """Settle what was reserved for one attempt and write the attempt to the journal, with what is `kept` of it.
 
         An answer that never came may have been written, and billed, all the same: it counts as what was reserved. One
         that was `produced` and lost on the way, or that cannot be read, certainly was. `line` makes a cassette's line
-        of the call, given its prompt and completion tokens.
+        of the call, given its `prompt_tokens` and `completion_tokens`.
         """
         prompt_tokens, completion = (0, 0) if answer is None else self._tokens(answer, prompt, held)
         given_up = answer is None and (produced or outcome in MAYBE_BILLED)
@@ -150,7 +150,9 @@ class Meter:
             reserved_usd=held.usd if given_up and self.price and not self.spec.is_local else None,
         )
         wanted = self._journal is not None or self.spec.record is not None
-        written = line(prompt_tokens, completion) if line is not None and answer is not None and wanted else None
+        written = None
+        if line is not None and answer is not None and wanted:
+            written = line(prompt_tokens=prompt_tokens, completion_tokens=completion)
         self.journal(call, key, kept, opened, written)
         if written is not None and self.spec.record is not None:
             # After the store, from which a run that goes on completes the cassette.

@@ -1,15 +1,14 @@
 """Language models by litellm model string: what a role runs on, checked before the first call."""
 
-import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import dspy
@@ -21,17 +20,15 @@ from data.base.text import content_id, public_address
 from programs.lm.faults import redact, register_address, register_secret
 from programs.lm.servers import cassette, recorded
 from programs.lm.servers.cassette import CassetteServer, recorder
-from programs.lm.servers.local import PREFIX, LocalServer
+from programs.lm.servers.local import PREFIX, LocalServer, file_id
 from programs.lm.servers.loopback import LoopbackServer
 from programs.options import CallOptions
 
 log = logging.getLogger(__name__)
+Server = TypeVar("Server", bound=LoopbackServer | LocalServer)
 
 # What is given for an address where the provider's own is meant.
 OWN_ADDRESS = "provider"
-
-# So much of a file's beginning and end tells it from another one: the metadata stand first, the last tensors end it.
-_HASHED_BYTES = 1 << 20
 
 # Without this litellm prints a banner to stdout on every error.
 litellm.suppress_debug_info = True
@@ -272,11 +269,10 @@ class Models:
         check_extra(self._extra, flag="extra")
         self._first_provider = ""
         self._keyed_server: str | None = None
-        self._recorded: dict[str, LoopbackServer] = {}
         self._record = options.record
         if self._record is not None:
             recorder(self._record)
-        self._running: dict[str, LocalServer] = {}
+        self._servers: dict[str, Any] = {}
 
     def resolve(self, name: str, *, flag: str, temperature: float | None, api_base: str | None = None) -> ModelSpec:
         """The checked model called `name`: recorded answers, a model file, or one that litellm knows, with its key.
@@ -291,9 +287,8 @@ class Models:
             "record": self._record,
         }
         if name in recorded.CORPORA:
-            if name not in self._recorded:
-                self._recorded[name] = self._stack.enter_context(recorded.RecordedServer(name))
-            model, served = f"openai/{name.replace(':', '-')}", _served_by(self._recorded[name])
+            served = _served_by(self._started(name, lambda: recorded.RecordedServer(name)))
+            model = f"openai/{name.replace(':', '-')}"
             return ModelSpec(name=name, model=model, judges_only_known=True, **served, **shared)
         if name.startswith(cassette.PREFIX):
             path = Path(name.removeprefix(cassette.PREFIX)).expanduser()
@@ -305,22 +300,17 @@ class Models:
                 )
             if self._record is not None and path.samefile(self._record.expanduser()):
                 raise InputError(f"is what {flag} replays: record into another file", file=path, field="record")
-            if name not in self._recorded:
-                self._recorded[name] = self._stack.enter_context(CassetteServer(path))
-            tape = self._recorded[name]
+            tape = self._started(name, lambda: CassetteServer(path))
             return ModelSpec(
                 name=f"{cassette.PREFIX}{path.name}",
                 model=cassette.MODEL,
                 # What was recorded of the demo's answers has no other verdicts either.
-                judges_only_known=isinstance(tape, CassetteServer) and tape.models <= recorded.CORPORA.keys(),
+                judges_only_known=tape.models <= recorded.CORPORA.keys(),
                 **_served_by(tape),
                 **shared,
             )
         if name.startswith(PREFIX):
-            if name not in self._running:
-                server = LocalServer(Path(name.removeprefix(PREFIX)), flag=flag)
-                self._running[name] = self._stack.enter_context(server)
-            server = self._running[name]
+            server = self._started(name, lambda: LocalServer(Path(name.removeprefix(PREFIX)), flag=flag))
             return ModelSpec(
                 # Records of generated text name the model, not the place where it lies on this machine.
                 name=f"{PREFIX}{server.path.name}@{file_id(server.path)}",
@@ -350,6 +340,13 @@ class Models:
         if litellm.supports_reasoning(name) or _refuses_sampling(name):
             spec = replace(spec, temperature=None, max_tokens=None)
         return spec
+
+    def _started(self, name: str, make: Callable[[], Server]) -> Server:
+        """The one server of that name, started when it is first asked for."""
+        if name not in self._servers:
+            self._servers[name] = self._stack.enter_context(make())
+        server: Server = self._servers[name]
+        return server
 
     def _key_env(self, provider: str, api_base: str | None) -> str | None:
         """The chosen variable for a model at the server that its key is for, None for any other."""
@@ -408,14 +405,3 @@ def _refuses_sampling(name: str) -> bool:
 def is_hosted(name: str) -> bool:
     """Whether the model is called elsewhere: neither recorded nor run on this machine by us."""
     return not name.startswith(("recorded:", PREFIX))
-
-
-def file_id(path: Path) -> str:
-    """Eight hex digits that differ for model files of one name: from the size and both ends, not a whole read."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        digest = hashlib.blake2b(str(size).encode(), digest_size=4)
-        for start in (0, max(0, size - _HASHED_BYTES)):
-            file.seek(start)
-            digest.update(file.read(_HASHED_BYTES))
-    return digest.hexdigest()

@@ -26,6 +26,7 @@ from programs.lm.bridge import wait_for
 from programs.lm.budget import Budget, Reservation
 from programs.lm.call.lessons import Lessons
 from programs.lm.call.reading import LONGEST_ANSWER_CHARS, current_reader
+from programs.lm.call.request import request_messages, request_parameters
 from programs.lm.call.sender import LiveSender, Sender
 from programs.lm.call.transport import exchange
 from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, transient_kind, user_error, without_keys
@@ -45,7 +46,6 @@ _HOPELESS_CALLS = 10
 _LONGEST_PAUSE_S = 3600.0
 # Ollama loads a model anew for another context length: it is asked for powers of two from this one on.
 _SHORTEST_CONTEXT = 4096
-_SAMPLING = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty")
 # The model that gave the latest answer in this context: with fallbacks, not always the one that was asked.
 answered_by: ContextVar[str] = ContextVar("answered_by", default="")
 # Tells apart requests that are to be answered anew although they are the same; DSPy keeps it out of the request.
@@ -89,7 +89,7 @@ class RoleEngine:
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """The answer of this model, or of the first fallback that gives one."""
-        messages, parameters = _messages(request), _parameters(request.config)
+        messages, parameters = request_messages(request), request_parameters(request.config)
         engines = [self, *self._fallbacks]
         if self._fallbacks:
             # One that has answered this very request before goes first: its answer is paid for.
@@ -125,7 +125,7 @@ class RoleEngine:
             kept: str | None = None
             opened: int | None = None
             arrived = False
-            line: Callable[[int, int], str] | None = None
+            line: Callable[..., str] | None = None
             words = "the answer has no text"
             with exchange() as wire:
                 try:
@@ -206,16 +206,14 @@ class RoleEngine:
         self._meter.replayed(key)
         return text
 
-    def _recorded(
-        self, messages: list[dict[str, str]], answer: Answer, kept: str | None
-    ) -> Callable[[int, int], str] | None:
-        """What makes a cassette's line of an answered call, given its tokens; None where it has no text."""
+    def _recorded(self, messages: list[dict[str, str]], answer: Answer, kept: str | None) -> Callable[..., str] | None:
+        """What makes a cassette's line of an answered call, given its tokens by name; None where it has no text."""
         if answer.text is None:
             return None
         text = without_keys(clean_text(answer.text)) if kept is None else str(json.loads(kept)[0])
         reader = current_reader()
         return functools.partial(
-            _line, signature="" if reader is None else reader.signature, messages=messages,
+            cassette_line, signature="" if reader is None else reader.signature, messages=messages,
             outputs=None if reader is None else reader.outputs(text), answer=text,
             finish_reason="length" if answer.cut_off else "content_filter" if answer.filtered else "stop",
             model=self.spec.name,
@@ -384,29 +382,3 @@ class RoleLM(dspy.LM):  # type: ignore[misc]
 
     def update_history(self, entry: dict[str, Any]) -> None:
         """Nothing: a history would grow with the run."""
-
-
-def _line(prompt_tokens: int, completion_tokens: int, **of_the_call: Any) -> str:
-    return cassette_line(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, **of_the_call)
-
-
-def _messages(request: lm15.Request) -> list[dict[str, str]]:
-    """The request's messages as litellm takes them. Raises ValueError when one is no text."""
-    found = [] if request.system is None else [("system", request.system)]
-    found += [(message.role, message.text) for message in request.messages]
-    if not all(isinstance(text, str) for _, text in found):
-        raise ValueError("these models are sent text alone")
-    return [{"role": role, "content": text} for role, text in found]
-
-
-def _parameters(config: lm15.Config) -> dict[str, Any]:
-    """What this one call asks for beside the model's own settings, in litellm's names."""
-    given = {name: value for name in ("max_tokens", *_SAMPLING) if (value := getattr(config, name)) is not None}
-    if config.stop:
-        given["stop"] = list(config.stop)
-    if (wanted := config.response_format) is not None:
-        given["response_format"] = dict(wanted)
-        if wanted.get("type") == "json_schema":
-            schema = {name: value for name, value in wanted.items() if name != "type"}
-            given["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return given | dict(config.extensions or {})

@@ -26,6 +26,7 @@ from programs.synthesis.store import RunStore, current_row
 
 T = TypeVar("T")
 P = ParamSpec("P")
+log = logging.getLogger(__name__)
 # What really waits: looking up host names.
 _BLOCKING: tuple[object, ...] = (socket.getaddrinfo, socket.getnameinfo)
 # New objects between two collections (a call makes some thousands), and collections between those of older objects.
@@ -33,7 +34,6 @@ _COLLECTIONS = (20_000, 20, 100)
 
 # Calls in flight at Ctrl-C may still settle for this long; with the clean-up it stays under two seconds.
 _SETTLE_S = 1.5
-log = logging.getLogger(__name__)
 # Skipping finished rows must not keep the event loop from its other work.
 _SKIPS_AT_ONCE = 200
 

@@ -63,6 +63,7 @@ class RunFolder:
             )
 
     def is_finished(self) -> bool:
+        """Whether `finish` has written its summary."""
         return self._summary.exists()
 
     def summary(self) -> dict[str, Any]:

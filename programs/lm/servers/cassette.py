@@ -22,8 +22,7 @@ from data.base.errors import InputError
 from data.base.files import atomic_path, open_bytes, unpacking
 from data.base.text import content_id
 from programs.lm.servers.loopback import LoopbackServer, completion_response, error_response
-from programs.lm.servers.recorded import Layout, read_inputs, render_answer
-from programs.lm.usage import message_text
+from programs.lm.servers.recorded import Layout, last_user_text, read_inputs, render_answer
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +35,7 @@ _BEGINS = b'{"signature": '
 
 def asked(messages: Sequence[Any]) -> tuple[dict[str, str], Layout]:
     """The input fields of a request and the layout of its answer; a prompt without fields is one field, `prompt`."""
-    users = [message for message in messages if isinstance(message, dict) and message.get("role") == "user"]
-    text = message_text(users[-1]) if users else ""
+    text = last_user_text(messages)
     inputs, layout = read_inputs(text)
     return inputs or {"prompt": text}, layout
 

@@ -1,6 +1,7 @@
 """`local:/path/to/model.gguf`: llama.cpp's OpenAI-compatible server as a child process, with constrained decoding."""
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -21,6 +22,8 @@ _PARALLEL = 2
 # A large model takes minutes to be read from a slow disk.
 _START_S = 600.0
 _STOP_S = 5.0
+# So much of a file's beginning and end tells it from another one: the metadata stand first, the last tensors end it.
+_HASHED_BYTES = 1 << 20
 
 
 class LocalServer:
@@ -101,3 +104,14 @@ def _check(path: Path, flag: str) -> None:
         raise InputError(f"{path} is not a GGUF model", field=flag)
     if importlib.util.find_spec("xllamacpp") is None:
         raise InputError("local models need the runtime: pip install 'causalneg[local]'", field=flag)
+
+
+def file_id(path: Path) -> str:
+    """Eight hex digits that differ for model files of one name: from the size and both ends, not a whole read."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = hashlib.blake2b(str(size).encode(), digest_size=4)
+        for start in (0, max(0, size - _HASHED_BYTES)):
+            file.seek(start)
+            digest.update(file.read(_HASHED_BYTES))
+    return digest.hexdigest()

@@ -6,7 +6,7 @@ changed instructions, few-shot demonstrations and any of dspy's adapters. What w
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from aiohttp import web
@@ -38,6 +38,12 @@ _REMINDERS: tuple[tuple[str, Layout], ...] = (
 
 class NotRecordedError(LookupError):
     """The corpus holds no answer to this request; the text says what was asked for."""
+
+
+def last_user_text(messages: Sequence[Any]) -> str:
+    """What a request's last user message says; nothing without one."""
+    users = [message for message in messages if isinstance(message, dict) and message.get("role") == "user"]
+    return message_text(users[-1]) if users else ""
 
 
 def read_inputs(text: str) -> tuple[dict[str, str], Layout]:
@@ -173,8 +179,7 @@ class RecordedServer(LoopbackServer):
         self._name, self._answers = name, RecordedAnswers(CORPORA[name])
 
     async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        users = [message for message in body["messages"] if isinstance(message, dict) and message.get("role") == "user"]
-        inputs, layout = read_inputs(message_text(users[-1]) if users else "")
+        inputs, layout = read_inputs(last_user_text(body["messages"]))
         if not inputs:
             return error_response(422, f"{self._name} found no input fields in the last user message", "not_recorded")
         try:

@@ -8,7 +8,8 @@ import pytest
 
 from data.base.errors import InputError
 from programs.lm.budget import Budget
-from programs.lm.models import ModelSpec, file_id
+from programs.lm.models import ModelSpec
+from programs.lm.servers.local import file_id
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import resolve_roles
 
