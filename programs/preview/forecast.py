@@ -75,7 +75,7 @@ def forecast(rows: int, by_role: Mapping[str, RoleTokens], basis: str, specs: Ma
 
 def counted(program: RowProgram, prompts: Sequence[Prompt]) -> tuple[dict[str, RoleTokens], str]:
     """What a row takes by the prompts of some rows, and the words for how that was found."""
-    rows = len({prompt.query_id for prompt in prompts}) or 1
+    rows = len({prompt.row_id for prompt in prompts}) or 1
     by_role: dict[str, RoleTokens] = {}
     for role, share in _ANSWER_SHARE.items():
         asked = {predictor for predictor, one in program.roles.items() if one == role}
@@ -162,7 +162,7 @@ def run_prompts(config: PromptsConfig) -> list[Prompt]:
 
 def _sizes(prompts: Sequence[Prompt]) -> str:
     """A table of the calls and prompt tokens of a row, by step."""
-    rows = len({prompt.query_id for prompt in prompts}) or 1
+    rows = len({prompt.row_id for prompt in prompts}) or 1
     by_step: dict[str, list[int]] = {}
     for prompt in prompts:
         by_step.setdefault(prompt.predictor, []).append(prompt.tokens)

@@ -28,8 +28,9 @@ _USUAL_LENGTH = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One call that would be made: which predictor of which row, and its messages."""
+    """One call that would be made: which predictor of which row (its content id), and its messages."""
 
+    row_id: str
     query_id: str
     predictor: str
     messages: list[dict[str, Any]]
@@ -46,38 +47,41 @@ class Prompt:
 
 
 def collect_prompts(config: SynthesizeConfig, rows: Iterable[Row]) -> list[Prompt]:
-    """Every call for these rows, in order."""
+    """Every call for these rows, in order; one that comes again costs nothing and is left out."""
     program, _ = build_program(config)
     profile = load_profile(config.profile)
     found: list[Prompt] = []
     layout: Literal["chat", "json", "xml"] = "chat" if config.adapter == "auto" else config.adapter
     base = make_adapter(layout, ModelSpec(name=config.lm, model=config.lm))
-    for row in rows:
-        _listen(program, base, row.query_id, found)
-        program(inputs=replace(RowWork.of(row, config).inputs(profile, config), canary=True))
+    works = {work.row_id: work for work in (RowWork.of(row, config) for row in rows)}
+    for work in works.values():
+        _listen(program, base, work, found)
+        program(inputs=replace(work.inputs(profile, config), canary=True))
     return found
 
 
-def _listen(program: RowProgram, base: dspy.Adapter, query_id: str, found: list[Prompt]) -> None:
+def _listen(program: RowProgram, base: dspy.Adapter, work: RowWork, found: list[Prompt]) -> None:
     """Let the program's predictors note their prompts instead of sending them."""
     nobody = dspy.LM("openai/nobody", engine="litellm", cache=False)
     for name in program.roles:
         getattr(program, name).lm = nobody
-        program.adapters[name] = _Noting(base, query_id, name, found)
+        program.adapters[name] = _Noting(base, work, name, found)
 
 
 class _Noting(dspy.Adapter):  # type: ignore[misc]
     """Formats a call as `base` does, notes it, and answers with stand-ins."""
 
-    def __init__(self, base: dspy.Adapter, query_id: str, predictor: str, found: list[Prompt]):
+    def __init__(self, base: dspy.Adapter, work: RowWork, predictor: str, found: list[Prompt]):
         super().__init__()
-        self._base, self._query_id, self._predictor, self._found = base, query_id, predictor, found
+        self._base, self._work, self._predictor, self._found = base, work, predictor, found
 
     async def acall(
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: list[Any], inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         messages = self._base.format(signature=signature, demos=demos, inputs=inputs)
-        self._found.append(Prompt(query_id=self._query_id, predictor=self._predictor, messages=messages))
+        work, predictor = self._work, self._predictor
+        prompt = Prompt(row_id=work.row_id, query_id=work.row.query_id, predictor=predictor, messages=messages)
+        self._found.append(prompt)
         # Numbered by the call: equal drafts would be taken for copies of each other.
         number = len(self._found)
         return [{name: stand_in(name, field.annotation, number) for name, field in signature.output_fields.items()}]

@@ -3,14 +3,19 @@
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.base.errors import InputError
+from data.records import Row
+from data.row_files import read_rows
 from programs.lm.models import ModelSpec
-from programs.preview.forecast import RoleTokens, confirm, forecast
+from programs.preview.forecast import RoleTokens, confirm, counted, forecast
+from programs.preview.prompts import collect_prompts
 from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.roles import build_program
 from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
 
@@ -36,6 +41,18 @@ def test_usd_are_tokens_at_the_price_of_how_they_travel() -> None:
     assert batch.usd == pytest.approx((live.usd or 0) / 2)
     unknown = forecast(10, by_role, "said", {"generator": specs("openai/nobody-knows")["generator"][0]})
     assert unknown.usd is None and "the price of openai/nobody-knows is unknown" in unknown.in_words()
+
+
+def test_copies_and_rows_of_one_query_do_not_make_a_row_dearer(made_rows: Callable[[int], Path]) -> None:
+    first, second, third = read_rows(made_rows(3))
+    config = SynthesizeConfig(rows=Path("-"), out=Path("-"), lm="openai/fake", adapter="chat")
+    program, _ = build_program(config)
+
+    def calls(*rows: Row) -> float:
+        return sum(one.calls for one in counted(program, collect_prompts(config, rows))[0].values())
+
+    assert calls(first, second, third) == calls(first, first, first) == 3
+    assert calls(first, replace(second, query_id=first.query_id)) == 3
 
 
 def test_a_started_folder_is_measured_and_a_new_one_counted(
