@@ -27,7 +27,7 @@ _LONGEST_TOML = 200_000
 # The TOML parser's time grows with the cube of a name's parts: an hour for a file of this size.
 _DEEP_KEY = re.compile(r"(?:[\"']?[\w-]{1,20}[\"']?[ \t]{0,3}\.[ \t]{0,3}){32}")
 # A folder of a writer that is older than this is locked by it, or left over.
-_YOUNG_S = 60.0
+_YOUNG_S = 2.0
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from tests.chaos import (
     fuzz,
     inputs,
     kills,
+    leftovers,
     owner,
     provider_faults,
     throughput,
@@ -52,6 +53,7 @@ SCENARIOS: dict[str, Scenario] = {
     "owner": owner.owner,
     "inputs": inputs.inputs,
     "damaged": damaged.damaged,
+    "leftovers": leftovers.leftovers,
 }
 NEED_ROOT = ("full-tmpfs", "read-only")
 

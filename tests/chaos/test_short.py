@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import answers, batches, damaged, disks, inputs, kills, owner, provider_faults
+from tests.chaos import answers, batches, damaged, disks, inputs, kills, leftovers, owner, provider_faults
 
 
 @pytest.mark.slow
@@ -68,3 +68,9 @@ def test_damaged_files_of_every_command(tmp_path: Path) -> None:
     figures = damaged.damaged(tmp_path, every=101)
     assert figures["tried"] > 20
     assert not figures["not"]
+
+
+@pytest.mark.slow
+def test_commands_that_are_killed_leave_nothing(tmp_path: Path) -> None:
+    figures = leftovers.leftovers(tmp_path, kills=1, only=("mine", "dataset"))["by_command"]
+    assert {name: found["kills"] for name, found in figures.items()} == {"mine": 1, "dataset": 1}
