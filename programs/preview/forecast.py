@@ -75,7 +75,7 @@ def forecast(rows: int, by_role: Mapping[str, RoleTokens], basis: str, specs: Ma
 
 def counted(program: RowProgram, prompts: Sequence[Prompt]) -> tuple[dict[str, RoleTokens], str]:
     """What a row takes by the prompts of some rows, and the words for how that was found."""
-    rows = len({prompt.row_id for prompt in prompts}) or 1
+    rows = _num_rows(prompts)
     by_role: dict[str, RoleTokens] = {}
     for role, share in _ANSWER_SHARE.items():
         asked = {predictor for predictor, one in program.roles.items() if one == role}
@@ -160,9 +160,14 @@ def run_prompts(config: PromptsConfig) -> list[Prompt]:
     return prompts
 
 
+def _num_rows(prompts: Sequence[Prompt]) -> int:
+    """How many rows the prompts are of; 1 if there are none."""
+    return len({prompt.row_id for prompt in prompts}) or 1
+
+
 def _sizes(prompts: Sequence[Prompt]) -> str:
     """A table of the calls and prompt tokens of a row, by step."""
-    rows = len({prompt.row_id for prompt in prompts}) or 1
+    rows = _num_rows(prompts)
     by_step: dict[str, list[int]] = {}
     for prompt in prompts:
         by_step.setdefault(prompt.predictor, []).append(prompt.tokens)

@@ -79,9 +79,8 @@ class _Noting(dspy.Adapter):  # type: ignore[misc]
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: list[Any], inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         messages = self._base.format(signature=signature, demos=demos, inputs=inputs)
-        work, predictor = self._work, self._predictor
-        prompt = Prompt(row_id=work.row_id, query_id=work.row.query_id, predictor=predictor, messages=messages)
-        self._found.append(prompt)
+        row_id, query_id = self._work.row_id, self._work.row.query_id
+        self._found.append(Prompt(row_id=row_id, query_id=query_id, predictor=self._predictor, messages=messages))
         # Numbered by the call: equal drafts would be taken for copies of each other.
         number = len(self._found)
         return [{name: stand_in(name, field.annotation, number) for name, field in signature.output_fields.items()}]

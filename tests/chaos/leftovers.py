@@ -2,12 +2,8 @@
 nothing stays of the one that was killed."""
 
 import hashlib
-import multiprocessing
 import os
 import random
-import runpy
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +14,11 @@ from data.base.outputs import MARKER
 from data.readers.beir import write_beir
 from data.readers.demo import demo_family_set, demo_items
 from data.row_files import write_rows
-from tests.chaos.promises import PATIENCE_S, promise
+from tests.chaos.promises import PATIENCE_S, exit_code, promise, start_command
 from tests.chaos.training import write_tiny_training
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([f"{room}.__main__" for room in ("data", "programs", "evals", "trainer")])
 # What says when it was made or how long it took.
-_TIMED = (MARKER, "metrics.jsonl", "summary.json", "ablation.json", "state.json")
+_TIMED = (MARKER, "metrics.jsonl", "summary.json", "ablation.json", "state.json", "model/README.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +61,7 @@ def leftovers(folder: Path, *, kills: int = 10, seed: int = 0, only: Sequence[st
         if only and name not in only:
             continue
         began = time.monotonic()
-        promise(_end(_start(command, folder / name / "whole")) == 0, f"{name}: the undisturbed run failed")
+        promise(exit_code(_start(command, folder / name / "whole")) == 0, f"{name}: the undisturbed run failed")
         took, wanted = time.monotonic() - began, _contents(folder / name / "whole")
         running = refused = 0
         for number in range(kills):
@@ -78,10 +72,10 @@ def leftovers(folder: Path, *, kills: int = 10, seed: int = 0, only: Sequence[st
             process.kill()
             process.join(PATIENCE_S)
             _age(home)
-            if code := _end(_start(command, home)):
+            if code := exit_code(_start(command, home)):
                 # A file that was there already when the run was killed, which had not yet said that it is its own.
                 promise(code == 2 and not command.is_run, f"{name}, kill {number}: it ends with {code}")
-                promise(_end(_start(command, home, "force=true")) == 0, f"{name}, kill {number}: no second start")
+                promise(exit_code(_start(command, home, "force=true")) == 0, f"{name}, kill {number}: no second start")
                 refused += 1
             _compare(f"{name}, kill {number}", _contents(home), wanted)
         figures[name] = {"kills": kills, "while_running": running, "wanted_force": refused} | _twice(
@@ -94,7 +88,7 @@ def _twice(name: str, command: _Command, folder: Path, wanted: dict[str, str]) -
     """Two at once on one output: one of them may be refused, the output is that of one."""
     home = folder / name / "twice"
     both = [_start(command, home), _start(command, home)]
-    codes = sorted(_end(process) for process in both)
+    codes = sorted(exit_code(process) for process in both)
     promise(
         codes == [0, 2] or (codes == [0, 0] and not command.is_run), f"{name}, two at once: they ended with {codes}"
     )
@@ -111,35 +105,13 @@ def _lay_out(folder: Path) -> list[str]:
     write_rows(folder / "many.jsonl", (replace(items[n % len(items)], query_id=f"q{n}") for n in range(3_000)))
     asked = ["synthesize", f"rows={folder / 'asked.jsonl'}", "lm=recorded:demo", f"out={folder / 'run'}"]
     write_rows(folder / "asked.jsonl", [replace(row, negatives=()) for row in items[:12]])
-    promise(_end(_fork("programs", asked)) == 0, "the run that a dataset is made of failed")
+    promise(exit_code(start_command("programs", asked)) == 0, "the run that a dataset is made of failed")
     return tiny
 
 
 def _start(command: _Command, home: Path, *flags: str) -> Any:
     home.mkdir(parents=True, exist_ok=True)
-    return _fork(command.room, [*command.words, *flags, f"out={home / command.out}"])
-
-
-def _fork(room: str, words: list[str]) -> Any:
-    process = _FORKS.Process(target=_run, args=(room, words))
-    process.start()
-    return process
-
-
-def _end(process: Any) -> int:
-    process.join(PATIENCE_S)
-    return process.exitcode if process.exitcode is not None else -signal.SIGALRM
-
-
-def _run(room: str, words: list[str]) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    sys.argv = [room, *words]
-    try:
-        runpy.run_module(room, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
+    return start_command(command.room, [*command.words, *flags, f"out={home / command.out}"])
 
 
 def _age(home: Path) -> None:
@@ -153,7 +125,7 @@ def _contents(home: Path) -> dict[str, str]:
     files = sorted(path for path in home.rglob("*") if path.is_file())
     return {
         str(path.relative_to(home)): ""
-        if path.name in _TIMED
+        if path.as_posix().endswith(_TIMED)
         else hashlib.sha256(path.read_bytes().replace(str(home).encode(), b"HOME")).hexdigest()
         for path in files
     }

@@ -1,5 +1,6 @@
 """What every chaos scenario shares: a promise that is checked, and a synthesis process to be ill-treated."""
 
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -7,11 +8,12 @@ import resource
 import signal
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from data.base.cli import run_command
 from data.records import row_content_id
 from data.row_files import write_rows
 from programs.__main__ import main
@@ -25,7 +27,10 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 _NUMBERS = itertools.count()
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["programs.__main__", "programs.synthesis.run", "programs.synthesis.summary", "trainer.__main__", "trainer.loop"]
+    [
+        *("data.__main__", "programs.__main__", "programs.synthesis.run", "programs.synthesis.summary"),
+        *("trainer.__main__", "trainer.loop", "trainer.mining.mine", "evals.__main__", "evals.ablation.ablate"),
+    ]
 )
 
 
@@ -44,6 +49,27 @@ def write_made_rows(path: Path, count: int) -> dict[str, str]:
     rows = [made_row(number) for number in range(count)]
     write_rows(path, rows)
     return {row_content_id(row): row.query for row in rows}
+
+
+def start_command(room: str, words: Sequence[str]) -> Any:
+    """A command in a silent process of its own, on one thread, forked from a server that has the libraries loaded."""
+    process = _FORKS.Process(target=_run_silently, args=(room, list(words)))
+    process.start()
+    return process
+
+
+def exit_code(process: Any) -> int:
+    """Wait for the end of a command; -1: it did not end in time."""
+    process.join(PATIENCE_S)
+    return -1 if process.exitcode is None else int(process.exitcode)
+
+
+def _run_silently(room: str, words: list[str]) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    importlib.import_module("torch").set_num_threads(1)
+    os._exit(run_command(importlib.import_module(f"{room}.__main__").COMMANDS, words))
 
 
 class Synthesis:

@@ -1,10 +1,8 @@
 """Training that is killed: it goes on to the same bits, and a survivor of several processes ends with a line."""
 
 import hashlib
-import multiprocessing
 import os
 import random
-import runpy
 import signal
 import socket
 import subprocess
@@ -17,12 +15,11 @@ import torch
 from transformers import BertConfig, BertModel
 
 from data.row_files import write_rows
-from tests.chaos.promises import PATIENCE_S, promise
+from tests.chaos.promises import PATIENCE_S, exit_code, promise, start_command
 from tests.fakes.fake_process import ROOT
 from tests.trainer.conftest import make_tokenizer
 from tests.trainer.tiny_data import training_rows
 
-_FORKS = multiprocessing.get_context("forkserver")
 _STEPS = 60
 
 
@@ -60,8 +57,7 @@ def kill_and_resume(folder: Path, *, loops: int = 20, seed: int = 0) -> dict[str
     killed, differing, resumed_late = 0, 0, 0
     for number in range(loops):
         out = folder / f"run{number}"
-        process = _FORKS.Process(target=_train_quietly, args=([*flags, f"--out={out}"],))
-        process.start()
+        process = start_command("trainer", ["train", *flags, f"--out={out}"])
         _wait_for_lines(out / "metrics.jsonl", rng.randrange(_STEPS - 5), process)
         time.sleep(rng.uniform(0, 0.02))
         killed += process.is_alive()
@@ -131,22 +127,7 @@ def _wait_for_lines(path: Path, count: int, process: Any) -> None:
 
 
 def _train(flags: list[str]) -> int:
-    process = _FORKS.Process(target=_train_quietly, args=(flags,))
-    process.start()
-    process.join(PATIENCE_S)
-    return process.exitcode if process.exitcode is not None else -1
-
-
-def _train_quietly(flags: list[str]) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    torch.set_num_threads(1)
-    sys.argv = ["trainer", "train", *flags]
-    try:
-        runpy.run_module("trainer", run_name="__main__")
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
+    return exit_code(start_command("trainer", ["train", *flags]))
 
 
 def _weights(out: Path) -> str:
