@@ -87,7 +87,12 @@ class Meter:
         self.role, self.spec, self.price = role, spec, known_price(spec)
         self._journal, self._budget = journal, budget
         self.bound = PromptBound()
+        self._overrun = 0
         self._told_of_estimates = self._told_of_cuts = False
+
+    def longest_answer(self, max_tokens: int | None) -> int | None:
+        """Tokens to reserve for an answer: a server that has written more than it was allowed may do so again."""
+        return max_tokens and max(max_tokens, self._overrun)
 
     def stored(self, key: str) -> str | None:
         """The stored answer to a request, if any."""
@@ -219,7 +224,11 @@ class Meter:
             )
         if prompt:
             self.bound.learn(size, prompt)
-        return prompt or estimate, completion or estimated_tokens(written)
+        prompt, completion = prompt or estimate, completion or estimated_tokens(written)
+        if prompt + completion > held.tokens:
+            # A token has at least a character: a false count cannot make every later reservation grow.
+            self._overrun = max(self._overrun, min(completion, sum(written)))
+        return prompt, completion
 
 
 def _elsewhere(message: Any) -> tuple[str, str] | None:

@@ -276,7 +276,8 @@ class RoleEngine:
         wait = _LOOK_AGAIN_S
         while True:
             prompt_tokens = self._meter.bound.tokens(size)
-            held = self._budget.reserve(prompt_tokens=prompt_tokens, max_tokens=max_tokens, price=self._meter.price)
+            longest = self._meter.longest_answer(max_tokens)
+            held = self._budget.reserve(prompt_tokens=prompt_tokens, max_tokens=longest, price=self._meter.price)
             if held is not None:
                 return held
             await asyncio.sleep(wait)

@@ -135,6 +135,17 @@ def test_tokens_that_are_in_the_total_alone_are_counted() -> None:
     assert budget.spent_tokens == 1800
 
 
+def test_a_server_that_writes_more_than_it_may_is_reserved_for_what_it_wrote() -> None:
+    meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o", max_tokens=100), None, Budget())
+    proper, long = (Answer(text="x" * 4 * tokens, completion_tokens=tokens) for tokens in (100, 5000))
+    false = Answer(text="x" * 400, prompt_tokens=1, completion_tokens=4000)
+    for answer, longest in ((proper, 100), (false, 400), (long, 5000), (proper, 5000)):
+        meter.charge("", "malformed", Reservation(2100, 1.0), 0.0, answer=answer)
+        assert meter.longest_answer(100) == longest
+    assert meter.longest_answer(8000) == 8000
+    assert meter.longest_answer(None) is None
+
+
 class _Echo(LoopbackServer):
     """Keeps the bodies of the requests."""
 
