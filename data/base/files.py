@@ -15,7 +15,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
+from weakref import WeakValueDictionary
 
 from data.base.errors import STRICT, BadRows, InputError
 
@@ -28,6 +29,17 @@ _LONGEST_TOML = 200_000
 _DEEP_KEY = re.compile(r"(?:[\"']?[\w-]{1,20}[\"']?[ \t]{0,3}\.[ \t]{0,3}){32}")
 # A folder of a writer that is older than this is locked by it, or left over.
 _YOUNG_S = 2.0
+
+
+class Watcher(Protocol):
+    """Who keeps account of a file."""
+
+    def about_to_name(self, path: Path, written: Path) -> None:
+        """`written` is whole, and takes the name `path` next."""
+
+
+# By the file's absolute path; a watcher that nobody holds any more watches nothing.
+watchers: WeakValueDictionary[Path, Watcher] = WeakValueDictionary()
 
 
 @contextmanager
@@ -56,6 +68,8 @@ def atomic_path(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
                     os.fsync(written.fileno())
             if folder and path.exists():
                 path.rename(Path(home) / "old")
+            if (watcher := watchers.get(path.absolute())) is not None:
+                watcher.about_to_name(path, new)
             new.replace(path)
     except OSError as error:
         raise InputError(f"cannot write: {error.strerror or error}", file=path) from error

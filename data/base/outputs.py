@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.base.errors import InputError
-from data.base.files import read_json_object, write_json
+from data.base.files import read_json_object, watchers, write_json
 from data.base.options import options
 from data.base.run_file import save_run_file
 
@@ -29,7 +29,9 @@ class ForceOption:
 
 
 class Outputs:
-    """Checks the files that a command is going to write; `record` notes afterwards that it made them.
+    """Checks the files that a command is going to write, and notes of each that it made it, before it takes its name.
+
+    A command that is killed at any instant finds its own files again. `record` is for the end of the command.
 
     Args:
         command: its name on the command line.
@@ -67,21 +69,35 @@ class Outputs:
                     by = marker.get("run")
                 if by not in (None, command):
                     raise InputError(f"is what `{by}` wrote in {run}: choose another --out", file=file)
-            if not force and _is_there(file) and made != {"by": command} | _state(file):
+            if not force and _is_there(file) and not self._left(file, made):
                 raise InputError(
                     f"is there already, and not as `{command}` left it: choose another --out, or {flag}=true to "
                     "replace it",
                     file=file,
                 )
+            watchers[file.absolute()] = self
+
+    def about_to_name(self, path: Path, written: Path) -> None:
+        """Note that this command made `written`, or what it left there before, if it dies here."""
+        marker = _marker(path.parent)
+        made = _made(marker)
+        note: dict[str, Any] = {"by": self._command} | _state(written)
+        if self._left(path, made.get(path.name)):
+            note["before"] = _state(path)
+        write_json(path.parent / MARKER, marker | {"made": made | {path.name: note}})
 
     def record(self) -> None:
-        """Note the files that are there now as this command's."""
+        """Keep beside each file how the command was started."""
         for file in self._files:
             if file.is_file():
-                marker = _marker(file.parent)
-                made = _made(marker) | {file.name: {"by": self._command} | _state(file)}
-                write_json(file.parent / MARKER, marker | {"made": made})
                 save_run_file(file)
+
+    def _left(self, file: Path, note: Any) -> bool:
+        """Whether a file is as this command left it."""
+        if not isinstance(note, dict) or note.get("by") != self._command or not _is_there(file):
+            return False
+        state = _state(file)
+        return state in (note.get("before"), {name: note.get(name) for name in state})
 
 
 def claim_folder(

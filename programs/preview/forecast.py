@@ -4,22 +4,20 @@ where that is much."""
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from data.base.cli import text_table
 from data.base.errors import InputError
 from data.base.files import atomic_writer
 from data.base.outputs import Outputs
-from data.row_files import count_rows
 from programs.lm.models import ModelSpec, is_hosted, known_price
 from programs.modules.row_program import RowProgram
 from programs.preview.prompts import Prompt, collect_prompts
 from programs.synthesis.config import PromptsConfig, SynthesizeConfig
 from programs.synthesis.roles import Specs, build_program
-from programs.synthesis.run import count_input, read_input
+from programs.synthesis.run import count_input, distinct_ids, read_input
 from programs.synthesis.store import RunStore
-from programs.synthesis.workers import RowWork
 
 log = logging.getLogger(__name__)
 # So many rows tell what a row takes, where none of the run folder is finished.
@@ -86,14 +84,11 @@ def counted(program: RowProgram, prompts: Sequence[Prompt]) -> tuple[dict[str, R
     return by_role, f"counted on the prompts of {rows}, without repairs and what is asked again"
 
 
-def measured(
-    config: SynthesizeConfig, specs: Mapping[str, ModelSpec], store: RunStore
-) -> tuple[int, dict[str, RoleTokens]]:
-    """How many of this run's rows its folder has finished with these models, and what a row of them took."""
+def measured(ids: set[str], specs: Mapping[str, ModelSpec], store: RunStore) -> tuple[int, dict[str, RoleTokens]]:
+    """How many of these rows the run's folder has finished with these models, and what a row of them took."""
     key = store.get_note("key")
     if key is None:
         return 0, {}
-    ids = {RowWork.of(row, config).row_id for row in read_input(config)}
     finished = sum(store.is_finished(row_id, program=key) for row_id in ids)
     usage = {role: used for role, used in store.usage(program=key).items() if role in specs}
     if not finished or any(used.models != {specs[role].key} for role, used in usage.items()):
@@ -114,8 +109,9 @@ def confirm(config: SynthesizeConfig, specs: Specs, store: RunStore) -> None:
     Raises InputError when the answer is no.
     """
     first = {role: models[0] for role, models in specs.items()}
-    finished, by_role = measured(config, first, store)
-    rows = count_input(config) - finished
+    ids = distinct_ids(config)
+    finished, by_role = measured(ids, first, store)
+    rows = len(ids) - finished
     basis = f"measured on the {finished} rows that are finished"
     if not by_role:
         program, _ = build_program(config)
@@ -155,7 +151,7 @@ def run_prompts(config: PromptsConfig) -> list[Prompt]:
         for role, name in names.items()
     }
     program, _ = build_program(config)
-    found = forecast(count_rows(config.rows), *counted(program, prompts), specs)
+    found = forecast(len(distinct_ids(replace(config, max_rows=None))), *counted(program, prompts), specs)
     sys.stdout.write(f"{_sizes(prompts)}\n\n{found.in_words()}; tokens are estimated from the lengths of the texts\n")
     return prompts
 

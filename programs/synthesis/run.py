@@ -233,8 +233,7 @@ def refuse_unasked_again(config: SynthesizeConfig, store: RunStore) -> None:
     """Raise InputError when rows would be made anew, and paid again, because settings changed, without `again`."""
     worked = store.get_note("key") or _summary_key(config)
     if worked not in (None, store.program) and not config.again:
-        ids = {RowWork.of(row, config).row_id for row in read_input(config)}
-        anew = sum(store.is_finished(i, program=worked) and not store.is_finished(i) for i in ids)
+        anew = sum(store.is_finished(i, program=worked) and not store.is_finished(i) for i in distinct_ids(config))
         if anew:
             spent = usage_summary(store.usage(program=worked), 0)
             raise InputError(
@@ -264,6 +263,11 @@ def _changed(config: SynthesizeConfig) -> str:
 def read_input(config: SynthesizeConfig) -> Iterator[Row]:
     """Stream the rows of this run."""
     return mined_rows(config.rows, config.max_rows, generated=config.method == "verify")
+
+
+def distinct_ids(config: SynthesizeConfig) -> set[str]:
+    """The ids of what is to be done; copies of a row are done once."""
+    return {RowWork.of(row, config).row_id for row in read_input(config)}
 
 
 def mined_rows(path: Path, max_rows: int | None, *, generated: bool = False) -> Iterator[Row]:

@@ -4,12 +4,14 @@ from pathlib import Path
 import pytest
 
 from data.base.errors import InputError
+from data.base.files import atomic_writer
 from data.base.outputs import MARKER, Outputs, at_work_in, claim_folder
 
 
 def make(command: str, file: Path, text: str = "x", **options: object) -> None:
     outputs = Outputs(command, [file], **options)  # type: ignore[arg-type]
-    file.write_text(text, encoding="utf-8")
+    with atomic_writer(file) as opened:
+        opened.write(text)
     outputs.record()
 
 
@@ -30,6 +32,41 @@ def test_a_command_replaces_what_it_made_and_nothing_else(tmp_path: Path) -> Non
         with pytest.raises(InputError, match="is there already"):
             make("eval", there)
     assert own.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("before", [None, "earlier"])
+@pytest.mark.parametrize("dies", ["before the name is taken", "after it"])
+def test_a_command_that_died_while_it_wrote_finds_its_own_file(before: str | None, dies: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    if before is not None:
+        make("eval", file, before)
+    outputs = Outputs("eval", [file])
+    new = tmp_path / "new"
+    new.write_text("half of what was to be written", encoding="utf-8")
+    outputs.about_to_name(file, new)
+    if dies == "after it":
+        new.replace(file)
+    make("eval", file)
+    with pytest.raises(InputError, match="is there already"):
+        make("mine", file)
+
+
+def test_what_a_person_put_there_after_a_death_is_theirs(tmp_path: Path) -> None:
+    file, new = tmp_path / "a.json", tmp_path / "new"
+    new.write_text("x", encoding="utf-8")
+    Outputs("eval", [file]).about_to_name(file, new)
+    file.write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="is there already"):
+        make("eval", file)
+
+
+def test_a_replaced_file_of_a_persons_is_theirs_until_it_is_replaced(tmp_path: Path) -> None:
+    file, new = tmp_path / "a.json", tmp_path / "new"
+    for path in (file, new):
+        path.write_text(path.name, encoding="utf-8")
+    Outputs("eval", [file], force=True).about_to_name(file, new)
+    with pytest.raises(InputError, match="is there already"):
+        make("eval", file)
 
 
 def test_what_others_wrote_in_a_run_is_not_replaced_even_by_force(tmp_path: Path) -> None:

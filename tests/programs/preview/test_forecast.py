@@ -12,9 +12,9 @@ from data.base.errors import InputError
 from data.records import Row
 from data.row_files import read_rows
 from programs.lm.models import ModelSpec
-from programs.preview.forecast import RoleTokens, confirm, counted, forecast
+from programs.preview.forecast import RoleTokens, confirm, counted, forecast, run_prompts
 from programs.preview.prompts import collect_prompts
-from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.config import PromptsConfig, SynthesizeConfig
 from programs.synthesis.roles import build_program
 from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
@@ -53,6 +53,13 @@ def test_copies_and_rows_of_one_query_do_not_make_a_row_dearer(made_rows: Callab
 
     assert calls(first, second, third) == calls(first, first, first) == 3
     assert calls(first, replace(second, query_id=first.query_id)) == 3
+
+
+def test_copies_are_no_rows_to_pay_for(made_rows: Callable[[int], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = made_rows(4)
+    rows.write_text(rows.read_text("utf-8") * 5, encoding="utf-8")
+    run_prompts(PromptsConfig(rows=rows, out=Path("-"), lm="openai/fake", adapter="chat"))
+    assert "4 rows: about 12 calls" in capsys.readouterr().out
 
 
 def test_a_started_folder_is_measured_and_a_new_one_counted(
