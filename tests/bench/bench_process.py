@@ -1,9 +1,11 @@
 """Measure a piece of work in a process of its own: time, memory over base, and the matmul rate beside it."""
 
+import ctypes
 import json
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ GIB = 2**30
 
 
 CPU = torch.device("cpu")
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,8 @@ def run_child(module: str, job: dict[str, Any], memory_gib: float | None) -> Mea
     """Run `python -m MODULE JOB` with a bound on its memory (None: none); its Measurement, or why there is none."""
 
     def bound() -> None:
+        # A measurement whose reader was killed would go on, and disturb the next one.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if memory_gib is not None:
             resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gib * GIB), int(memory_gib * GIB)))
 

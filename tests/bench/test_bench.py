@@ -1,6 +1,11 @@
 """The benches compare like with like: equal losses, equal selections, and figures that can be read."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,6 +70,31 @@ def test_a_child_that_needs_too_much_memory_is_reported() -> None:
     assert run_child("tests.bench.bench_trainer", job, 0.05) != "" and isinstance(
         run_child("tests.bench.bench_trainer", job, 0.05), str
     )
+
+
+def test_a_child_dies_with_the_bench(tmp_path: Path) -> None:
+    (tmp_path / "sleeper.py").write_text(
+        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n", encoding="utf-8"
+    )
+    start = "from tests.bench.bench_process import run_child; run_child('sleeper', {}, None)"
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    bench = subprocess.Popen([sys.executable, "-c", start], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path})
+    pid_file = tmp_path / "pid"
+    wait_until(lambda: pid_file.is_file() and pid_file.read_text() != "")
+    child = Path("/proc", pid_file.read_text(), "status")
+    assert "State:\tS" in child.read_text()
+    bench.kill()
+    bench.wait()
+    # Nobody may be there to bury it.
+    wait_until(lambda: not child.exists() or "State:\tZ" in child.read_text())
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Raises AssertionError when it does not come to hold within a minute."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
