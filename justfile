@@ -98,8 +98,7 @@ ablate *flags: setup
 # kinds of negatives on real questions with a capable model's recorded answers, no key: just demo-real seeds=5
 [no-cd, no-exit-message]
 demo-real *flags: setup
-    @{{ python }} -m evals ablate rows=bundled:xquad-sentences naive-rows=bundled:xquad-sentences \
-        test=bundled:xquad-sentences dev=bundled:xquad-sentences out=runs/demo-real lr=6e-5 "$@"
+    @{{ python }} -m evals demo-real "$@"
 
 # compile the prompts against the retriever's feedback: just optimize rows=rows.jsonl lm=MODEL reflection_lm=MODEL
 [no-cd, no-exit-message]

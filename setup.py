@@ -15,10 +15,15 @@ from setuptools.command.build_py import build_py
 ROOMS = ("data", "trainer", "programs", "evals")
 NAME = "causalneg"
 IMPORT = re.compile(rf"^(\s*)(from|import) ({'|'.join(ROOMS)})(?=[.\s]|$)", re.MULTILINE)
+COMMAND = re.compile(r'^    "([a-z-]+)": \(\w+Config, ', re.MULTILINE)
+COMMANDS = {name for room in ROOMS for name in COMMAND.findall(Path(room, "__main__.py").read_text("utf-8"))}
+CALL = re.compile(rf"\bjust (?=({'|'.join(sorted(COMMANDS, key=len, reverse=True))})\b)")
 
 
 class UnderOneName(build_py):
-    """Rewrites `from data.records import Row` to `from causalneg.data.records import Row` in what is built."""
+    """Writes `from causalneg.data.records import Row` for `from data.records import Row`, and `causalneg mine` for
+    `just mine`.
+    """
 
     def run(self):  # type: ignore[no-untyped-def]
         """Build everything, and make the one name a package of its own.
@@ -26,15 +31,12 @@ class UnderOneName(build_py):
         Without that file, folders of the same name are searched, too: a checkout in the folder where a person stands.
         """
         super().run()
-        path = Path(self.build_lib, NAME, "__init__.py")
-        path.write_text('"""Everything of the project: `from causalneg.trainer import train`."""\n', encoding="utf-8")
-
-    def build_module(self, module, module_file, package):  # type: ignore[no-untyped-def]
-        """Build one module, as setuptools does, and rewrite its imports."""
-        written, copied = super().build_module(module, module_file, package)
-        path = Path(written)
-        path.write_text(IMPORT.sub(rf"\1\2 {NAME}.\3", path.read_text(encoding="utf-8")), encoding="utf-8")
-        return written, copied
+        home = Path(self.build_lib, NAME)
+        for path in (path for end in ("py", "j2") for path in home.rglob(f"*.{end}")):
+            text = path.read_text(encoding="utf-8")
+            path.write_text(CALL.sub(f"{NAME} ", IMPORT.sub(rf"\1\2 {NAME}.\3", text)), encoding="utf-8")
+        text = '"""Everything of the project: `from causalneg.trainer import train`."""\n'
+        (home / "__init__.py").write_text(text, encoding="utf-8")
 
 
 found = find_namespace_packages(include=[each for room in ROOMS for each in (room, f"{room}.*")])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data.base.cli import changed_options, next_command, run_command
-from evals.ablation.config import AblateConfig
+from evals.ablation.config import AblateConfig, DemoRealConfig
 from evals.demo.config import DemoConfig
 from evals.diagnostics.config import DiagnoseConfig
 from evals.generators.config import CompareConfig, ProbeConfig
@@ -83,6 +83,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], str | None]]] = {
     "eval": (EvalConfig, _eval),
     "demo": (DemoConfig, _demo),
     "ablate": (AblateConfig, _ablate),
+    "demo-real": (DemoRealConfig, _ablate),
     "diagnose": (DiagnoseConfig, _diagnose),
     "report": (ReportConfig, _report),
     "compare": (CompareConfig, _compare),

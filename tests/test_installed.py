@@ -1,6 +1,7 @@
 """A wheel installs everything below one name, and its commands run outside a checkout."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,15 @@ def test_one_name_is_installed_with_all_that_it_reads(site: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert installed == ours | {Path("__init__.py")}
+
+
+def test_what_it_says_names_its_own_command(site: Path) -> None:
+    recipe = re.compile(rf"just ({'|'.join(name for room, name in recipes().values() if room in ROOMS)})\b")
+    here, there = (
+        [path for path in home.rglob("*") if path.suffix in (".py", ".j2") and recipe.search(path.read_text("utf-8"))]
+        for home in (ROOT / "programs", site / "causalneg")
+    )
+    assert here and there == []
 
 
 def test_the_library_has_its_modules_under_that_name_alone(run: Run) -> None:

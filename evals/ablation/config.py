@@ -70,3 +70,23 @@ class AblateConfig(Recipe, EncoderOptions):
 
     keep_models: bool = False
     """Keep every trained model (about 90 MB each for the bundled one)."""
+
+
+@options
+class DemoRealConfig(AblateConfig):
+    """Kinds of negatives compared on real questions, with a capable model's recorded answers: no key, no network."""
+
+    rows: Path = Path("bundled:xquad-sentences")
+    """Rows with mined and generated negatives."""
+
+    test: str = "bundled:xquad-sentences"
+    """Judged queries that the table is about."""
+
+    out: Path = Path("runs/demo-real")
+    """Folder of the ablation; the same command goes on where it ended."""
+
+    naive_rows: Path | None = Path("bundled:xquad-sentences")
+    """The same rows with naively written negatives."""
+
+    dev: str | None = "bundled:xquad-sentences"
+    """Judged queries on which each run's best epoch is chosen."""
