@@ -65,12 +65,15 @@ def _compare(config: CompareConfig) -> str | None:
     return next_command("synthesize", rows=config.rows, out=config.out.parent / "synthesis", lm=best, **same)
 
 
-def _pipeline(config: PipelineConfig) -> None:
+def _pipeline(config: PipelineConfig) -> str | None:
     from evals.pipeline.run import run_pipeline
     from programs.__main__ import COMMANDS as PROGRAMS
     from trainer.__main__ import COMMANDS as TRAINER
 
-    run_pipeline(config, {**TRAINER, **PROGRAMS, **COMMANDS})
+    made = run_pipeline(config, {**TRAINER, **PROGRAMS, **COMMANDS})
+    if "train" not in made:
+        return None
+    return next_command("publish", model=made["train"], evaluations=made.get("eval"), hub="ORG/NAME")
 
 
 def _probe(config: ProbeConfig) -> None:

@@ -31,8 +31,8 @@ STATE_FILE = "pipeline.json"
 _FREE_OF_CHARGE = ("recorded:", "local:")
 
 
-def run_pipeline(config: PipelineConfig, commands: Commands) -> None:
-    """Check every step, then run those that are not done. Raises InputError that names the step."""
+def run_pipeline(config: PipelineConfig, commands: Commands) -> dict[str, Path]:
+    """Check every step, then run those that are not done; what each has made. Raises InputError that names the step."""
     out, steps = read_plan(config, commands)
     refuse_foreign_folder(out, "pipeline")
     with folder_lock(out):
@@ -49,6 +49,7 @@ def run_pipeline(config: PipelineConfig, commands: Commands) -> None:
             log.info("\n== %s: %s", title, step.made)
             _run(step, steps, state, state_file)
     sys.stdout.write(f"done: {', '.join(step.name for step in steps)}; everything is in {out}/\n")
+    return {step.name: step.made for step in steps}
 
 
 def _is_done(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) -> bool:

@@ -72,6 +72,8 @@ def test_each_step_runs_once_goes_on_and_is_done_again_where_something_changed(
     assert skipped() == ["mine", "synthesize"]
     shown = capsys.readouterr().out
     assert f"done: {', '.join(ALL)}; everything is in {out}/" in shown
+    follows = f"publish model={out / 'train' / 'model'} evaluations={out / 'eval.json'} hub=ORG/NAME"
+    assert shown.splitlines()[-1] == f"next: just {follows}"
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "<title>CausalNeg demo" in page and "Which queries won, which lost?" in page
 
