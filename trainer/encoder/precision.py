@@ -16,6 +16,8 @@ _WORTH_IT = 1.25
 # The product that a layer of a small encoder does most; on a GPU one that fills it.
 _SIZE_CPU, _SIZE_GPU = (1024, 384, 1536), (8192, 4096, 4096)
 _ROUNDS = 5
+# Where bfloat16 takes so many times as long, no further turn is waited for.
+_HOPELESS = 4
 
 
 def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
@@ -26,6 +28,8 @@ def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | N
         raise InputError(f"--precision float16: needs a GPU, this run is on {device.type}; use float32 or bfloat16")
     if precision == "bfloat16" and not _has_bfloat16(device):
         raise InputError("--precision bfloat16: this GPU does not have it; use float16 or float32")
+    if precision == "bfloat16" and device.type == "cpu":
+        _warn_of_emulation(device)
     return None if precision == "float32" else getattr(torch, precision)
 
 
@@ -48,12 +52,24 @@ def _chosen(device: torch.device) -> torch.dtype | None:
     return chosen
 
 
+@functools.cache
+def _warn_of_emulation(device: torch.device) -> None:
+    """A processor without bfloat16 computes in it all the same, at a fraction of its speed; said once a process."""
+    if (gain := _gain(device)) < 1:
+        log.warning(
+            "warning: precision=bfloat16: a matrix product takes %.1f times as long as in float32 on this processor; "
+            "precision=auto takes what is faster",
+            1 / gain,
+        )
+
+
 def precision_name(dtype: torch.dtype | None) -> Precision:
     """The option's name of what `autocast_type` returned."""
     names: dict[torch.dtype | None, Precision] = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
     return names.get(dtype, "float32")
 
 
+@functools.cache
 @torch.no_grad()
 def _gain(device: torch.device) -> float:
     """How many times as fast a layer's product is in bfloat16, casts included, by the best of a few turns each."""
@@ -62,7 +78,9 @@ def _gain(device: torch.device) -> float:
     values = torch.ones(rows, inner, device=device)
     weights = torch.ones(columns, inner, device=device)
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(1 + _ROUNDS):
+    for turn in range(1 + _ROUNDS):
+        if turn > 1 and seconds[True][1] > _HOPELESS * seconds[False][1]:
+            break
         for half, measured in seconds.items():
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half, cache_enabled=False):
                 began = time.perf_counter()

@@ -16,9 +16,11 @@ from trainer.mining.embedding_cache import embeddings_key
 
 @pytest.fixture(autouse=True)
 def tried_anew() -> Iterator[None]:
-    precision._chosen.cache_clear()
+    for cached in (precision._chosen, precision._warn_of_emulation):
+        cached.cache_clear()
     yield
-    precision._chosen.cache_clear()
+    for cached in (precision._chosen, precision._warn_of_emulation):
+        cached.cache_clear()
 
 
 def test_the_trial_measures_and_draws_no_random_numbers() -> None:
@@ -38,6 +40,16 @@ def test_auto_takes_what_is_faster_and_says_so_once(
     assert caplog.messages == [
         f"precision=auto: {chosen}, as a matrix product in bfloat16 is {gain:.2f} times as fast as in float32 on cpu"
     ]
+
+
+def test_bfloat16_where_the_processor_has_none_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision, "_gain", lambda device: 0.02)
+    for _ in range(2):
+        assert autocast_type("bfloat16", torch.device("cpu")) == torch.bfloat16
+    (said,) = caplog.messages
+    assert "takes 50.0 times as long as in float32 on this processor" in said
 
 
 def test_embeddings_are_float32_near_those_of_float32_and_cached_apart(tiny_bert: Path) -> None:
