@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, fields
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +42,8 @@ CREATE TABLE answers (row_id TEXT NOT NULL, key TEXT NOT NULL, answer TEXT NOT N
 WITHOUT ROWID;
 CREATE TABLE said (id INTEGER PRIMARY KEY, line BLOB NOT NULL);
 """
+_CALL_COLUMNS = tuple(field.name for field in fields(Call))
+_call_values = attrgetter(*_CALL_COLUMNS)
 # Failures of a row whose cause may be gone at the next start; any other failure is an outcome.
 _PASSING_FAILURES = tuple(f"{step}_{loss}" for step in ("extract", "write") for loss in PASSING_LOSSES)
 # The row whose calls are being made in this context: calls are recorded under it.
@@ -153,7 +156,8 @@ class RunStore:
         """Add one attempt to the ledger before it is sent; returns its number."""
         values = self._values(call)
         names, places = ", ".join(values), ", ".join("?" * len(values))
-        with self._faults(), self._transaction():
+        with self._faults():
+            # One statement is a transaction of its own.
             added = self._db.execute(f"INSERT INTO calls ({names}) VALUES ({places})", tuple(values.values()))
             return int(added.lastrowid or 0)
 
@@ -176,7 +180,8 @@ class RunStore:
                 self._db.execute("INSERT OR REPLACE INTO said (id, line) VALUES (?, ?)", (added.lastrowid, packed))
 
     def _values(self, call: Call) -> dict[str, Any]:
-        return {"row_id": current_row.get(), "program": self.program, **asdict(call), "at": time.time()}
+        columns = zip(_CALL_COLUMNS, _call_values(call), strict=True)
+        return {"row_id": current_row.get(), "program": self.program, **dict(columns), "at": time.time()}
 
     def said(self, *, whole_folder: bool = False) -> Iterator[str]:
         """This program's answered calls, its probes and its second opinions included, as a cassette has them, in the

@@ -5,6 +5,7 @@ read up to a limit that counts after decompression, what the server says of wait
 arrived is not posted a second time, and servers on this machine are not asked through a proxy.
 """
 
+import functools
 import ipaddress
 import time
 import zlib
@@ -127,6 +128,7 @@ class ModelTransport(LiteLLMAiohttpTransport):  # type: ignore[misc]
         return None if is_loopback(request.url.host) else await super()._get_proxy_settings(request)
 
 
+@functools.cache
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine's own."""
     if host.lower() == "localhost":
