@@ -36,6 +36,10 @@ SHARED = {
 _SYNTHESIS = [
     "RankingOptions", "SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"
 ]  # fmt: skip
+ABLATE = (
+    "rows test out naive-rows dev dev-split test-split seeds num-mined entropy-weights generated-weights grade-sharpness "
+    "keep-models slices transfer controls"
+)
 OWN = {
     "data demo": ([], "out"),
     "data leakage": ([], "rows eval split skip-bad-rows"),
@@ -112,14 +116,8 @@ OWN = {
         "data split baseline out per-query rows slice-measure skip-bad-rows corpus query positive title force",
     ),
     "evals demo": (["Recipe", "LMOptions", "CallOptions"], "out model num-mined"),
-    "evals ablate": (
-        ["Recipe", "EncoderOptions"],
-        (
-            "rows test out naive-rows dev dev-split test-split seeds num-mined entropy-weights "
-            "generated-weights grade-sharpness "
-            "keep-models slices transfer controls"
-        ),
-    ),
+    "evals ablate": (["Recipe", "EncoderOptions"], ABLATE),
+    "evals demo-real": (["Recipe", "EncoderOptions"], ABLATE),
     "evals diagnose": (
         ["EncoderOptions"],
         (

@@ -40,7 +40,7 @@ def graded_info_nce(
     falls on valid candidates only.
     """
     logits_BN = (scores_BN / temperature).masked_fill(~valid_BN, float("-inf"))
-    return _cross_entropy(logits_BN, logits_BN, graded_target(grades_BN, sharpness).to(logits_BN.dtype))
+    return _cross_entropy(logits_BN, logits_BN, graded_target(grades_BN.to(logits_BN.dtype), sharpness))
 
 
 def _cross_entropy(logits_BN: Tensor, own_BM: Tensor, target_BM: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def loss_sums(
     negatives_BN = valid_BN.clone()
     negatives_BN[:, 0] = False
     mined_BN = negatives_BN & ~generated_BN
-    target_BN = None if grades_BN is None else graded_target(grades_BN, grade_sharpness).to(queries_BD.dtype)
+    target_BN = None if grades_BN is None else graded_target(grades_BN.to(queries_BD.dtype), grade_sharpness)
 
     num_masked = 0
     if in_batch_BP is None:
