@@ -37,8 +37,8 @@ _SYNTHESIS = [
     "RankingOptions", "SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"
 ]  # fmt: skip
 ABLATE = (
-    "rows test out naive-rows dev dev-split test-split seeds num-mined entropy-weights generated-weights grade-sharpness "
-    "keep-models slices transfer controls"
+    "rows test out naive-rows dev dev-split test-split seeds num-mined entropy-weights generated-weights "
+    "grade-sharpness keep-models slices transfer controls"
 )
 OWN = {
     "data demo": ([], "out"),
