@@ -16,8 +16,8 @@ ROOMS = ("data", "trainer", "programs", "evals")
 NAME = "causalneg"
 IMPORT = re.compile(rf"^(\s*)(from|import) ({'|'.join(ROOMS)})(?=[.\s]|$)", re.MULTILINE)
 COMMAND = re.compile(r'^    "([a-z-]+)": \(\w+Config, ', re.MULTILINE)
-COMMANDS = {name for room in ROOMS for name in COMMAND.findall(Path(room, "__main__.py").read_text("utf-8"))}
-CALL = re.compile(rf"\bjust (?=({'|'.join(sorted(COMMANDS, key=len, reverse=True))})\b)")
+COMMANDS = [name for room in ROOMS for name in COMMAND.findall(Path(room, "__main__.py").read_text("utf-8"))]
+CALL = re.compile(rf"\bjust (?=({'|'.join(COMMANDS)})\b)")
 
 
 class UnderOneName(build_py):

@@ -69,7 +69,6 @@ def precision_name(dtype: torch.dtype | None) -> Precision:
     return names.get(dtype, "float32")
 
 
-@functools.cache
 @torch.no_grad()
 def _gain(device: torch.device) -> float:
     """How many times as fast a layer's product is in bfloat16, casts included, by the best of a few turns each."""
