@@ -169,6 +169,21 @@ def test_gradient_caching_equals_one_graph_over_all_texts(config: TrainConfig, d
         torch.testing.assert_close(cached[name], expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("max_tokens", "times"), [(100, [1, 1, 1, 1]), (12, [1, 1, 2, 2]), (5, [2, 2, 2, 2])])
+def test_graphs_are_kept_up_to_the_bound_and_texts_beyond_are_encoded_again(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, max_tokens: int, times: list[int]
+) -> None:
+    from trainer.step.gradients import cached_backward
+
+    encoder = Encoder.load(config.model).train()
+    monkeypatch.setattr(encoder, "part_tokens", lambda most: 6)
+    encoded: list[int] = []
+    encoder.register_forward_pre_hook(lambda _, arguments: encoded.extend(ids[1] for ids in arguments[0]))
+    # Each text is a part of its own, the longest first.
+    cached_backward(encoder, [(2, text, 3, 3, 3, 3) for text in (5, 6, 7, 8)], max_tokens, torch.ones_like)
+    assert [encoded.count(text) for text in (5, 6, 7, 8)] == times
+
+
 def test_entropy_weight_zero_is_info_nce_alone(config: TrainConfig) -> None:
     train(dataclasses.replace(config, entropy_weight=0.0, epochs=1))
     for line in (Path(config.out) / "metrics.jsonl").read_text().splitlines()[1:]:

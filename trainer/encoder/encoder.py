@@ -22,6 +22,7 @@ from data.base.errors import InputError, first_line, shown
 from data.base.files import atomic_path
 from data.base.progress import progress_bar
 from trainer.encoder.dropout import use_fast_dropout
+from trainer.encoder.embedding import use_row_embeddings
 from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input, position_limit
 from trainer.encoder.options import EncoderOptions, Precision
 from trainer.encoder.packed import (
@@ -64,6 +65,7 @@ class Encoder(nn.Module):
         self.autocast: torch.dtype | None = None
         self.packed = use_packed_attention(transformer)
         use_fast_dropout(transformer)
+        use_row_embeddings(transformer)
 
     @classmethod
     def load(

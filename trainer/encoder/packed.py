@@ -8,6 +8,7 @@ Axes: T tokens of all texts, H heads, L length of a group's texts, d width of a 
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
@@ -126,29 +127,27 @@ def packed_attention(
     """Attention of every text over itself; transformers calls it in place of its own. Returns [1, T, H, d]."""
     # A decoder that was made to look both ways says so in its configuration alone.
     causal = bool(getattr(module, "is_causal", False)) and getattr(module.config, "is_causal", None) is not False
+    device, computed_in = query_1HTd.device, _computed_in(query_1HTd)
     query_THd, key_THd, value_THd = (tensor[0].transpose(0, 1) for tensor in (query_1HTd, key_1HTd, value_1HTd))
     whole = sliding_window is None or packing.longest <= sliding_window
-    if whole and has_jagged_attention(query_1HTd.device, _computed_in(query_1HTd), causal):
+    if whole and has_jagged_attention(device, computed_in, causal):
         attended = jagged_attention(
             query_THd, key_THd, value_THd, packing.offsets, (packing.shortest, packing.longest),
             causal=causal, scaling=scaling, dropout=dropout,
         )  # fmt: skip
         return attended.unsqueeze(0), None
+    # In half precision PyTorch's fused kernel for the CPU goes backward four times slower, and the formula written out
+    # has a kernel built for every number and length of texts.
+    exact = device.type == "cpu" and computed_in.itemsize == 2
+    tensors = [tensor.float() if exact else tensor for tensor in (query_THd, key_THd, value_THd)]
     outputs = []
-    blocks = [_split(tensor_THd, packing.groups) for tensor_THd in (query_THd, key_THd, value_THd)]
-    for query, key, value in zip(*blocks, strict=True):
-        mask = _window_mask(query.shape[1], sliding_window, causal, query.device)
-        attended = _attend(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            mask,
-            causal and mask is None,
-            scaling,
-            dropout,
-        )
-        outputs.append(attended.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).unsqueeze(0), None
+    with torch.autocast("cpu", enabled=False) if exact else nullcontext():
+        for blocks in zip(*(_split(tensor_THd, packing.groups) for tensor_THd in tensors), strict=True):
+            query, key, value = (block.transpose(1, 2) for block in blocks)
+            mask = _window_mask(query.shape[2], sliding_window, causal, device)
+            attended = _attend(query, key, value, mask, causal and mask is None, scaling, dropout)
+            outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).to(computed_in).unsqueeze(0), None
 
 
 def _computed_in(tensor: Tensor) -> torch.dtype:
@@ -167,14 +166,7 @@ def _window_mask(length: int, window: int | None, causal: bool, device: torch.de
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scaling: float, probability: float
 ) -> Tensor:
-    on_cpu, computed_in = query.device.type == "cpu", _computed_in(query)
-    if on_cpu and computed_in.itemsize == 2:
-        # In half precision PyTorch's fused kernel goes backward four times slower, and the formula written out has a
-        # kernel built for every number and length of texts.
-        with torch.autocast("cpu", enabled=False):
-            exact = _attend(query.float(), key.float(), value.float(), mask, causal, scaling, probability)
-        return exact.to(computed_in)
-    if not on_cpu or probability == 0:  # the fused kernel for the CPU has no dropout
+    if query.device.type != "cpu" or probability == 0:  # the fused kernel for the CPU has no dropout
         return nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, dropout_p=probability,
             enable_gqa=key.shape[1] != query.shape[1],

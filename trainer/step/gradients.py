@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE, World
 from trainer.encoder import Encoder
+from trainer.encoder.embedding import rows_added
 from trainer.encoder.packed import Tokens, token_chunks
 from trainer.losses import LossSums, loss_sums
 from trainer.step.batches import Batch, Example, make_batch
@@ -52,14 +53,15 @@ def accumulate_gradients(
     Every process is given all rows and takes its share. `scaled` multiplies what goes backward (see `loss_scaler`).
     """
     step = _Step(encoder, config, batches, scaled)
-    for batch in batches:
-        mine = [batch[i] for i in world.share(len(batch))]
-        if config.loss.in_batch == "cross-device":
-            step.with_shared_passages(batch, world)
-        elif config.loss.in_batch == "in-batch" and mine:
-            step.with_shared_passages(mine, ALONE)
-        else:
-            step.own_candidates_only(mine)
+    with rows_added(encoder):
+        for batch in batches:
+            mine = [batch[i] for i in world.share(len(batch))]
+            if config.loss.in_batch == "cross-device":
+                step.with_shared_passages(batch, world)
+            elif config.loss.in_batch == "in-batch" and mine:
+                step.with_shared_passages(mine, ALONE)
+            else:
+                step.own_candidates_only(mine)
     world.sum_gradients(encoder.parameters())
     return step.report(world)
 
@@ -220,27 +222,32 @@ def cached_backward(
     """Add to the parameters' gradients what a loss over all texts sends back.
 
     `embeddings_gradient` takes the embeddings [B, D] of all texts, detached, and returns the loss's gradient with
-    respect to them, [B, D]. Where all texts fit into one part of `max_tokens`, there is no second pass.
+    respect to them, [B, D]. The graphs of the first `max_tokens` are kept; the texts beyond are encoded a second time.
     """
-    if len(token_chunks(tokens, max_tokens, padded=not encoder.packed)) <= 1:
-        embeddings_BD = encoder(tokens)
-        gradient_BD = embeddings_gradient(embeddings_BD.detach())
-        if len(tokens):
-            embeddings_BD.backward(gradient_BD)
-        return
-    parts = token_chunks(tokens, encoder.part_tokens(max_tokens), padded=not encoder.packed)
+    padded = not encoder.packed
+    parts = token_chunks(tokens, encoder.part_tokens(max_tokens), padded)
+    kept: list[Tensor] = []
     states: list[Any] = []
+    room = max_tokens
     embeddings_BD = torch.empty(len(tokens), encoder.dimension, device=encoder.device, dtype=encoder.dtype)
-    with torch.no_grad():
-        for part in parts:
-            states.append(_random_state(encoder.device))
-            embeddings_BD[part] = encoder([tokens[i] for i in part]).to(embeddings_BD.dtype)
+    for part in parts:
+        states.append(_random_state(encoder.device))
+        room -= len(tokens[part[0]]) * len(part) if padded else sum(len(tokens[i]) for i in part)
+        with torch.set_grad_enabled(room >= 0):
+            encoded = encoder([tokens[i] for i in part])
+        embeddings_BD[part] = encoded.detach().to(embeddings_BD.dtype)
+        if encoded.requires_grad:
+            kept.append(encoded)
     gradient_BD = embeddings_gradient(embeddings_BD)
     end = _random_state(encoder.device)
+    kept.reverse()
     for part, state in zip(parts, states, strict=True):
-        _set_random_state(state, encoder.device)
-        again = encoder([tokens[i] for i in part])
-        again.backward(gradient_BD[part].to(again.dtype))
+        if kept:
+            encoded = kept.pop()
+        else:
+            _set_random_state(state, encoder.device)
+            encoded = encoder([tokens[i] for i in part])
+        encoded.backward(gradient_BD[part].to(encoded.dtype))
     _set_random_state(end, encoder.device)
 
 

@@ -1,6 +1,7 @@
 """Packed encoding gives what padding gives: vectors and gradients, for every architecture that it is used for."""
 
 import dataclasses
+from argparse import Namespace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,7 +13,7 @@ import transformers
 from data.base.errors import InputError
 from tests.trainer.conftest import TEXTS
 from trainer.encoder.encoder import Encoder
-from trainer.encoder.packed import PACKABLE, _attend, _window_mask
+from trainer.encoder.packed import PACKABLE, Packing, pack, packed_attention
 from trainer.encoder.pooling import POOLINGS
 
 LONG = [*TEXTS, "how long can we restore deleted files from the bin " * 4, "tap", "card payment"]
@@ -137,31 +138,42 @@ def test_an_unknown_pooling_is_refused_packed_and_padded(
         made.embed(["refund"], "query")
 
 
+def attention_layer(causal: bool) -> torch.nn.Module:
+    layer = torch.nn.Module()
+    layer.is_causal, layer.config = causal, Namespace()  # type: ignore[assignment]
+    return layer
+
+
+def packing_of(lengths: list[int]) -> Packing:
+    return pack([[1] * length for length in lengths], torch.device("cpu"))
+
+
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("length", [7, 1025])
-def test_attention_in_half_precision_is_that_of_float32(causal: bool, windowed: bool, length: int) -> None:
-    mask = _window_mask(length, 5 if windowed else None, causal, torch.device("cpu"))
-    generator = torch.manual_seed(0)
+def test_attention_in_half_precision_is_that_of_float32(causal: bool, window: int | None, length: int) -> None:
+    packing, generator = packing_of([length, length, 3]), torch.manual_seed(0)
     # Four heads of queries share two of keys and values.
-    inputs = [torch.randn(2, heads, length, 8, generator=generator) for heads in (4, 2, 2)]
+    inputs = [torch.randn(1, heads, 2 * length + 3, 8, generator=generator) for heads in (4, 2, 2)]
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         leaves = [tensor.to(dtype).requires_grad_() for tensor in inputs]
-        attended = _attend(*leaves, mask, causal and mask is None, 8**-0.5, 0.0)
+        attended, _ = packed_attention(
+            attention_layer(causal), *leaves, None, packing=packing, scaling=8**-0.5, sliding_window=window
+        )
         assert attended.dtype == dtype
         results.append([attended, *torch.autograd.grad(attended.float().square().sum(), leaves)])
     for exact, half in zip(*results, strict=True):
-        assert float((exact - half).norm() / exact.norm()) < 0.01
+        assert float((exact - half).detach().norm() / exact.detach().norm()) < 0.01
 
 
 def test_a_cpu_attends_in_float32_whatever_autocast_would_round(monkeypatch: pytest.MonkeyPatch) -> None:
     fused = Mock(side_effect=torch.nn.functional.scaled_dot_product_attention)
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fused)
-    query = torch.randn(1, 2, 5, 8)
-    exact = _attend(query, query, query, None, False, 1.0, 0.0)
+    query, packing = torch.randn(1, 2, 5, 8), packing_of([5])
+    exact, _ = packed_attention(attention_layer(False), query, query, query, None, packing=packing, scaling=1.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = _attend(query, query, query, None, False, 1.0, 0.0)
+        rounded, _ = packed_attention(attention_layer(False), query, query, query, None, packing=packing, scaling=1.0)
     assert [call.args[0].dtype for call in fused.call_args_list] == [torch.float32, torch.float32]
     assert rounded.dtype == torch.bfloat16 and torch.equal(rounded, exact.bfloat16())
 
