@@ -87,6 +87,7 @@ def _reset_peak(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
+    ctypes.CDLL(None).malloc_trim(0)  # what a warm-up has freed would be held, and so not counted
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to VmRSS
     return _status("VmRSS")
 

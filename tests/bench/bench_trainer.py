@@ -8,7 +8,7 @@ import logging
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
@@ -33,6 +33,7 @@ from trainer.encoder.options import BUNDLED_MODEL, Precision
 from trainer.encoder.precision import autocast_type
 from trainer.step.batches import Example
 from trainer.step.gradients import accumulate_gradients
+from trainer.step.optimizer import make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -200,12 +201,21 @@ def one_token_words(tokenizer: Any) -> list[str]:
     )
 
 
+def _warmed_up(
+    step: Callable[[list[Example]], None], job: dict[str, Any], config: BenchTrainerConfig, words: list[str]
+) -> Callable[[], None]:
+    """The step on its batch, after one on a few other rows: kernels are built in the first of a training's many."""
+    step(examples(replace(config, seed=config.seed + 1), min(job["rows"], config.small or 1), words))
+    batch = examples(config, job["rows"], words)
+    return lambda: step(batch)
+
+
 def _our_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], None]:
     encoder = Encoder.load(config.model, device=config.device).train()
     encoder.set_dropout(job["dropout"])
     encoder.autocast = autocast_type(config.precision, encoder.device)
     settings = TrainConfig(rows="-", out="-", in_batch="in-batch" if job["variant"] == "ours in-batch" else "none")
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-5)
+    optimizer = make_optimizer(encoder, settings)
     words = one_token_words(encoder.tokenizer)
 
     def step(batch: list[Example]) -> None:
@@ -214,9 +224,7 @@ def _our_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], N
         optimizer.step()
         optimizer.zero_grad()
 
-    step(examples(config, 1, words[:1]))
-    batch = examples(config, job["rows"], words)
-    return lambda: step(batch)
+    return _warmed_up(step, job, config, words)
 
 
 def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], None]:
@@ -248,9 +256,7 @@ def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], 
         optimizer.step()
         optimizer.zero_grad()
 
-    step(examples(config, 1, words[:1]))
-    batch = examples(config, job["rows"], words)
-    return lambda: step(batch)
+    return _warmed_up(step, job, config, words)
 
 
 def summary(figures: dict[str, Any]) -> str:
