@@ -27,7 +27,7 @@ from programs.modules.verifier import POSITIVE_REFUSED
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.store import RunStore
-from tests.chaos import misbehaviour
+from tests.chaos import misbehaviour, odd_texts
 from tests.chaos.inputs import Late, patience
 from tests.chaos.misbehaviour import Asked, Misbehaviour
 from tests.chaos.promises import promise, write_made_rows
@@ -115,7 +115,7 @@ def cases() -> Iterator[Case]:
         outputs = {step: server._outputs(step, inputs) for step, inputs in _EXAMPLES.items()}
     # Each is met once by some steps and always by the others.
     for turn, (layout, step) in enumerate(product(_LAYOUTS, _STEPS)):
-        for number, bad in enumerate(misbehaviour.texts(outputs[step], layout), start=turn):
+        for number, bad in enumerate(odd_texts.texts(outputs[step], layout), start=turn):
             yield Case(bad, step, layout, always=number % 2 == 1)
     for turn, step in enumerate(_STEPS):
         for number, bad in enumerate(misbehaviour.completions(), start=turn):
