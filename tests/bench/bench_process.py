@@ -43,15 +43,21 @@ class Measurement:
 
 
 def measure(
-    work: Callable[[], Any], threads: int, device: torch.device = CPU, dtype: torch.dtype = torch.float32
+    work: Callable[[], Any],
+    threads: int,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+    warm_up: Callable[[], Any] | None = None,
 ) -> Measurement:
     """Run `work` once, on a GPU after a first time that chooses its kernels. Memory is Linux's resident size, or the
-    GPU's own count."""
+    GPU's own count; that of `warm_up` counts, as `work` uses what it freed."""
     torch.set_num_threads(threads)
     if device.type == "cuda":
         work()
-    before = matmul_rate(device, dtype)
     base = _reset_peak(device)
+    if warm_up is not None:
+        warm_up()
+    before = matmul_rate(device, dtype)
     seconds = _seconds(work, device)
     peak = _peak(device) - base
     return Measurement(seconds=seconds, peak=peak, matmul_rate=(before + matmul_rate(device, dtype)) / 2)
@@ -87,7 +93,6 @@ def _reset_peak(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    ctypes.CDLL(None).malloc_trim(0)  # what a warm-up has freed would be held, and so not counted
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to VmRSS
     return _status("VmRSS")
 

@@ -201,16 +201,11 @@ def one_token_words(tokenizer: Any) -> list[str]:
     )
 
 
-def _warmed_up(
-    step: Callable[[list[Example]], None], job: dict[str, Any], config: BenchTrainerConfig, words: list[str]
-) -> Callable[[], None]:
-    """The step on its batch, after one on a few other rows: kernels are built in the first of a training's many."""
-    step(examples(replace(config, seed=config.seed + 1), min(job["rows"], config.small or 1), words))
-    batch = examples(config, job["rows"], words)
-    return lambda: step(batch)
+Step = Callable[[list[Example]], None]
 
 
-def _our_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], None]:
+def _our_step(job: dict[str, Any], config: BenchTrainerConfig) -> tuple[Step, list[str]]:
+    """One of our steps, and the words for its texts."""
     encoder = Encoder.load(config.model, device=config.device).train()
     encoder.set_dropout(job["dropout"])
     encoder.autocast = autocast_type(config.precision, encoder.device)
@@ -224,10 +219,10 @@ def _our_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], N
         optimizer.step()
         optimizer.zero_grad()
 
-    return _warmed_up(step, job, config, words)
+    return step, words
 
 
-def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], None]:
+def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> tuple[Step, list[str]]:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import losses
 
@@ -256,7 +251,7 @@ def _peer_step(job: dict[str, Any], config: BenchTrainerConfig) -> Callable[[], 
         optimizer.step()
         optimizer.zero_grad()
 
-    return _warmed_up(step, job, config, words)
+    return step, words
 
 
 def summary(figures: dict[str, Any]) -> str:
@@ -288,9 +283,13 @@ def _child(job: dict[str, Any]) -> None:
     names = BenchTrainerConfig.__dataclass_fields__.keys()
     config = BenchTrainerConfig(**{name: value for name, value in job.items() if name in names})
     torch.manual_seed(job["round"])
-    step = (_peer_step if job["variant"] in PEERS else _our_step)(job, config)
+    step, words = (_peer_step if job["variant"] in PEERS else _our_step)(job, config)
     device = torch.device(config.device)
-    report_to_parent(measure(step, config.threads, device, autocast_type(config.precision, device) or torch.float32))
+    dtype = autocast_type(config.precision, device) or torch.float32
+    # The first of a training's many steps builds kernels, and gets memory that those after it use again.
+    others = examples(replace(config, seed=config.seed + 1), job["rows"], words)
+    batch = examples(config, job["rows"], words)
+    report_to_parent(measure(lambda: step(batch), config.threads, device, dtype, warm_up=lambda: step(others)))
 
 
 if __name__ == "__main__":
