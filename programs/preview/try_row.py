@@ -58,7 +58,8 @@ def try_row(config: TryConfig) -> None:
     sys.stdout.write("\n".join(row_lines(query, passage, synthesis, usage, width)) + "\n")
     if synthesis.failure is not None:
         detail = synthesis.failure_detail and f" ({synthesis.failure_detail})"
-        raise InputError(f"no negative was written: {synthesis.failure.replace('_', ' ')}{detail}")
+        words = LOSS_WORDS.get(synthesis.failure, synthesis.failure.replace("_", " "))
+        raise InputError(f"no negative was written: {words}{detail}")
 
 
 def _pair(config: TryConfig) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import pytest
 
 from data.readers.demo import demo_items
 from programs.__main__ import main
+from tests.fakes.fake_model import FakeModel
 
 
 def test_a_demo_row_with_marks_verdicts_and_cost(
@@ -35,3 +36,22 @@ def test_what_is_missing_is_said_in_one_line(flags: list[str], words: str, capsy
     assert main(["try", *flags]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert words in line
+
+
+def test_a_passage_that_does_not_answer_is_said_in_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeModel() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.token)
+        flags = [
+            "lm=openai/fake",
+            f"api-base={server.api_base}",
+            "adapter=chat",
+            "query=q",
+            "passage=a NOT RELEVANT text",
+        ]
+        assert main(["try", *flags]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == (
+        "error: no negative was written: the row's own positive was said not to answer (It says NOT RELEVANT.)"
+    )
