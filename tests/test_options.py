@@ -1,5 +1,6 @@
 """Every command's options, frozen against sprawl and documented; `--help` loads none of the heavy libraries."""
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,6 +12,7 @@ import docstring_parser
 import pytest
 
 from data.base.arguments import read_arguments
+from data.base.cli import run_command
 from data.base.errors import InputError
 from data.base.options import Count, NotNegative, options
 
@@ -160,6 +162,19 @@ def test_every_option_is_documented(command: str) -> None:
     documented = {param.arg_name: param.description for params in parsed for param in params}
     for field in fields(kind):
         assert len(documented.get(field.name) or "") > 10, field.name
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    room, _, name = command.partition(" ")
+    with pytest.raises(SystemExit) as ended:
+        run_command(import_module(f"{room}.__main__").COMMANDS, [name, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: just {name} ")
+    assert {field.name.replace("_", "-") for field in fields(config_of(command))} <= set(
+        re.findall(r"--([a-z-]+)", shown)
+    )
 
 
 @pytest.mark.parametrize("command", ["programs optimize", "programs profile", "evals probe"])

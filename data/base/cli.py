@@ -183,7 +183,8 @@ def _grouped(kind: type) -> type:
             group = make_dataclass(each.__name__, options_of, kw_only=True)
             group.__doc__ = "" if each is kind else " ".join((each.__doc__ or "").split())
             # help that is given here is not searched for in the source, which takes longer than all the rest
-            shown_as.append((name, Annotated[group, tyro.conf.arg(help=group.__doc__)]))
+            # `try` names a command, but no field.
+            shown_as.append((f"{name}_", Annotated[group, tyro.conf.arg(name=name, help=group.__doc__)]))
     made = make_dataclass(kind.__name__, shown_as, kw_only=True)
     made.__doc__ = kind.__doc__
     return made
