@@ -110,6 +110,11 @@ optimize *flags: setup
 convert *flags: setup
     @{{ python }} -m data convert "$@"
 
+# evaluation queries and passages that training rows hold, too: just leakage rows=rows.jsonl eval=DIR
+[no-cd, no-exit-message]
+leakage *flags: setup
+    @{{ python }} -m data leakage "$@"
+
 # queries for documents that have none, as a BEIR folder: just queries corpus=DIR lm=MODEL out=runs/q
 [no-cd, no-exit-message]
 queries *flags: setup
