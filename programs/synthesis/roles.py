@@ -25,7 +25,7 @@ from programs.modules.saved import load_program
 from programs.modules.signatures import ExtractRequirements, VerifyIrrelevance
 from programs.modules.synthesizer import Synthesizer
 from programs.modules.verifier import ACCEPTANCE_RULE
-from programs.options import AdapterName, CallOptions
+from programs.options import AdapterName, CallOptions, JudgingOptions
 from programs.profiles.profile import CorpusProfile
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.store import RunStore
@@ -104,7 +104,7 @@ def resolve_roles(stack: ExitStack, config: Any, budget: Budget) -> dict[str, li
 def open_roles(
     program: RowProgram,
     specs: Specs,
-    config: Any,
+    config: JudgingOptions,
     *,
     store: RunStore,
     budget: Budget,
@@ -142,7 +142,7 @@ def complete_cassette(config: CallOptions, store: RunStore, *, whole_folder: boo
 def _open_role(
     role: str,
     specs: Sequence[ModelSpec],
-    config: Any,
+    config: CallOptions,
     store: RunStore,
     budget: Budget,
     limits: ConcurrencyByPlace,
