@@ -55,8 +55,8 @@ class Recipe:
     """Dropout probability of every layer while training (None: the model's own)."""
 
     max_tokens_per_step: Count = 16_384
-    """Most tokens in memory at once (at least a row's): larger batches are cut into parts, and with in-batch negatives
-    what is beyond is encoded twice; gradients stay the same."""
+    """Most tokens in memory at once (at least a row's): larger batches are cut into parts, and encoded twice with
+    in-batch negatives; gradients stay the same."""
 
 
 @options

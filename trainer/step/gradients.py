@@ -222,32 +222,26 @@ def cached_backward(
     """Add to the parameters' gradients what a loss over all texts sends back.
 
     `embeddings_gradient` takes the embeddings [B, D] of all texts, detached, and returns the loss's gradient with
-    respect to them, [B, D]. The graphs of the first `max_tokens` are kept; the texts beyond are encoded a second time.
+    respect to them, [B, D]. Where all texts fit into `max_tokens`, their graphs are kept; else all are encoded twice.
     """
     padded = not encoder.packed
+    kept = len(token_chunks(tokens, max_tokens, padded)) <= 1
     parts = token_chunks(tokens, encoder.part_tokens(max_tokens), padded)
-    kept: list[Tensor] = []
+    graphs: list[Any] = []
     states: list[Any] = []
-    room = max_tokens
     embeddings_BD = torch.empty(len(tokens), encoder.dimension, device=encoder.device, dtype=encoder.dtype)
     for part in parts:
         states.append(_random_state(encoder.device))
-        room -= len(tokens[part[0]]) * len(part) if padded else sum(len(tokens[i]) for i in part)
-        with torch.set_grad_enabled(room >= 0):
-            encoded = encoder([tokens[i] for i in part])
-        embeddings_BD[part] = encoded.detach().to(embeddings_BD.dtype)
-        if encoded.requires_grad:
-            kept.append(encoded)
+        with torch.set_grad_enabled(kept):
+            graphs.append(encoder([tokens[i] for i in part]))
+        embeddings_BD[part] = graphs[-1].detach().to(embeddings_BD.dtype)
     gradient_BD = embeddings_gradient(embeddings_BD)
     end = _random_state(encoder.device)
-    kept.reverse()
-    for part, state in zip(parts, states, strict=True):
-        if kept:
-            encoded = kept.pop()
-        else:
+    for part, graph, state in zip(parts, graphs, states, strict=True):
+        if not kept:
             _set_random_state(state, encoder.device)
-            encoded = encoder([tokens[i] for i in part])
-        encoded.backward(gradient_BD[part].to(encoded.dtype))
+            graph = encoder([tokens[i] for i in part])
+        graph.backward(gradient_BD[part].to(graph.dtype))
     _set_random_state(end, encoder.device)
 
 
