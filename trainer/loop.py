@@ -31,7 +31,7 @@ from trainer.run.run_folder import RunFolder, TrainResult
 from trainer.run.setup import check_negatives, data_key, load_encoder, read_data
 from trainer.step.batches import Example, Examples
 from trainer.step.gradients import StepReport, accumulate_gradients
-from trainer.step.optimizer import learning_rate, loss_scaler, make_optimizer
+from trainer.step.optimizer import choose_kernel, learning_rate, loss_scaler, make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,7 @@ class _Run:
             self.scaler.load_state_dict(state.scaler)
             if self.config.precision == "auto" and state.precision is not None:
                 self.encoder.autocast = autocast_type(state.precision, self.encoder.device)
+                choose_kernel(self.optimizer, self.encoder)
             if self.remining and state.mined_RM is not None:
                 self.remining.restore(state.mined_RM)
             self._start -= state.seconds
