@@ -1,5 +1,6 @@
 """`just dataset`: a synthesised set as a Hugging Face data set, with a data card that says how it arose."""
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from data.base.outputs import ForceOption, Outputs, claim_folder
 from data.hub import HubOptions, Licence, push_folder, write_token
 from data.records import Row, row_to_dict
 from data.row_files import read_rows, write_parquet_objects
+
+log = logging.getLogger(__name__)
 
 # Rows a file: at the usual 20 KB a row about 500 MB before compression.
 _SHARD_ROWS = 25_000
@@ -127,7 +130,7 @@ def _write_cassette(path: Path, run: Path) -> None:
         raise InputError("is missing: the answers are in it", file=store_file)
     with RunStore(store_file, program=finished_key(run)) as store:
         count = write_lines(path, store.said())
-    sys.stdout.write(f"written: {path}, {count} calls\n")
+    log.info("%s: %d calls", path, count)
 
 
 def _counted(rows: Iterator[Row], counts: _Counts) -> Iterator[Row]:
