@@ -49,15 +49,13 @@ def measure(
     dtype: torch.dtype = torch.float32,
     warm_up: Callable[[], Any] | None = None,
 ) -> Measurement:
-    """Run `work` once, on a GPU after a first time that chooses its kernels. Memory is Linux's resident size, or the
-    GPU's own count; that of `warm_up` counts, as `work` uses what it freed."""
+    """Run `work` once. Memory is Linux's resident size, or the GPU's own count; that of `warm_up`, which chooses
+    kernels, counts as well, as `work` uses what it freed."""
     torch.set_num_threads(threads)
-    if device.type == "cuda":
-        work()
+    before = matmul_rate(device, dtype)
     base = _reset_peak(device)
     if warm_up is not None:
         warm_up()
-    before = matmul_rate(device, dtype)
     seconds = _seconds(work, device)
     peak = _peak(device) - base
     return Measurement(seconds=seconds, peak=peak, matmul_rate=(before + matmul_rate(device, dtype)) / 2)

@@ -26,6 +26,7 @@ class _RowsAdded(torch.autograd.Function):
             ids, gradient = ids[ids != ctx.padding_idx], gradient[ids != ctx.padding_idx]
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
+        # Within the part first, as autograd sums.
         rows, place = ids.unique(return_inverse=True)
         part = torch.zeros(len(rows), weight.shape[1], dtype=weight.dtype).index_add_(0, place, gradient)
         weight.grad.index_add_(0, rows, part)

@@ -130,7 +130,7 @@ def _write_cassette(path: Path, run: Path) -> None:
         raise InputError("is missing: the answers are in it", file=store_file)
     with RunStore(store_file, program=finished_key(run)) as store:
         count = write_lines(path, store.said())
-    log.info("%s: %d calls", path, count)
+    log.info("written: %s, %d calls", path, count)
 
 
 def _counted(rows: Iterator[Row], counts: _Counts) -> Iterator[Row]:

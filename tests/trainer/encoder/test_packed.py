@@ -1,8 +1,8 @@
 """Packed encoding gives what padding gives: vectors and gradients, for every architecture that it is used for."""
 
 import dataclasses
-from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -140,7 +140,7 @@ def test_an_unknown_pooling_is_refused_packed_and_padded(
 
 def attention_layer(causal: bool) -> torch.nn.Module:
     layer = torch.nn.Module()
-    layer.is_causal, layer.config = causal, Namespace()  # type: ignore[assignment]
+    layer.is_causal, layer.config = causal, SimpleNamespace()  # type: ignore[assignment]
     return layer
 
 
