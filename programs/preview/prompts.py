@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from data.records import Row
 from programs.lm.adapters import expected_length, make_adapter
-from programs.lm.models import ModelSpec
+from programs.lm.models import ModelSpec, is_hosted
 from programs.lm.usage import TextSize, estimated_tokens
 from programs.modules.row_program import RowProgram
 from programs.profiles.profile import load_profile
@@ -52,7 +52,7 @@ def collect_prompts(config: SynthesizeConfig, rows: Iterable[Row]) -> list[Promp
     profile = load_profile(config.profile)
     found: list[Prompt] = []
     layout: Literal["chat", "json", "xml"] = "chat" if config.adapter == "auto" else config.adapter
-    base = make_adapter(layout, ModelSpec(name=config.lm, model=config.lm))
+    base = make_adapter(layout, ModelSpec(name=config.lm, model=config.lm, is_local=not is_hosted(config.lm)))
     works = {work.row_id: work for work in (RowWork.of(row, config) for row in rows)}
     for work in works.values():
         _listen(program, base, work, found)

@@ -64,10 +64,12 @@ def call_settings(spec: ModelSpec) -> dict[str, Any]:
 def reads_schema(spec: ModelSpec) -> bool:
     """Whether the provider shows the model the JSON schema of a request, and counts its tokens. A server of one's own
     decodes under it at most, so that the model knows the schema from the prompt alone."""
-    provider = str(litellm.get_llm_provider(spec.model)[1])
-    if spec.is_local or spec.schema_constrained or provider in _SCHEMA_PROVIDERS:
+    if spec.is_local or spec.schema_constrained:
         return False
-    return bool(litellm.supports_response_schema(spec.model, custom_llm_provider=provider))
+    provider = provider_of(spec.model, "lm")
+    return provider not in _SCHEMA_PROVIDERS and bool(
+        litellm.supports_response_schema(spec.model, custom_llm_provider=provider)
+    )
 
 
 def abilities(spec: ModelSpec) -> dict[str, Any]:

@@ -46,3 +46,16 @@ def test_no_rows_are_no_prompts(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").touch()
     with pytest.raises(InputError, match="holds no rows"):
         run_prompts(PromptsConfig(rows=tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize("lm", ["recorded:demo", "local:/no/such.gguf", "openai/fake"])
+@pytest.mark.parametrize("adapter", ["chat", "json", "xml"])
+def test_every_layout_is_shown_whatever_the_model(made_rows: Callable[[int], Path], lm: str, adapter: str) -> None:
+    rows = made_rows(1)
+    assert collect_prompts(PromptsConfig(rows=rows, lm=lm, adapter=adapter), read_rows(rows))
+
+
+def test_json_for_a_model_that_nobody_knows_is_one_line(made_rows: Callable[[int], Path]) -> None:
+    rows = made_rows(1)
+    with pytest.raises(InputError, match="unknown model"):
+        collect_prompts(PromptsConfig(rows=rows, lm="nobody-knows-it", adapter="json"), read_rows(rows))
