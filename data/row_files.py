@@ -20,6 +20,15 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # The names that public data sets give to the two sides of a pair, most usual first.
 QUERY_FIELDS = ("query", "anchor", "question", "claim", "sentence1")
 POSITIVE_FIELDS = ("positive", "positives", "pos", "passage", "document", "answer", "context", "sentence2")
+# What no other lines have but those of this format.
+_FOREIGN_FIELDS = {
+    "neg": "flag-embedding",
+    "negative_messages": "swift",
+    "negative_passages": "tevatron",
+    "labels": "st-labelled",
+    "negative": "st-tuples",
+    "negative_1": "st-tuples",
+}
 
 
 def read_objects(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[Line]:
@@ -112,16 +121,34 @@ def read_rows(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[Row]:
     """
     for line in read_objects(path, bad_rows):
         with bad_rows.catch():
-            try:
-                yield row_from_dict(line.value, file=line.file, line=line.number)
-            except InputError as error:
-                if not _is_pair(line.value):
-                    raise
-                raise line.fault(
-                    f"{error.what} (pairs of a query and a positive are no training rows yet: mine their negatives "
-                    f"first, just mine data={path} out=ROWS.jsonl)",
-                    error.field,
-                ) from error
+            yield read_row(line)
+
+
+def read_row(line: Line) -> Row:
+    """One training row of a canonical file. Raises InputError, which says what makes rows of another known kind."""
+    try:
+        return row_from_dict(line.value, file=line.file, line=line.number)
+    except InputError as error:
+        if (name := _foreign_format(line.value)) is not None:
+            hint = f"this looks like a line of {name}: just convert input={line.file} source={name} out=ROWS.jsonl"
+        elif _is_pair(line.value):
+            hint = (
+                "pairs of a query and a positive are no training rows yet: mine their negatives first, "
+                f"just mine data={line.file} out=ROWS.jsonl"
+            )
+        else:
+            raise
+        raise line.fault(f"{error.what} ({hint})", error.field) from error
+
+
+def _foreign_format(value: Any) -> str | None:
+    if not isinstance(value, dict) or "positives" in value:
+        return None
+    name = next((name for field, name in _FOREIGN_FIELDS.items() if field in value), None)
+    if name == "st-tuples" and "label" in value:
+        graded = isinstance(value["label"], list) and any(isinstance(label, list) for label in value["label"])
+        return "st-graded" if graded else "st-origins"
+    return name
 
 
 def _is_pair(value: Any) -> bool:

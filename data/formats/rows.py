@@ -5,7 +5,8 @@ from typing import Any
 
 from data.base.fields import Line
 from data.formats.format import Format
-from data.records import Negative, Row, row_from_dict, row_to_dict
+from data.records import Negative, Row, row_to_dict
+from data.row_files import read_row
 
 
 class Rows(Format):
@@ -19,5 +20,4 @@ class Rows(Format):
         return [row_to_dict(row)]
 
     def decode(self, lines: Sequence[Line]) -> Row:
-        line = lines[0]
-        return row_from_dict(line.value, file=line.file, line=line.number)
+        return read_row(lines[0])

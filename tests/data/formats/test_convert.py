@@ -265,3 +265,12 @@ def test_sentence_transformers_trains_a_step_from_the_tuples(tiny_bert: Path, tm
         model=model, args=arguments, train_dataset=table, loss=MultipleNegativesRankingLoss(model)
     ).train()
     assert any(not value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_of_another_format_is_named_with_the_command_that_converts_it(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.jsonl"
+    write_format(path, name, [ROW], num_negatives=1)
+    for read in (read_rows, lambda path: read_format(path, "rows")):
+        with pytest.raises(InputError, match=f"looks like a line of {name}: just convert input=.* source={name} "):
+            list(read(path))
