@@ -23,10 +23,10 @@ class Candidate:
     was accepted; `judged_twice` counts the drafts that were, `doubted` those of them that the second verdict refused.
     """
 
-    requirement: Requirement | None
-    disruption: str
-    direction: str
-    fate: Fate
+    requirement: Requirement | None = None
+    disruption: str = ""
+    direction: str = ""
+    fate: Fate = "not_written"
     text: str = ""
     verdict: Verdict | None = None
     place: int = 0
@@ -113,7 +113,6 @@ def synthesis_of_row(row: Row) -> Synthesis:
         Candidate(
             requirement=negative.requirement,
             disruption=negative.disruption or "",
-            direction="",
             fate="accepted",
             text=negative.text,
             verdict=negative.verdict,

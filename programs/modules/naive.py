@@ -15,7 +15,6 @@ from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.predictors import Predictor, Step, author
 from programs.modules.row_program import Role, RowInputs, RowProgram, draft_candidate
 from programs.modules.signatures import ExtractRequirements, WriteHardNegatives
-from programs.modules.synthesizer import extract_step, read_extraction
 from programs.modules.verifier import VERIFY_SIGNATURES
 from programs.options import VerifyBy
 
@@ -32,22 +31,17 @@ class NaiveWriter(RowProgram):
     roles: ClassVar[Mapping[Predictor, Role]] = {"write": "generator", "extract": "generator", "verify": "verifier"}
 
     def __init__(self, *, negatives_per_row: int = 4, malformed_retries: int = 2, verify: VerifyBy | None = None):
-        super().__init__(malformed_retries)
-        self.verify_by, self.negatives_per_row = verify, negatives_per_row
-        self.signatures: dict[Predictor, type[dspy.Signature]] = {"write": WriteHardNegatives}
+        signatures: dict[Predictor, type[dspy.Signature]] = {"write": WriteHardNegatives}
         if verify is not None:
-            self.signatures |= {"extract": ExtractRequirements, "verify": VERIFY_SIGNATURES[verify]}
-        for name, signature in self.signatures.items():
-            setattr(self, name, dspy.Predict(signature))
+            signatures |= {"extract": ExtractRequirements, "verify": VERIFY_SIGNATURES[verify]}
+        super().__init__(malformed_retries, signatures)
+        self.verify_by, self.negatives_per_row = verify, negatives_per_row
 
     async def run(self, row: RowInputs, faults: Counter[str]) -> Synthesis:
         """One call, its passages taken as they are or judged."""
         outcome = Synthesis()
         if self.verify_by is not None:
-            requirements = await self.call(extract_step(row, self.negatives_per_row), faults)
-            if isinstance(requirements, CallError):
-                return Synthesis(failure=f"extract_{requirements.loss}", failure_detail=requirements.detail)
-            outcome = read_extraction(requirements, row.passage, faults)
+            outcome, _ = await self.read_row(row, self.negatives_per_row, faults)
             if outcome.failure is not None:
                 return outcome
         count = self.negatives_per_row
@@ -56,9 +50,8 @@ class NaiveWriter(RowProgram):
         if isinstance(found, CallError):
             return Synthesis(failure=f"write_{found.loss}", failure_detail=found.detail)
         known = row.known_keys()
-        planned = Candidate(requirement=None, disruption="", direction="", fate="not_written")
         drafts = [
-            draft_candidate(planned, text, generator=author(found), step="write", known=known, faults=faults)
+            draft_candidate(Candidate(), text, generator=author(found), step="write", known=known, faults=faults)
             for text in found.negatives
         ]
         if self.verify_by is not None:

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-import dspy
-
 from data.base.text import same_text_key
 from programs.lm.faults import CallError
 from programs.modules.candidates import Candidate, Synthesis
@@ -28,11 +26,8 @@ class QueryWriter(RowProgram):
     roles: ClassVar[Mapping[Predictor, Role]] = {"write": "generator", "verify": "verifier"}
 
     def __init__(self, *, queries_per_passage: int = 2, malformed_retries: int = 2):
-        super().__init__(malformed_retries)
+        super().__init__(malformed_retries, {"write": WriteQueries, "verify": VerifyIrrelevance})
         self.queries_per_passage = queries_per_passage
-        self.signatures: dict[Predictor, type[dspy.Signature]] = {"write": WriteQueries, "verify": VerifyIrrelevance}
-        for name, signature in self.signatures.items():
-            setattr(self, name, dspy.Predict(signature))
 
     async def run(self, row: RowInputs, faults: Counter[str]) -> Synthesis:
         """Queries for `row.passage`; `row.style` holds sample queries."""
@@ -46,9 +41,8 @@ class QueryWriter(RowProgram):
         if isinstance(found, CallError):
             return Synthesis(failure=f"write_{found.loss}", failure_detail=found.detail)
         known = {same_text_key(text) for text in (row.passage, *row.style)}
-        planned = Candidate(requirement=None, disruption="", direction="", fate="not_written")
         drafts = [
-            draft_candidate(planned, text, generator=author(found), step="write", known=known, faults=faults)
+            draft_candidate(Candidate(), text, generator=author(found), step="write", known=known, faults=faults)
             for text in found.queries[: self.queries_per_passage]
         ]
         places = [place for place, draft in enumerate(drafts) if draft.fate == "not_verified"]

@@ -4,14 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar
 
-import dspy
-
-from programs.lm.faults import CallError
 from programs.modules.candidates import Synthesis
 from programs.modules.predictors import Predictor
 from programs.modules.row_program import Role, RowInputs, RowProgram
 from programs.modules.signatures import ExtractRequirements
-from programs.modules.synthesizer import extract_step, read_extraction
 from programs.modules.verifier import VERIFY_SIGNATURES
 from programs.options import VerifyBy
 
@@ -25,23 +21,14 @@ class RowJudge(RowProgram):
     roles: ClassVar[Mapping[Predictor, Role]] = {"extract": "generator", "verify": "verifier"}
 
     def __init__(self, *, malformed_retries: int = 2, verify: VerifyBy = "line-up"):
-        super().__init__(malformed_retries)
+        super().__init__(malformed_retries, {"extract": ExtractRequirements, "verify": VERIFY_SIGNATURES[verify]})
         self.verify_by = verify
-        self.signatures: dict[Predictor, type[dspy.Signature]] = {
-            "extract": ExtractRequirements,
-            "verify": VERIFY_SIGNATURES[verify],
-        }
-        self.extract = dspy.Predict(self.signatures["extract"])
-        self.verify = dspy.Predict(self.signatures["verify"])
 
     async def run(self, row: RowInputs, faults: Counter[str]) -> Synthesis:
         """The verdicts on the row's mined passages and on its positive."""
         read = Synthesis(requirements=row.requirements)
         if not row.requirements:
-            found = await self.call(extract_step(row, 0), faults)
-            if isinstance(found, CallError):
-                return Synthesis(failure=f"extract_{found.loss}", failure_detail=found.detail)
-            read = read_extraction(found, row.passage, faults)
+            read, _ = await self.read_row(row, 0, faults)
         if read.failure is not None:
             return read
         _, outcome = await self.judge_row(row, read, [], faults, first=True)

@@ -11,10 +11,11 @@ import dspy
 from data.base.text import clean_text, same_text_key
 from data.records import Requirement
 from programs.lm.adapters import ChatLayout
+from programs.lm.faults import CallError
 from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.hardness import Scorer
-from programs.modules.predictors import AskingModule, Predictor
-from programs.modules.signatures import MAX_PASSAGE_CHARS
+from programs.modules.predictors import AskingModule, Predictor, Step
+from programs.modules.signatures import MAX_PASSAGE_CHARS, MAX_REMARK_CHARS, MAX_REQUIREMENTS, RequirementDraft
 from programs.modules.verifier import POSITIVE_REFUSED, Question, judge, numbered
 from programs.options import VerifyBy
 
@@ -57,9 +58,13 @@ class RowProgram(AskingModule):
     verify_by: VerifyBy | None
     keep_at_least: float = 0.0
     scorer: Scorer | None = None
-    verify: dspy.Predict
-    signatures: dict[Predictor, type[dspy.Signature]]
     roles: ClassVar[Mapping[Predictor, Role]]
+
+    def __init__(self, malformed_retries: int, signatures: Mapping[Predictor, type[dspy.Signature]]):
+        super().__init__(malformed_retries)
+        self.signatures = dict(signatures)
+        for name, signature in signatures.items():
+            setattr(self, name, dspy.Predict(signature))
 
     def use(
         self,
@@ -86,6 +91,26 @@ class RowProgram(AskingModule):
         faults: Counter[str] = Counter()
         synthesis = await self.run(inputs, faults)
         return dspy.Prediction(synthesis=replace(synthesis, faults=faults))
+
+    async def read_row(
+        self, row: RowInputs, num_ways: int, faults: Counter[str]
+    ) -> tuple[Synthesis, Sequence[RequirementDraft]]:
+        """The row's requirements, asked for with so many ways to break them, and their drafts, which hold the ways.
+
+        The row fails when there is no usable answer, or it refuses the positive: then there are none.
+        """
+        asked = {"relevance": row.relevance, "num_ways": num_ways, "query": row.query, "passage": row.passage}
+        found = await self.call(Step("extract", asked), faults)
+        if isinstance(found, CallError):
+            return Synthesis(failure=f"extract_{found.loss}", failure_detail=found.detail), []
+        if not found.meets_query:
+            detail = clean_text(found.refusal)[:MAX_REMARK_CHARS] or "the extraction gave no reason"
+            return Synthesis(failure=POSITIVE_REFUSED, failure_detail=detail), []
+        return Synthesis(
+            requirements=number_requirements(found.requirements, row.passage, faults),
+            information_need=clean_text(found.information_need)[:MAX_REMARK_CHARS],
+            answer_boundary=clean_text(found.answer_boundary)[:MAX_REMARK_CHARS],
+        ), found.requirements
 
     async def judge_row(
         self,
@@ -140,6 +165,28 @@ class RowProgram(AskingModule):
 def is_recorded(lm: Any) -> bool:
     """Whether a model has nothing but recorded answers: no verdicts on other passages, and no second drafts."""
     return bool(getattr(getattr(lm, "spec", None), "judges_only_known", False))
+
+
+def number_requirements(
+    drafts: Sequence[RequirementDraft], passage: str, faults: Counter[str]
+) -> tuple[Requirement, ...]:
+    """Give the extracted requirements their positions as ids; an evidence span not in the passage is a fault."""
+    text = same_text_key(passage)
+    requirements = []
+    for position, draft in enumerate(drafts[:MAX_REQUIREMENTS], start=1):
+        evidence = clean_text(draft.evidence)
+        if not evidence or same_text_key(evidence) not in text:
+            faults["evidence_not_in_passage"] += 1
+        requirements.append(
+            Requirement(
+                id=position,
+                kind=draft.kind,
+                statement=" ".join(clean_text(draft.statement).split()),
+                evidence=evidence,
+                critical=draft.critical,
+            )
+        )
+    return tuple(requirements)
 
 
 def draft_candidate(

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, cast
 
 import dspy
 
-from data.base.text import clean_text, same_text_key
 from data.records import Disruption, Requirement, Verdict
 from programs.lm.bridge import wait_for
 from programs.lm.faults import CallError
@@ -16,7 +15,6 @@ from programs.modules.predictors import AskingModule, Predictor, Step, author
 from programs.modules.row_program import Role, RowInputs, RowProgram, draft_candidate, is_recorded
 from programs.modules.signatures import (
     DISRUPTIONS_IN_WORDS,
-    MAX_REMARK_CHARS,
     MAX_REQUIREMENTS,
     ExtractRequirements,
     PlannedViolation,
@@ -26,7 +24,6 @@ from programs.modules.signatures import (
     Way,
 )
 from programs.modules.verifier import (
-    POSITIVE_REFUSED,
     REPAIRABLE,
     VERIFY_SIGNATURES,
     Question,
@@ -97,42 +94,32 @@ class Synthesizer(RowProgram):
         verify: VerifyBy = "line-up",
         keep_at_least: float = 0.0,
     ):
-        super().__init__(malformed_retries)
-        self.batched, self.verify_by, self.keep_at_least = batched, verify, keep_at_least
-        self.signatures: dict[Predictor, type[dspy.Signature]] = {
+        signatures: dict[Predictor, type[dspy.Signature]] = {
             "extract": ExtractRequirements,
             "violate": ViolateRequirements if batched else ViolateRequirement,
             "verify": VERIFY_SIGNATURES[verify],
         }
-        self.extract = dspy.Predict(self.signatures["extract"])
-        self.violate = dspy.Predict(self.signatures["violate"])
-        self.verify = dspy.Predict(self.signatures["verify"])
+        super().__init__(malformed_retries, signatures)
+        self.batched, self.verify_by, self.keep_at_least = batched, verify, keep_at_least
         self.negatives_per_row, self.repairs = negatives_per_row, repairs
 
     def requirements_of(self, inputs: RowInputs) -> tuple[Requirement, ...]:
         """The requirements alone; none when the extraction fails or refuses the positive."""
-        faults: Counter[str] = Counter()
-        found = wait_for(self.call(extract_step(inputs, self.negatives_per_row), faults))
-        return () if isinstance(found, CallError) else number_requirements(found.requirements, inputs.passage, faults)
+        read, _ = wait_for(self.read_row(inputs, self.negatives_per_row, Counter()))
+        return read.requirements
 
     async def run(self, row: RowInputs, faults: Counter[str]) -> Synthesis:
         """Extract, plan, then write and judge until every candidate is accepted or no repair is left."""
-        found = await self.call(extract_step(row, self.negatives_per_row), faults)
-        if isinstance(found, CallError):
-            return Synthesis(failure=f"extract_{found.loss}", failure_detail=found.detail)
-        read = read_extraction(found, row.passage, faults)
+        read, drafts = await self.read_row(row, self.negatives_per_row, faults)
         if read.failure is not None:
             return read
-        ways = plan_violations(found.requirements)
+        ways = plan_violations(drafts)
         if not ways:
             return replace(read, failure="no_violation_planned")
         candidates = [
-            Candidate(
-                requirement=read.requirements[place], disruption=way.disruption, direction=way.direction,
-                fate="not_written",
-            )
+            Candidate(requirement=read.requirements[place], disruption=way.disruption, direction=way.direction)
             for place, way in ways[: self.negatives_per_row]
-        ]  # fmt: skip
+        ]
         spare = [(read.requirements[place].id, way) for place, way in ways[self.negatives_per_row :]]
 
         known = row.known_keys()
@@ -217,46 +204,6 @@ class Synthesizer(RowProgram):
                 continue
             drafts += [(text, author(answer)) for text in (answer.negatives if self.batched else [answer.negative])]
         return [_drafted(candidate, draft, known, faults) for candidate, draft in zip(planned, drafts, strict=True)]
-
-
-def extract_step(row: RowInputs, num_ways: int) -> Step:
-    """The question for the requirements of a row, with so many ways to break them."""
-    asked = {"relevance": row.relevance, "num_ways": num_ways, "query": row.query, "passage": row.passage}
-    return Step("extract", asked)
-
-
-def read_extraction(found: dspy.Prediction, passage: str, faults: Counter[str]) -> Synthesis:
-    """What the extraction says of a row: its requirements, or that the positive is refused, and why."""
-    if not found.meets_query:
-        detail = clean_text(found.refusal)[:MAX_REMARK_CHARS] or "the extraction gave no reason"
-        return Synthesis(failure=POSITIVE_REFUSED, failure_detail=detail)
-    return Synthesis(
-        requirements=number_requirements(found.requirements, passage, faults),
-        information_need=clean_text(found.information_need)[:MAX_REMARK_CHARS],
-        answer_boundary=clean_text(found.answer_boundary)[:MAX_REMARK_CHARS],
-    )
-
-
-def number_requirements(
-    drafts: Sequence[RequirementDraft], passage: str, faults: Counter[str]
-) -> tuple[Requirement, ...]:
-    """Give the extracted requirements their positions as ids; an evidence span not in the passage is a fault."""
-    text = same_text_key(passage)
-    requirements = []
-    for position, draft in enumerate(drafts[:MAX_REQUIREMENTS], start=1):
-        evidence = clean_text(draft.evidence)
-        if not evidence or same_text_key(evidence) not in text:
-            faults["evidence_not_in_passage"] += 1
-        requirements.append(
-            Requirement(
-                id=position,
-                kind=draft.kind,
-                statement=" ".join(clean_text(draft.statement).split()),
-                evidence=evidence,
-                critical=draft.critical,
-            )
-        )
-    return tuple(requirements)
 
 
 def plan_violations(drafts: Sequence[RequirementDraft]) -> list[tuple[int, Way]]:

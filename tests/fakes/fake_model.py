@@ -15,6 +15,8 @@ from typing import Any, Literal
 from aiohttp import web
 
 from data.base.text import content_id
+from programs.lm.models import ModelSpec
+from programs.lm.role_lm import RoleLM
 from programs.lm.servers.loopback import LoopbackServer, completion_response, error_response
 from programs.lm.servers.recorded import read_inputs, render_answer
 from programs.lm.usage import estimated_usage, message_text
@@ -99,6 +101,13 @@ class FakeModel(LoopbackServer):
         self._received = 0
         self.at_once = self.most_at_once = 0
         self.log: list[Served] = []
+
+    def roles(self, **settings: Any) -> dict[str, RoleLM]:
+        """A generator and a verifier that are this model, free of charge, for a program's `use`."""
+        spec = ModelSpec(
+            is_local=True, name="fake", model="openai/fake-free", api_base=self.api_base, api_key=self.token, **settings
+        )
+        return {role: RoleLM(role, spec) for role in ("generator", "verifier")}
 
     def outcomes(self) -> Counter[str]:
         """Requests by what was done to them ("ok" or the fault)."""

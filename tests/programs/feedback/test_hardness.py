@@ -19,8 +19,6 @@ from programs.feedback.hardness import HardnessSpread, RetrieverScorer, hardness
 from programs.feedback.retriever import Vector
 from programs.feedback.score import Bands
 from programs.lm.batches import calls
-from programs.lm.models import ModelSpec
-from programs.lm.role_lm import RoleLM
 from programs.modules.candidates import Synthesis, synthesis_from_dict, synthesis_to_dict
 from programs.modules.row_program import RowInputs
 from programs.modules.synthesizer import Synthesizer
@@ -115,13 +113,8 @@ class Remembering(FakeModel):
 
 
 def synthesis_of(server: FakeModel, judge: RetrieverScorer, *, recorded: bool = False, **settings: Any) -> Synthesis:
-    spec = ModelSpec(
-        is_local=True, name="fake", model="openai/fake-free", api_base=server.api_base, api_key=server.token,
-        judges_only_known=recorded,
-    )  # fmt: skip
-    program = Synthesizer(**{"negatives_per_row": 2} | settings)
+    program = Synthesizer(**{"negatives_per_row": 2} | settings).use(**server.roles(judges_only_known=recorded))
     program.scorer = judge
-    program.use(generator=RoleLM("generator", spec), verifier=RoleLM("verifier", spec))
     found: Synthesis = program(inputs=ROW).synthesis
     assert synthesis_from_dict(json.loads(json.dumps(synthesis_to_dict(found)))) == found
     return found

@@ -8,12 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.records import Requirement, Verdict
-from programs.lm.models import ModelSpec
-from programs.lm.role_lm import RoleLM
 from programs.modules.candidates import Candidate
-from programs.modules.row_program import RowInputs
+from programs.modules.row_program import RowInputs, number_requirements
 from programs.modules.signatures import RequirementDraft, Way
-from programs.modules.synthesizer import Synthesizer, number_requirements, plan_violations
+from programs.modules.synthesizer import Synthesizer, plan_violations
 from programs.modules.verifier import fate_of
 from tests.fakes.fake_model import FakeModel
 
@@ -91,12 +89,7 @@ def test_signatures_put_the_profile_first_and_what_varies_last() -> None:
 def test_blocking_and_awaited_calls_tell_the_same() -> None:
     row = RowInputs(query="what is x", passage="X is the answer.", relevance="r", canary=True)
     with FakeModel() as server:
-        spec = ModelSpec(
-            is_local=True, name="fake", model="openai/fake-free", api_base=server.api_base, api_key=server.token
-        )
-        program = Synthesizer(negatives_per_row=3).use(
-            generator=RoleLM("generator", spec), verifier=RoleLM("verifier", spec)
-        )
+        program = Synthesizer(negatives_per_row=3).use(**server.roles())
         blocking = program(inputs=row).synthesis
         awaited = asyncio.run(program.acall(inputs=row)).synthesis
     assert blocking == awaited
@@ -108,10 +101,7 @@ def test_blocking_and_awaited_calls_tell_the_same() -> None:
 def test_copies_are_not_negatives() -> None:
     row = RowInputs(query="q", passage="p", relevance="r")
     with FakeModel() as server:
-        spec = ModelSpec(
-            is_local=True, name="fake", model="openai/fake-free", api_base=server.api_base, api_key=server.token
-        )
-        program = Synthesizer().use(generator=RoleLM("generator", spec), verifier=RoleLM("verifier", spec))
+        program = Synthesizer().use(**server.roles())
         first = program(inputs=row).synthesis
         texts = tuple(candidate.text.upper() for candidate in first.candidates[:2])
         again = program(inputs=RowInputs(query="q", passage="p", relevance="r", negatives=texts)).synthesis

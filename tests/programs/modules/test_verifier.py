@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from programs.lm.models import ModelSpec
-from programs.lm.role_lm import RoleLM
 from programs.modules.row_program import RowInputs
 from programs.modules.synthesizer import Synthesizer
 from programs.modules.verifier import LINEUP_TOKENS, line_up
@@ -50,11 +48,7 @@ class Answering(FakeModel):
 
 
 def synthesis_of(server: FakeModel, row: RowInputs = ROW, **settings: Any) -> Any:
-    spec = ModelSpec(
-        is_local=True, name="fake", model="openai/fake-free", api_base=server.api_base, api_key=server.token
-    )
-    program = Synthesizer(**{"negatives_per_row": 3, "malformed_retries": 1} | settings)
-    program.use(generator=RoleLM("generator", spec), verifier=RoleLM("verifier", spec))
+    program = Synthesizer(**{"negatives_per_row": 3, "malformed_retries": 1} | settings).use(**server.roles())
     return program(inputs=row).synthesis
 
 
@@ -116,11 +110,7 @@ def test_nothing_is_built_on_a_positive_that_does_not_meet_its_query() -> None:
 
 def test_recorded_verdicts_are_not_asked_for_on_mined_passages() -> None:
     with Answering() as server:
-        spec = ModelSpec(
-            is_local=True, judges_only_known=True, name="fake", model="openai/fake-free", api_base=server.api_base,
-            api_key=server.token,
-        )  # fmt: skip
-        program = Synthesizer().use(generator=RoleLM("generator", spec), verifier=RoleLM("verifier", spec))
+        program = Synthesizer().use(**server.roles(judges_only_known=True))
         found = program(inputs=ROW).synthesis
     assert found.mined == (None, None)
     assert not any(text in shown for shown in server.shown[-1] for text in ROW.mined)
