@@ -15,8 +15,7 @@ from contextvars import ContextVar
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from data.base.errors import InputError
 from data.base.files import read_json_object
@@ -42,8 +41,9 @@ CREATE TABLE answers (row_id TEXT NOT NULL, key TEXT NOT NULL, answer TEXT NOT N
 WITHOUT ROWID;
 CREATE TABLE said (id INTEGER PRIMARY KEY, line BLOB NOT NULL);
 """
-_CALL_COLUMNS = tuple(field.name for field in fields(Call))
-_call_values = attrgetter(*_CALL_COLUMNS)
+_COLUMNS = ("id", "row_id", "program", *(field.name for field in fields(Call)), "at")
+_ADD_CALL = f"INSERT OR REPLACE INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_call_values = attrgetter(*_COLUMNS[3:-1])
 # Failures of a row whose cause may be gone at the next start; any other failure is an outcome.
 _PASSING_FAILURES = tuple(f"{step}_{loss}" for step in ("extract", "write") for loss in PASSING_LOSSES)
 # The row whose calls are being made in this context: calls are recorded under it.
@@ -107,9 +107,7 @@ class RunStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -154,34 +152,28 @@ class RunStore:
 
     def open(self, call: Call) -> int:
         """Add one attempt to the ledger before it is sent; returns its number."""
-        values = self._values(call)
-        names, places = ", ".join(values), ", ".join("?" * len(values))
         with self._faults():
             # One statement is a transaction of its own.
-            added = self._db.execute(f"INSERT INTO calls ({names}) VALUES ({places})", tuple(values.values()))
-            return int(added.lastrowid or 0)
+            return self._add(call, None)
 
     def record(
         self, call: Call, *, key: str, answer: str | None, opened: int | None = None, line: str | None = None
     ) -> None:
         """Add one attempt to the ledger, in the place of what was `opened`, and keep its answer and its `line` for a
         cassette, in one transaction."""
-        values = self._values(call) | ({} if opened is None else {"id": opened})
-        names, places = ", ".join(values), ", ".join("?" * len(values))
         with self._faults(), self._transaction():
-            added = self._db.execute(
-                f"INSERT OR REPLACE INTO calls ({names}) VALUES ({places})", tuple(values.values())
-            )
+            number = self._add(call, opened)
             if answer is not None:
                 self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (current_row.get(), key, answer))
             if line is not None:
                 # Prompts are most of it, and much alike.
                 packed = zlib.compress(line.encode(), 1)
-                self._db.execute("INSERT OR REPLACE INTO said (id, line) VALUES (?, ?)", (added.lastrowid, packed))
+                self._db.execute("INSERT OR REPLACE INTO said (id, line) VALUES (?, ?)", (number, packed))
 
-    def _values(self, call: Call) -> dict[str, Any]:
-        columns = zip(_CALL_COLUMNS, _call_values(call), strict=True)
-        return {"row_id": current_row.get(), "program": self.program, **dict(columns), "at": time.time()}
+    def _add(self, call: Call, number: int | None) -> int:
+        """Write the call under this number, or under a new one; returns it."""
+        values = (number, current_row.get(), self.program, *_call_values(call), time.time())
+        return int(self._db.execute(_ADD_CALL, values).lastrowid or 0)
 
     def said(self, *, whole_folder: bool = False) -> Iterator[str]:
         """This program's answered calls, its probes and its second opinions included, as a cassette has them, in the
