@@ -118,10 +118,21 @@ def open_roles(
     Returns the models by role, and the layouts.
     """
     limits = limits or ConcurrencyByPlace(config.concurrency)
-    lms = {role: _open_role(role, models, config, store, budget, limits, waves) for role, models in specs.items()}
+
+    def open_model(role: str, number: int, spec: ModelSpec, fallbacks: tuple[RoleLM, ...] = ()) -> RoleLM:
+        # A batch takes whatever it is given: only calls of their own are limited.
+        limit, sender = (limits.of(spec), None) if waves is None else (None, waves.sender(role, spec))
+        return RoleLM(role, spec, config.retries, limit, store, config.seed + number, budget, fallbacks, sender)
+
+    lms: dict[str, RoleLM] = {}
+    for role, (first, *others) in specs.items():
+        fallbacks = tuple(open_model(role, number, spec) for number, spec in enumerate(others, start=1))
+        lms[role] = open_model(role, 0, first, fallbacks)
     if layouts is None:
-        choose = choose_adapter if waves is None else _adapter_without_a_probe
-        layouts = {role: choose(config.adapter, lms[role], store) for role in ("generator", "verifier")}
+        layouts = {
+            role: choose_adapter(config.adapter, lms[role], store, probes=waves is None)
+            for role in ("generator", "verifier")
+        }
     adapters = {role: make_adapter(layout, lms[role].spec) for role, layout in layouts.items()}
     program.use(
         generator=lms["generator"],
@@ -139,43 +150,21 @@ def complete_cassette(config: CallOptions, store: RunStore, *, whole_folder: boo
         recorder(config.record).complete(store.said(whole_folder=whole_folder))
 
 
-def _open_role(
-    role: str,
-    specs: Sequence[ModelSpec],
-    config: CallOptions,
-    store: RunStore,
-    budget: Budget,
-    limits: ConcurrencyByPlace,
-    waves: Waves | None,
-) -> RoleLM:
-    fallbacks: list[RoleLM] = []
-    for number, spec in reversed(list(enumerate(specs))):
-        # A batch takes whatever it is given: only calls of their own are limited.
-        limit, sender = (limits.of(spec), None) if waves is None else (None, waves.sender(role, spec))
-        behind = tuple(fallbacks) if number == 0 else ()
-        lm = RoleLM(role, spec, config.retries, limit, store, config.seed + number, budget, behind, sender)
-        fallbacks.insert(0, lm)
-    return fallbacks[0]
-
-
-def _adapter_without_a_probe(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterName:
-    """The layout where a probe's answer would take as long as a batch: json where the model takes a schema."""
-    if wanted != "auto":
-        return wanted
-    return "json" if lm.supports_response_schema and not lm.spec.name.startswith("recorded:") else "chat"
-
-
-def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore) -> AdapterName:
+def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore, *, probes: bool) -> AdapterName:
     """The layout for this model: the wanted one, or for "auto" the first that it answers a probe in.
 
-    Models that take a JSON schema are probed with json first. The finding is kept in the store, so that a run that goes
-    on uses the same one. Raises InputError when the model follows no layout, or when nothing answers.
+    Models that take a JSON schema are probed with json first; where nothing `probes`, they get it unasked. The finding
+    is kept in the store, so that a run that goes on uses the same one. Raises InputError when the model follows no
+    layout, or when nothing answers.
     """
     if wanted != "auto":
         return wanted
-    if lm.spec.is_local and lm.spec.name.startswith("recorded:"):
+    if lm.spec.name.startswith("recorded:"):
         # Recorded answers come in any layout, and there are none to a probe.
         return "chat"
+    if not probes:
+        # The answer to one would take as long as a batch.
+        return "json" if lm.supports_response_schema else "chat"
     known = store.get_note(f"adapter:{lm.spec.name}")
     if known in LAYOUTS:
         return known
