@@ -1,6 +1,5 @@
 """`just try`: one query and its passage through the whole program, shown on the terminal; nothing is kept."""
 
-import asyncio
 import shutil
 import sys
 import tempfile
@@ -17,7 +16,6 @@ from data.base.text import Range, changed_ranges, clean_text, same_text_key
 from data.readers.demo import demo_items
 from data.records import Verdict
 from programs.lm.budget import Budget, BudgetSpentError
-from programs.lm.models import needs_no_auth_call
 from programs.lm.servers import recorded
 from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.row_program import RowInputs
@@ -28,7 +26,7 @@ from programs.synthesis.config import SynthesizeConfig, TryConfig
 from programs.synthesis.roles import build_program, open_roles, resolve_roles
 from programs.synthesis.store import RunStore
 from programs.synthesis.summary import usage_summary
-from programs.synthesis.workers import inline
+from programs.synthesis.workers import run_inline
 
 _WIDEST = 160
 
@@ -48,9 +46,8 @@ def try_row(config: TryConfig) -> None:
         program, _ = build_program(run)
         store = stack.enter_context(RunStore(folder / "store.sqlite"))
         open_roles(program, specs, run, store=store, budget=budget)
-        threads = not all(needs_no_auth_call(spec) for models in specs.values() for spec in models)
         try:
-            synthesis = asyncio.run(inline(program.acall(inputs=inputs), threads=threads)).synthesis
+            synthesis = run_inline(program.acall(inputs=inputs), specs).synthesis
         except BudgetSpentError as spent:
             raise InputError(str(spent)) from None
         usage = usage_summary(store.usage(whole_folder=True), len(synthesis.accepted))

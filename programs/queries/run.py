@@ -96,7 +96,7 @@ def write_queries(config: QueriesConfig) -> dict[str, Any]:
         complete_cassette(run, store)
         write_json(config.out / "config.json", config_dict(config))
         try:
-            work_here(RowWorkers(program, profile, run, store, limits.all()), specs, iter(rows), len(rows), None)
+            work_here(RowWorkers(program, profile, run, store, limits.all()), specs, iter(rows), len(rows))
         except BudgetSpentError as spent:
             raise InputError(
                 f"{spent}; finished passages are kept: a larger budget on the same command goes on"

@@ -9,7 +9,7 @@ missed positives are kept with the verifier's reasons, so that a person can tell
 """
 
 import textwrap
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from data.base.stats import wilson_interval
@@ -114,16 +114,6 @@ class Calibration:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class MissedPositive:
-    """A known positive that was said not to meet its query, and why."""
-
-    query_id: str
-    query: str
-    passage: str
-    reason: str
-
-
 def positive_refused(synthesis: Synthesis) -> bool:
     """Whether the row's own positive was said not to meet its query, by the extraction or as a canary."""
     if synthesis.failure == POSITIVE_REFUSED:
@@ -133,10 +123,10 @@ def positive_refused(synthesis: Synthesis) -> bool:
 
 @dataclass(slots=True)
 class MissedPositives:
-    """The first missed positives of a run, to be shown, and how many there were."""
+    """How many known positives of a run were said not to meet their query, and the first of them with the reasons."""
 
-    shown: list[MissedPositive] = field(default_factory=list)
     count: int = 0
+    shown: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, row: Row, synthesis: Synthesis) -> None:
         """Keep the row's positive if it was refused."""
@@ -144,17 +134,15 @@ class MissedPositives:
             return
         self.count += 1
         if len(self.shown) < _MOST_SHOWN:
-            by_verifier = synthesis.canary is not None and not synthesis.canary.answers_query
-            reason = synthesis.canary.reason if by_verifier and synthesis.canary else synthesis.failure_detail
-            self.shown.append(MissedPositive(row.query_id, row.query, row.positives[0].text, reason))
-
-    def as_dict(self) -> dict[str, Any]:
-        """For summary.json."""
-        return {"count": self.count, "shown": [asdict(missed) for missed in self.shown]}
+            canary = synthesis.canary
+            reason = synthesis.failure_detail if canary is None or canary.answers_query else canary.reason
+            self.shown.append(
+                {"query_id": row.query_id, "query": row.query, "passage": row.positives[0].text, "reason": reason}
+            )
 
 
 def missed_lines(missed: dict[str, Any]) -> list[str]:
-    """`MissedPositives.as_dict` in words, with what may be the cause and what to do about each; nothing for none."""
+    """`MissedPositives` as a dict in words, with what may be the cause and what to do about each; nothing for none."""
     if not missed["count"]:
         return []
     lines = [f"known positives that were said not to answer: {missed['count']}, of which the first"]

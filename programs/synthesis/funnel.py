@@ -11,6 +11,7 @@ from data.base.files import read_json_object
 from programs.modules.candidates import Synthesis
 from programs.modules.verifier import FATES, POSITIVE_REFUSED
 from programs.synthesis.calibration import Calibration, positive_refused
+from programs.synthesis.config import SynthesizeConfig
 
 CALIBRATION_FIELDS = (
     "canaries", "missed", "miss_rate", "miss_rate_interval_95", "usable", "false_negative_upper_bound", "in_words"
@@ -77,6 +78,10 @@ class Funnel:
             accepted=self.accepted,
             max_miss_rate=max_miss_rate,
         )
+
+    def condemns_verifier(self, config: SynthesizeConfig) -> bool:
+        """Whether the canaries show that the verdicts must not be used, and the user has not accepted that."""
+        return self.calibration(config.max_miss_rate).unusable and not config.accept_unusable_verifier
 
     def as_dict(self) -> dict[str, Any]:
         """For summary.json: the funnel from rows to accepted negatives, then what the accepted ones are like."""

@@ -4,8 +4,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,6 @@ from programs.feedback.hardness import open_scorer
 from programs.feedback.score import Bands
 from programs.lm.batches.calls import Waves, cancel_waves
 from programs.lm.budget import Budget, BudgetSpentError
-from programs.lm.models import needs_no_auth_call
 from programs.lm.pacing import ConcurrencyByPlace
 from programs.lm.servers import recorded
 from programs.options import AdapterName
@@ -40,7 +39,7 @@ from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import Specs, build_program, complete_cassette, open_roles, resolve_roles, work_key
 from programs.synthesis.store import RunStore, current_row
 from programs.synthesis.summary import ProgramName, find_missed, refuse_unusable, usage_summary, write_results
-from programs.synthesis.workers import Outcome, RowWork, RowWorkers, inline, rare_collections
+from programs.synthesis.workers import Outcome, RowWork, RowWorkers, rare_collections, run_inline
 
 log = logging.getLogger(__name__)
 WRITTEN = ("store.sqlite", "config.json", "rows.jsonl", "summary.json")
@@ -116,13 +115,17 @@ def synthesize(
         write_json(config.out / "config.json", config_dict(config))
         try:
             if config.engine == "ray":
+                # The engine imports what only the extra `ray` installs.
+                from programs.synthesis.ray.engine import WorkerSpec, run_on_ray
+
                 # While the cluster works, its ledger holds the store.
                 store.close()
-                outcome = _work_on_ray(config, profile, specs, layouts, key, total)
+                spec = WorkerSpec(config=config, profile=profile, specs=specs, layouts=layouts)
+                outcome = run_on_ray(spec, program=key, total=total)
                 store = stack.enter_context(RunStore(store.path, program=key))
             else:
                 workers = RowWorkers(program, profile, config, store, limits.all(), waves)
-                outcome = work_here(workers, specs, read_input(config), total, waves)
+                outcome = work_here(workers, specs, read_input(config), total)
             agreed = None
             if config.agreement_sample and not outcome.condemned:
                 agreed = _judge_in_the_other_way(config, profile, specs, layouts, store, budget)
@@ -147,13 +150,17 @@ def synthesize(
         )
 
 
-def work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: int, waves: Waves | None) -> Outcome:
+def work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: int) -> Outcome:
     """Work on `rows`, `total` of them, in this process. Raises what `synthesize` does."""
-    threads = not all(needs_no_auth_call(spec) for models in specs.values() for spec in models)
+
+    async def work() -> Outcome:
+        async with workers.waves or nullcontext():
+            return await workers.run(rows, total)
+
     with rare_collections():
-        outcome = asyncio.run(inline(_in_waves(workers.run(rows, total), waves), threads=threads))
-    if workers.stopped and waves is not None and waves.requests_out:
-        raise BatchesOutError(waves.left_running())
+        outcome = run_inline(work(), specs)
+    if workers.stopped and workers.waves is not None and workers.waves.requests_out:
+        raise BatchesOutError(workers.waves.left_running())
     if workers.stopped:
         log.info(
             "stopped: %d rows finished in this run, %d calls in flight were given up; run the same command again to go "
@@ -163,13 +170,6 @@ def work_here(workers: RowWorkers, specs: Specs, rows: Iterator[Row], total: int
         )
         raise KeyboardInterrupt
     return outcome
-
-
-async def _in_waves(work: Awaitable[Outcome], waves: Waves | None) -> Outcome:
-    if waves is None:
-        return await work
-    async with waves:
-        return await work
 
 
 def _judge_in_the_other_way(
@@ -191,7 +191,7 @@ def _judge_in_the_other_way(
     try:
         workers = RowWorkers(program, profile, other, store, limits.all())
         if sample:
-            work_here(workers, specs, iter([one.row for one in sample]), len(sample), None)
+            work_here(workers, specs, iter([one.row for one in sample]), len(sample))
         pairs = []
         for one in sample:
             again = store.load(RowWork.of(one.row, other).row_id)
@@ -201,21 +201,6 @@ def _judge_in_the_other_way(
     finally:
         store.program = key
     return agreement(pairs)
-
-
-def _work_on_ray(
-    config: SynthesizeConfig,
-    profile: CorpusProfile,
-    specs: Specs,
-    layouts: Mapping[str, AdapterName],
-    key: str,
-    total: int,
-) -> Outcome:
-    # The engine imports what only the extra `ray` installs.
-    from programs.synthesis.ray.engine import WorkerSpec, run_on_ray
-
-    spec = WorkerSpec(config=config, profile=profile, specs=specs, layouts=layouts)
-    return run_on_ray(spec, program=key, total=total)
 
 
 def refuse_forgotten_lm(lm: str, file: Path, rows: Iterable[Row]) -> None:

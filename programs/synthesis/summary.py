@@ -1,8 +1,9 @@
 """The end of a run: the enriched rows, the summary, and the refusal when the verifier is unusable."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from data.base.errors import InputError
@@ -86,7 +87,7 @@ def write_results(
                 mined.add(verdicts[: work.num_mined], done)
             yield replace(row, negatives=row.negatives + accepted, requirements=requirements)
         # Raised inside the writer, so that rows.jsonl never takes its name.
-        if funnel.calibration(config.max_miss_rate).unusable and not config.accept_unusable_verifier:
+        if funnel.condemns_verifier(config):
             raise refuse_unusable(config, funnel, missed, store, seconds)
         if funnel.rows_failed.total() == funnel.rows:
             words = f"none of the {funnel.rows} rows came through: {_counts(funnel.rows_failed)}"
@@ -97,7 +98,7 @@ def write_results(
     summary = {
         "funnel": funnel.as_dict(),
         "verifier": funnel.calibration(config.max_miss_rate).as_dict(),
-        "missed_positives": missed.as_dict(),
+        "missed_positives": asdict(missed),
         "mined": mined.as_dict(),
         "agreement": agreed,
         "places": places.as_dict(),
@@ -135,7 +136,7 @@ def _refuse(
     summary: dict[str, Any] = {
         "refused": words,
         "verifier": funnel.calibration(config.max_miss_rate).as_dict(),
-        "missed_positives": missed.as_dict(),
+        "missed_positives": asdict(missed),
         "usage": usage_summary(store.usage(), 0),
         "seconds_this_run": round(seconds, 3),
     }
@@ -193,24 +194,21 @@ def usage_summary(used: Mapping[str, RoleUsage], accepted: int) -> dict[str, Any
 def synthesis_table(summary: dict[str, Any]) -> str:
     """The funnel, the verifier's calibration and the cost, as lines of text."""
     funnel, usage = summary["funnel"], summary["usage"]
-    failed = sum(funnel["rows_failed"].values())
-    lines = [
-        ("rows", f"{funnel['rows']}", "" if not failed else f"{failed} failed: {_counts(funnel['rows_failed'])}"),
-    ]
+    failed, each = sum(funnel["rows_failed"].values()), usage["tokens_per_accepted"]
+    lines = [("rows", f"{funnel['rows']}", f"{failed} failed: {_counts(funnel['rows_failed'])}" if failed else "")]
     if summary["program"]["name"] != VERIFY:
-        lost = (
-            (f"  lost: {name.replace('_', ' ')}", f"{count}", "") for name, count in funnel["lost"].items() if count
-        )
+        planned_for = f"from {funnel['requirements']} requirements" if funnel["requirements"] else ""
+        lost = {name.replace("_", " "): count for name, count in funnel["lost"].items() if count}
         lines += [
-            ("negatives planned", f"{funnel['violations_planned']}", _planned_note(funnel)),
-            *lost,
+            ("negatives planned", f"{funnel['violations_planned']}", planned_for),
+            *((f"  lost: {name}", f"{count}", "") for name, count in lost.items()),
             ("accepted", f"{funnel['accepted']}", _accepted_note(funnel)),
         ]
     if funnel["faults"]:
         lines.append(("faults on the way", f"{sum(funnel['faults'].values())}", _counts(funnel["faults"])))
     lines += [
         ("requests", f"{usage['requests']}", _requests_note(usage)),
-        ("tokens", f"{usage['tokens']}", _per_accepted(usage)),
+        ("tokens", f"{usage['tokens']}", "" if each is None else f"{each:.0f} for each accepted negative"),
         ("cost", usage["cost_in_words"], _other_settings(summary)),
         ("seconds", f"{summary['seconds_this_run']:.1f}", ""),
     ]
@@ -234,10 +232,6 @@ def _other_settings(summary: dict[str, Any]) -> str:
     return f"earlier settings in this folder included: {everything['tokens']} tokens, {everything['cost_in_words']}"
 
 
-def _planned_note(funnel: dict[str, Any]) -> str:
-    return f"from {funnel['requirements']} requirements" if funnel["requirements"] else ""
-
-
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
 
@@ -255,18 +249,12 @@ def _accepted_note(funnel: dict[str, Any]) -> str:
 
 def _requests_note(usage: dict[str, Any]) -> str:
     replayed = sum(role["replayed"] for role in usage["roles"].values())
-    faults: dict[str, int] = {}
+    faults: Counter[str] = Counter()
     for role in usage["roles"].values():
-        for name, count in role["faults"].items():
-            faults[name] = faults.get(name, 0) + count
+        faults.update(role["faults"])
     notes = [_counts(faults)] if faults else []
     notes += [f"{replayed} more were answered from the store"] if replayed else []
     return "; ".join(notes)
-
-
-def _per_accepted(usage: dict[str, Any]) -> str:
-    per_accepted = usage["tokens_per_accepted"]
-    return "" if per_accepted is None else f"{per_accepted:.0f} for each accepted negative"
 
 
 def optimization_table(summary: dict[str, Any]) -> str:

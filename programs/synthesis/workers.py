@@ -15,6 +15,7 @@ from data.base.progress import progress_bar
 from data.base.text import content_id
 from data.records import Row, row_content_id
 from programs.lm.batches.calls import Waves
+from programs.lm.models import needs_no_auth_call
 from programs.lm.pacing import AdaptiveConcurrency
 from programs.modules.candidates import Synthesis
 from programs.modules.row_program import RowInputs, RowProgram
@@ -22,6 +23,7 @@ from programs.profiles.profile import CorpusProfile
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.funnel import Funnel
 from programs.synthesis.mined_verdicts import nearest_mined
+from programs.synthesis.roles import Specs
 from programs.synthesis.store import RunStore, current_row
 
 T = TypeVar("T")
@@ -61,7 +63,7 @@ class RowWorkers:
         waves: Waves | None = None,
     ):
         self._program, self._profile, self._config = program, profile, config
-        self._store, self._limits, self._waves = store, limits, waves
+        self._store, self._limits, self.waves = store, limits, waves
         self._done = Funnel()
         self._under_way: set[str] = set()
         self._ending = asyncio.Event()
@@ -73,7 +75,7 @@ class RowWorkers:
         """Synthesise the unfinished rows."""
         with progress_bar(total=total, unit="row", desc="synthesize") as progress, self._stop_on_interrupt():
             # Rows whose calls wait for a batch cost nothing but memory: as many are at work as a batch has requests.
-            at_once = self._config.concurrency if self._waves is None else self._config.batch_size
+            at_once = self._config.concurrency if self.waves is None else self._config.batch_size
             workers = [asyncio.create_task(self._work(rows, progress)) for _ in range(min(at_once, total))]
             ending = asyncio.create_task(self._ending.wait() if self._config.wait else self._until_all_out())
             telling = asyncio.create_task(self._tell(progress))
@@ -88,8 +90,8 @@ class RowWorkers:
 
     async def _until_all_out(self) -> bool:
         """Until Ctrl-C, or until nothing more can be asked before a batch comes back."""
-        assert self._waves is not None
-        out, ending = asyncio.create_task(self._waves.until_all_out()), asyncio.create_task(self._ending.wait())
+        assert self.waves is not None
+        out, ending = asyncio.create_task(self.waves.until_all_out()), asyncio.create_task(self._ending.wait())
         try:
             await asyncio.wait([out, ending], return_when=asyncio.FIRST_COMPLETED)
             self.stopped = True
@@ -137,13 +139,13 @@ class RowWorkers:
             self._note(progress)
 
     def _note(self, progress: Any) -> None:
-        waves = "" if self._waves is None else f", {self._waves.progress()}"
+        waves = "" if self.waves is None else f", {self.waves.progress()}"
         note = f"accepted {self._done.accepted}, failed {self._done.rows_failed.total()}{waves}"
         progress.set_postfix_str(note, refresh=False)
 
     async def _tell(self, progress: Any) -> None:
         """Keep the note up to date while no row ends: with batches for hours."""
-        while self._waves is not None:
+        while self.waves is not None:
             await asyncio.sleep(1.0)
             self._note(progress)
             progress.update(0)
@@ -153,10 +155,9 @@ class RowWorkers:
         synthesis = await work.run(self._program, self._profile, self._config)
         self._store.finish(work.row_id, synthesis)
         self._done.add(synthesis)
-        if self._done.calibration(self._config.max_miss_rate).unusable:
-            self._condemned = not self._config.accept_unusable_verifier
-            if self._condemned:
-                self._ending.set()
+        if self._done.condemns_verifier(self._config):
+            self._condemned = True
+            self._ending.set()
 
     @contextmanager
     def _stop_on_interrupt(self) -> Iterator[None]:
@@ -271,11 +272,15 @@ class InlineExecutor(ThreadPoolExecutor):
         return future
 
 
-async def inline(work: Awaitable[T], *, threads: bool = False) -> T:
-    """Await `work` in a loop without threads; with `threads` as it is (a provider that fetches credentials)."""
-    if not threads:
-        asyncio.get_running_loop().set_default_executor(InlineExecutor(max_workers=4, thread_name_prefix="look-up"))
-    return await work
+def run_inline(work: Awaitable[T], specs: Specs) -> T:
+    """Run `work` with these models in a loop without threads, or with them where a provider fetches credentials."""
+
+    async def inline() -> T:
+        if all(needs_no_auth_call(spec) for models in specs.values() for spec in models):
+            asyncio.get_running_loop().set_default_executor(InlineExecutor(max_workers=4, thread_name_prefix="look-up"))
+        return await work
+
+    return asyncio.run(inline())
 
 
 @contextmanager

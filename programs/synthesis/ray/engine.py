@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,11 @@ from data.records import Row, row_from_dict
 from programs.lm.budget import BudgetSpentError
 from programs.lm.faults import redact
 from programs.lm.models import ModelSpec
-from programs.modules.candidates import synthesis_to_dict
 from programs.options import AdapterName
 from programs.profiles.profile import CorpusProfile
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.ray.ledger import BEAT_S, LOST_AFTER_S, Ledger, Remote
-from programs.synthesis.roles import build_program, open_roles
+from programs.synthesis.roles import Specs, build_program, open_roles
 from programs.synthesis.workers import Outcome, RowWork
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class WorkerSpec:
 
     config: SynthesizeConfig
     profile: CorpusProfile
-    specs: Mapping[str, Sequence[ModelSpec]]
+    specs: Specs
     layouts: Mapping[str, AdapterName]
 
 
@@ -81,7 +80,7 @@ class RowActor:
                 return "skipped"
             try:
                 synthesis = await work.run(self._program, self._spec.profile, config)
-                await self._ledger.finish.remote(row_id, synthesis_to_dict(synthesis))
+                await self._ledger.finish.remote(row_id, synthesis)
             except BaseException:
                 self._ledger.drop.remote(row_id)
                 raise

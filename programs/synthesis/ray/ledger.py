@@ -7,7 +7,7 @@ billed, and its places are free again.
 
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from programs.lm.budget import Budget, Reservation
 from programs.lm.models import ModelSpec, Price
 from programs.lm.pacing import AdaptiveConcurrency
 from programs.lm.usage import Call
-from programs.modules.candidates import synthesis_from_dict
+from programs.modules.candidates import Synthesis
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.funnel import Funnel
 from programs.synthesis.store import RunStore, current_row
@@ -107,18 +107,16 @@ class Ledger:
         current_row.set(row_id)
         self._store.record(call, key=key, answer=answer, opened=opened, line=line)
 
-    async def finish(self, row_id: str, synthesis: Mapping[str, Any]) -> None:
+    async def finish(self, row_id: str, synthesis: Synthesis) -> None:
         """A row's outcome into the store. The first one stays: a row has one outcome, however often it was run."""
         self._under_way.pop(row_id, None)
-        outcome = synthesis_from_dict(synthesis)
-        if self._store.is_finished(row_id, judged=outcome.judged):
+        if self._store.is_finished(row_id, judged=synthesis.judged):
             return
-        self._store.finish(row_id, outcome)
-        self._funnel.add(outcome)
-        if self._funnel.calibration(self._config.max_miss_rate).unusable:
-            self._condemned = not self._config.accept_unusable_verifier
-            if self._condemned:
-                self._budget.close("the verifier is unusable")
+        self._store.finish(row_id, synthesis)
+        self._funnel.add(synthesis)
+        if self._funnel.condemns_verifier(self._config):
+            self._condemned = True
+            self._budget.close("the verifier is unusable")
 
     async def reserve(
         self, worker: str, prompt_tokens: int, max_tokens: int | None, price: Price | None

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,7 @@ from data.base.errors import InputError
 from programs.lm.budget import BudgetSpentError
 from programs.lm.models import ModelSpec, Price
 from programs.lm.usage import Call
-from programs.modules.candidates import Synthesis, synthesis_to_dict
+from programs.modules.candidates import Synthesis
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.ray import ledger as ray_ledger
 from programs.synthesis.ray.engine import read_line, with_key, without_key
@@ -45,17 +44,13 @@ def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
     asyncio.run(found.close())
 
 
-def outcome(**more: Any) -> dict[str, Any]:
-    return synthesis_to_dict(Synthesis(**more))
-
-
 def test_a_row_belongs_to_one_worker_until_it_is_finished(ledger: Ledger) -> None:
     async def run() -> None:
         assert await ledger.take("a", "row", "") == "yours"
         # Not even the same worker takes it twice: a file may hold a row twice.
         assert await ledger.take("a", "row", "") == "under way"
         assert await ledger.take("b", "row", "") == "under way"
-        await ledger.finish("row", outcome())
+        await ledger.finish("row", Synthesis())
         assert await ledger.take("b", "row", "") == "finished"
         await ledger.take("a", "other", "")
         await ledger.drop("other")
@@ -66,8 +61,8 @@ def test_a_row_belongs_to_one_worker_until_it_is_finished(ledger: Ledger) -> Non
 
 def test_the_first_outcome_of_a_row_stays(ledger: Ledger) -> None:
     async def run() -> None:
-        await ledger.finish("row", outcome(information_need="first"))
-        await ledger.finish("row", outcome(information_need="second"))
+        await ledger.finish("row", Synthesis(information_need="first"))
+        await ledger.finish("row", Synthesis(information_need="second"))
         state = await ledger.state()
         assert state["funnel"].rows == 1
 
