@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import dspy
 
@@ -30,16 +31,16 @@ def labelled_passages(row: Row) -> list[LabelledPassage]:
     """
     if not row.requirements:
         return []
-    statements = numbered(row.requirements)
-    all_met = (True,) * len(statements)
-    known = [_labelled(row, statements, passage.text, True, all_met) for passage in row.positives]
+    label = partial(LabelledPassage, query=row.query, requirements=numbered(row.requirements))
+    all_met = (True,) * len(row.requirements)
+    known = [label(passage=passage.text, relevant=True, satisfied=all_met) for passage in row.positives]
     judged = [negative for negative in row.negatives if negative.verdict is not None]
     for negative in judged or row.of_source("mined"):
         verdict = negative.verdict
         if verdict is None:
-            known.append(_labelled(row, statements, negative.text, False, None))
-        elif len(verdict.satisfied) == len(statements):
-            known.append(_labelled(row, statements, negative.text, verdict.answers_query, verdict.satisfied))
+            known.append(label(passage=negative.text, relevant=False))
+        elif len(verdict.satisfied) == len(row.requirements):
+            known.append(label(passage=negative.text, relevant=verdict.answers_query, satisfied=verdict.satisfied))
     return known
 
 
@@ -72,11 +73,3 @@ def judged_right(verdict: Verdict | None, label: LabelledPassage) -> tuple[float
     wrong = [(statement, truth) for statement, judged, truth in pairs if judged != truth]
     said += [f"Wrong on requirement {statement!r}: it is {'' if truth else 'not '}met." for statement, truth in wrong]
     return 0.5 * right + 0.5 * (1 - len(wrong) / len(label.satisfied)), " ".join(said)
-
-
-def _labelled(
-    row: Row, statements: tuple[str, ...], passage: str, relevant: bool, satisfied: tuple[bool, ...] | None
-) -> LabelledPassage:
-    return LabelledPassage(
-        query=row.query, requirements=statements, passage=passage, relevant=relevant, satisfied=satisfied
-    )

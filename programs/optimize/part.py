@@ -132,9 +132,9 @@ def compile_part(
         raise InputError(
             f"every example of the {name} scores {baseline[0]:.4f}: a constant metric teaches nothing", field="rows"
         )
-    spent = (budget.spent_tokens - tokens) * (len(held_out) + len(dev)) / (len(held_out) + len(dev) + len(train))
-    paid = (budget.spent_usd - usd) * (len(held_out) + len(dev)) / (len(held_out) + len(dev) + len(train))
-    budget.keep_back(tokens=int(spent * _AFTER_COSTS_MORE), usd=paid * _AFTER_COSTS_MORE)
+    measured_again = (len(held_out) + len(dev)) / (len(held_out) + len(dev) + len(train))
+    times = measured_again * _AFTER_COSTS_MORE
+    budget.keep_back(tokens=int((budget.spent_tokens - tokens) * times), usd=(budget.spent_usd - usd) * times)
     log.info("%s: searching with %s", name, config.optimizer)
     compiled = compile_program(
         program, judge, train=train, dev=dev, baseline=baseline, reflector=reflector, budget=budget, config=config

@@ -12,7 +12,7 @@ from programs.optimize.config import OptimizeConfig
 from programs.optimize.splits import Split
 
 _CHARS_PER_TOKEN = 4
-_ANSWER_TOKENS = {"extract": 400, "violate": 200, "verify": 60, "reflect": 800}
+_ANSWER_TOKENS = {"generator": 240, "verifier": 60, "reflector": 800}
 _REFLECTION_PROMPT_TOKENS = 6000
 # A reflection is asked for after each minibatch of three examples, run before and after it.
 _ROLLOUTS_A_REFLECTION = 6
@@ -66,23 +66,15 @@ def project(
         parts = 2 if config.parts == "both" else 1
         calls["reflector"] = parts * max(1, config.rollouts // _ROLLOUTS_A_REFLECTION)
     passage = sum(len(row.positives[0].text) + len(row.query) for row in rows) / len(rows)
-    fixed = sum(len(program.adapters[name].format_system_message(_signature(program, name))) for name in _ROLES) / 3
-    prompt = int((fixed + 3 * passage) / _CHARS_PER_TOKEN)
-    answers = {"generator": 240, "verifier": _ANSWER_TOKENS["verify"], "reflector": _ANSWER_TOKENS["reflect"]}
+    systems = [program.adapters[name].format_system_message(asked) for name, asked in program.signatures.items()]
+    prompt = int((sum(map(len, systems)) / 3 + 3 * passage) / _CHARS_PER_TOKEN)
     prompts = {"generator": prompt, "verifier": prompt, "reflector": _REFLECTION_PROMPT_TOKENS}
-    tokens = {role: count * (prompts[role] + answers[role]) for role, count in calls.items()}
+    tokens = {role: count * (prompts[role] + _ANSWER_TOKENS[role]) for role, count in calls.items()}
     usd: float | None = 0.0
     for role, (spec, *_) in specs.items():
         price = known_price(spec)
         if price is None or usd is None:
             usd = None
             continue
-        usd += calls[role] * (prompts[role] * price.prompt + answers[role] * price.completion)
+        usd += calls[role] * (prompts[role] * price.prompt + _ANSWER_TOKENS[role] * price.completion)
     return Projection(calls=calls, tokens=tokens, usd=usd)
-
-
-_ROLES = ("extract", "violate", "verify")
-
-
-def _signature(program: Synthesizer, name: str) -> Any:
-    return getattr(program, name).signature

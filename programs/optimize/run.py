@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,7 +21,7 @@ from data.readers.demo import demo_items
 from data.records import Row, row_content_id
 from data.row_files import read_rows
 from programs.feedback.labels import labelled_passages, verifier_example
-from programs.feedback.metric import Judge, synthesis_judge, verifier_judge
+from programs.feedback.metric import synthesis_judge, verifier_judge
 from programs.feedback.retriever import EncoderRetriever, Retriever
 from programs.feedback.score import Bands, corpus_style
 from programs.lm.budget import Budget, BudgetSpentError
@@ -53,9 +53,7 @@ class Setting:
     config: OptimizeConfig
     split: Split
     program: Synthesizer
-    generator: RoleLM
-    verifier: RoleLM
-    reflector: RoleLM | None
+    lms: Mapping[str, RoleLM]
     budget: Budget
     profile: CorpusProfile
 
@@ -100,16 +98,7 @@ def optimize(config: OptimizeConfig, retriever: Retriever | None = None) -> dict
             log.info("%s has %d answers of earlier starts, which cost nothing now", config.out, kept)
         write_json(config.out / "config.json", config_dict(config))
         lms, layouts = open_roles(program, specs, config, store=store, budget=budget)
-        setting = Setting(
-            config=config,
-            split=split,
-            program=program,
-            generator=lms["generator"],
-            verifier=lms["verifier"],
-            reflector=lms.get("reflector"),
-            budget=budget,
-            profile=profile,
-        )
+        setting = Setting(config=config, split=split, program=program, lms=lms, budget=budget, profile=profile)
         log.info("rows: %s", ", ".join(f"{name.replace('_', '-')} {size}" for name, size in split.sizes().items()))
         projection = project(config, split, program, specs)
         log.info("%s", projection.sentence(budget))
@@ -153,12 +142,12 @@ def compile_parts(setting: Setting, retriever: Retriever) -> tuple[list[StageRes
     not_compiled: dict[str, str] = {}
     if config.parts in ("verifier", "both"):
         examples = {name: _verifier_examples(setting, rows) for name, rows in setting.split.parts().items()}
-        verifier = Verifier(verify=program.verify_by).use(setting.verifier, program.adapters["verify"])
+        verifier = Verifier(verify=program.verify_by).use(setting.lms["verifier"], program.adapters["verify"])
         result, compiled = compile_part(
-            "verifier", verifier, verifier_judge, examples, setting.reflector, setting.budget, config
+            "verifier", verifier, verifier_judge, examples, setting.lms.get("reflector"), setting.budget, config
         )
         program.verify = compiled.verify
-        program.verify.lm = setting.verifier
+        program.verify.lm = setting.lms["verifier"]
         results.append(result)
     if config.parts in ("generator", "both"):
         try:
@@ -173,13 +162,16 @@ def compile_parts(setting: Setting, retriever: Retriever) -> tuple[list[StageRes
 def _compile_generator(setting: Setting, retriever: Retriever) -> StageResult:
     if not setting.budget.open:
         raise BudgetSpentError(str(setting.budget.refusal))
-    program, budget = setting.program, setting.budget
-    frozen = freeze_verifier(program)
+    program, frozen, train = setting.program, freeze_verifier(setting.program), setting.split.train
     examples = {name: [_row_example(setting, row) for row in rows] for name, rows in setting.split.parts().items()}
-    judge = _row_judge(setting, retriever)
-    result, compiled = compile_part("generator", frozen, judge, examples, setting.reflector, budget, setting.config)
+    texts = [negative.text for row in train for negative in row.of_source("mined")]
+    texts += [passage.text for row in train for passage in row.positives]
+    judge = synthesis_judge(retriever, Bands(temperature=setting.config.ranking_temperature), corpus_style(texts))
+    result, compiled = compile_part(
+        "generator", frozen, judge, examples, setting.lms.get("reflector"), setting.budget, setting.config
+    )
     program.extract, program.violate = compiled.extract, compiled.violate
-    program.extract.lm = program.violate.lm = setting.generator
+    program.extract.lm = program.violate.lm = setting.lms["generator"]
     return result
 
 
@@ -238,9 +230,3 @@ def _with_requirements(setting: Setting, row: Row) -> Row:
 
 def _row_example(setting: Setting, row: Row) -> dspy.Example:
     return dspy.Example(row=row, inputs=row_inputs(row, setting.profile)).with_inputs("inputs")
-
-
-def _row_judge(setting: Setting, retriever: Retriever) -> Judge:
-    texts = [negative.text for row in setting.split.train for negative in row.of_source("mined")]
-    texts += [passage.text for row in setting.split.train for passage in row.positives]
-    return synthesis_judge(retriever, Bands(temperature=setting.config.ranking_temperature), corpus_style(texts))

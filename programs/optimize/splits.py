@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy.cluster.hierarchy import DisjointSet
+
 from data.base.errors import InputError
 from data.base.text import content_id, same_text_key
 from data.records import Row
@@ -56,21 +58,12 @@ def _flat(groups: Sequence[Sequence[Row]]) -> tuple[Row, ...]:
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    parent = list(range(len(rows)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
+    """The rows that share a text, or are held together by rows that do."""
+    joined = DisjointSet(range(len(rows)))
     first_with: dict[tuple[str, str], int] = {}
     for index, row in enumerate(rows):
         keys = [("query", same_text_key(row.query))]
         keys += [("passage", same_text_key(passage.text)) for passage in row.positives]
         for key in keys:
-            parent[root(index)] = root(first_with.setdefault(key, index))
-    grouped: dict[int, list[Row]] = {}
-    for index, row in enumerate(rows):
-        grouped.setdefault(root(index), []).append(row)
-    return list(grouped.values())
+            joined.merge(index, first_with.setdefault(key, index))
+    return [[rows[index] for index in sorted(group)] for group in joined.subsets()]
