@@ -16,7 +16,6 @@ from data.records import Row
 from programs.lm.adapters import expected_length, make_adapter
 from programs.lm.models import ModelSpec, is_hosted
 from programs.lm.usage import TextSize, estimated_tokens
-from programs.modules.row_program import RowProgram
 from programs.profiles.profile import load_profile
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import build_program
@@ -53,19 +52,13 @@ def collect_prompts(config: SynthesizeConfig, rows: Iterable[Row]) -> list[Promp
     found: list[Prompt] = []
     layout: Literal["chat", "json", "xml"] = "chat" if config.adapter == "auto" else config.adapter
     base = make_adapter(layout, ModelSpec(name=config.lm, model=config.lm, is_local=not is_hosted(config.lm)))
+    nobody = dspy.LM("openai/nobody", engine="litellm", cache=False)
+    program.use(generator=nobody, verifier=nobody)
     works = {work.row_id: work for work in (RowWork.of(row, config) for row in rows)}
     for work in works.values():
-        _listen(program, base, work, found)
+        program.adapters = {name: _Noting(base, work, name, found) for name in program.signatures}
         program(inputs=replace(work.inputs(profile, config), canary=True))
     return found
-
-
-def _listen(program: RowProgram, base: dspy.Adapter, work: RowWork, found: list[Prompt]) -> None:
-    """Let the program's predictors note their prompts instead of sending them."""
-    nobody = dspy.LM("openai/nobody", engine="litellm", cache=False)
-    for name in program.roles:
-        getattr(program, name).lm = nobody
-        program.adapters[name] = _Noting(base, work, name, found)
 
 
 class _Noting(dspy.Adapter):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,21 @@ def test_the_first_prompts_are_those_of_the_run(
     assert len(extracted) == 2
     assert extracted == {served.request for served in server.log if served.kind == "extract"}
     assert {p.predictor for p in shown} >= {"extract", "violate", "verify"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({"method": "naive"}, ["write"]),
+        ({"method": "naive", "verify": "line-up"}, ["extract", "write", "verify"]),
+        ({"method": "verify"}, ["extract", "verify"]),
+    ],
+)
+def test_every_method_shows_what_it_asks(
+    made_rows: Callable[[int], Path], settings: dict[str, Any], asked: list[str]
+) -> None:
+    prompts = run_prompts(PromptsConfig(rows=made_rows(1), lm="openai/fake", **settings))
+    assert [prompt.predictor for prompt in prompts] == asked
 
 
 def test_a_forecast_for_all_rows_closes_the_list(
