@@ -11,7 +11,7 @@ with every part in [0, 1], so a user can see why a score is what it is.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import quantiles
 
 from data.base.text import num_words
 
@@ -54,18 +54,13 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusStyle:
-    """How passages of the corpus read: their length in characters, sentences in words, and lines."""
+    """How passages of the corpus read: the spreads of their `_measures`."""
 
-    length: Spread
-    sentence: Spread
-    lines: Spread
+    spreads: tuple[Spread, ...]
 
     def fit(self, text: str) -> float:
-        """How well a text keeps inside the corpus' spread, in [0, 1]."""
-        fits = [
-            spread.fit(value)
-            for spread, value in zip((self.length, self.sentence, self.lines), _measures(text), strict=True)
-        ]
+        """How well a text keeps inside the corpus' spreads, in [0, 1]."""
+        fits = [spread.fit(value) for spread, value in zip(self.spreads, _measures(text), strict=True)]
         return sum(fits) / len(fits)
 
 
@@ -74,8 +69,7 @@ def corpus_style(passages: Sequence[str]) -> CorpusStyle | None:
     if not passages:
         return None
     columns = zip(*(_measures(text) for text in passages), strict=True)
-    length, sentence, lines = (_spread(list(column)) for column in columns)
-    return CorpusStyle(length=length, sentence=sentence, lines=lines)
+    return CorpusStyle(spreads=tuple(_spread(column) for column in columns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +115,7 @@ class ScoreTerms:
 def infonce_weights(positive: float, negatives: Sequence[float], temperature: float) -> list[float]:
     """softmax(similarity / temperature) over [positive, *negatives], returned for the negatives: the size of each one's
     pull on the query (the gradient of InfoNCE with respect to its score, times the temperature)."""
-    top = max([positive, *negatives])
-    powers = [math.exp((similarity - top) / temperature) for similarity in negatives]
-    total = math.fsum([math.exp((positive - top) / temperature), *powers])
-    return [power / total for power in powers]
+    return _softmax([positive, *negatives], temperature)[1:]
 
 
 def mined_level(mined: Sequence[float], temperature: float) -> float | None:
@@ -134,9 +125,8 @@ def mined_level(mined: Sequence[float], temperature: float) -> float | None:
     """
     if not mined:
         return None
-    top = max(mined)
-    shares = [math.exp((similarity - top) / temperature) for similarity in mined]
-    return math.fsum(share * similarity for share, similarity in zip(shares, mined, strict=True)) / math.fsum(shares)
+    shares = _softmax(mined, temperature)
+    return math.fsum(share * similarity for share, similarity in zip(shares, mined, strict=True))
 
 
 def band(similarity: float, positive: float, level: float | None, bands: Bands) -> float:
@@ -211,18 +201,22 @@ def _rank_words(facts: Facts, parts: ScoreTerms) -> str:
     )
 
 
+def _softmax(similarities: Sequence[float], temperature: float) -> list[float]:
+    top = max(similarities)
+    powers = [math.exp((similarity - top) / temperature) for similarity in similarities]
+    total = math.fsum(powers)
+    return [power / total for power in powers]
+
+
 def _measures(text: str) -> tuple[float, float, float]:
+    """Its length in characters, its sentences in words, and its lines."""
     words = max(1, num_words(text))
     sentences = max(1, sum(text.count(mark) for mark in ".!?。！？।؟"))
     return float(len(text)), words / sentences, float(text.count("\n") + 1)
 
 
-def _spread(values: list[float]) -> Spread:
+def _spread(values: Sequence[float]) -> Spread:
     if len(values) < 5:
-        return Spread(low=min(values) * 0.5, high=max(values) * 1.5) if len(values) > 1 else _around(median(values))
+        return Spread(low=min(values) * 0.5, high=max(values) * 1.5)
     cuts = quantiles(values, n=20, method="inclusive")
     return Spread(low=cuts[0], high=cuts[-1])
-
-
-def _around(value: float) -> Spread:
-    return Spread(low=value * 0.5, high=value * 1.5)
