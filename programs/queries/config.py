@@ -4,10 +4,11 @@ from pathlib import Path
 
 from data.base.options import Count, Natural, options
 from programs.options import JudgingOptions, LMOptions, ModelName, Temperature
+from programs.synthesis.config import FallbackOptions
 
 
 @options
-class QueriesConfig(JudgingOptions, LMOptions):
+class QueriesConfig(FallbackOptions, JudgingOptions, LMOptions):
     """Write queries for the passages of a corpus that has none, judge each blind, keep those that a retriever finds.
 
     Writes a BEIR folder with the splits train, dev and test, which `mine`, `train` and `eval` take as data.
@@ -44,12 +45,3 @@ class QueriesConfig(JudgingOptions, LMOptions):
 
     dev_percent: Natural = 10
     """Passages of 100 whose queries go into the dev split, by a hash of the passage; as many go into test."""
-
-    malformed_retries: Natural = 2
-    """How often an answer that cannot be read is asked for again."""
-
-    lm_fallbacks: str | None = None
-    """Model strings, separated by commas, that get a call which lm gave up on, in this order; None for none."""
-
-    verifier_fallbacks: str | None = None
-    """The same for the verifier; None for none."""

@@ -34,7 +34,7 @@ from programs.modules.query_writer import QueryWriter
 from programs.options import JudgingOptions, LMOptions
 from programs.profiles.profile import load_profile
 from programs.queries.config import QueriesConfig
-from programs.synthesis.config import SynthesizeConfig
+from programs.synthesis.config import FallbackOptions, SynthesizeConfig
 from programs.synthesis.roles import complete_cassette, open_roles, resolve_roles, work_key
 from programs.synthesis.run import work_here
 from programs.synthesis.store import RunStore
@@ -74,12 +74,11 @@ def write_queries(config: QueriesConfig) -> dict[str, Any]:
     samples = () if config.samples is None else read_samples(config.samples, config.seed)
     profile = replace(load_profile(config.profile), style=samples)
     # The work on rows is told what a synthesis is told.
-    shared = shared_options(config, JudgingOptions) | shared_options(config, LMOptions) | {"verify": "one-by-one"}
+    shared = shared_options(config, FallbackOptions) | shared_options(config, JudgingOptions)
+    shared |= shared_options(config, LMOptions) | {"verify": "one-by-one"}
     run = SynthesizeConfig(
         rows=Path(config.corpus), out=config.out, negatives_per_row=config.queries_per_passage, canary_share=0.0,
-        verify_mined=0, temperature=config.temperature, repairs=0,
-        malformed_retries=config.malformed_retries, lm_fallbacks=config.lm_fallbacks,
-        verifier_fallbacks=config.verifier_fallbacks, **shared,
+        verify_mined=0, temperature=config.temperature, repairs=0, **shared,
     )  # fmt: skip
     with ExitStack() as stack:
         budget = Budget(usd=config.budget_usd, tokens=config.budget_tokens)

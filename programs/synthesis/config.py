@@ -9,6 +9,7 @@ from data.base.options import Count, Natural, NotNegative, Share, options
 from data.base.outputs import ForceOption
 from programs.options import (
     BandText,
+    CallOptions,
     JudgingOptions,
     LMOptions,
     MinedRelevant,
@@ -22,14 +23,22 @@ Method = Literal["counterfactual", "naive", "verify"]
 
 
 @options
-class RowRunOptions(SendOptions, JudgingOptions, LMOptions):
-    """How rows are worked on by language models in a folder that a run can go on in."""
+class FallbackOptions(CallOptions):
+    """What is done about calls that came to nothing."""
 
     lm_fallbacks: str | None = None
     """Model strings, separated by commas, that get a call which lm gave up on, in this order; None for none."""
 
     verifier_fallbacks: str | None = None
     """The same for the verifier; None for none."""
+
+    malformed_retries: Natural = 2
+    """How often an answer that cannot be read is asked for again."""
+
+
+@options
+class RowRunOptions(FallbackOptions, SendOptions, JudgingOptions, LMOptions):
+    """How rows are worked on by language models in a folder that a run can go on in."""
 
     verify_mined: Natural = 4
     """So many mined negatives of a row, the nearest ones, are judged with its own; 0 judges none."""
@@ -53,9 +62,6 @@ class RowRunOptions(SendOptions, JudgingOptions, LMOptions):
 
     agreement_sample: Natural = 0
     """So many rows are judged in the other way too (one by one, or in a line-up), to measure how far the two agree."""
-
-    malformed_retries: Natural = 2
-    """How often an answer that cannot be read is asked for again."""
 
 
 @options
