@@ -1,12 +1,12 @@
 """Three optimisers behind one call: same program in, same program out, stopped by the same budget."""
 
-import contextlib
 import logging
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, TypeVar
 
 import dspy
@@ -43,7 +43,7 @@ def compile_program(
     """
     logging.getLogger("dspy").setLevel(logging.WARNING)
     # The optimisers print to stdout, which is for results.
-    with contextlib.redirect_stdout(sys.stderr), _short_errors(budget):
+    with redirect_stdout(sys.stderr), _short_errors(budget):
         if config.optimizer == "gepa":
             assert reflector is not None
             return _gepa(program, judge, train, dev, reflector, budget, config)
@@ -53,7 +53,7 @@ def compile_program(
         return _bootstrap(program, judge, train, threshold, config)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _short_errors(budget: Budget) -> Iterator[None]:
     """DSPy logs the whole example of every failed run: cut that short, and leave out what the budget refuses."""
 
@@ -199,19 +199,8 @@ def stop_on_interrupt(budget: Budget) -> Iterator[threading.Event]:
 
 def in_background(work: Callable[[], _Found]) -> _Found:
     """Run `work` in a thread of its own, where DSPy leaves Ctrl-C alone; raises what it raised."""
-    found: list[_Found] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.append(work())
-        except BaseException as error:  # noqa: BLE001 - handed over to the waiting thread, whatever it is
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="optimise", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(timeout=0.2)
-    if errors:
-        raise errors[0]
-    return found[0]
+    with ThreadPoolExecutor(1, thread_name_prefix="optimise") as thread:
+        found = thread.submit(work)
+        while not found.done():
+            wait([found], timeout=0.2)
+        return found.result()
