@@ -216,7 +216,7 @@ def refuse_forgotten_lm(lm: str, file: Path, rows: Iterable[Row]) -> None:
 
 def refuse_unasked_again(config: SynthesizeConfig, store: RunStore) -> None:
     """Raise InputError when rows would be made anew, and paid again, because settings changed, without `again`."""
-    worked = store.get_note("key") or _summary_key(config)
+    worked = store.get_note("key")
     if worked not in (None, store.program) and not config.again:
         anew = sum(store.is_finished(i, program=worked) and not store.is_finished(i) for i in distinct_ids(config))
         if anew:
@@ -227,13 +227,6 @@ def refuse_unasked_again(config: SynthesizeConfig, store: RunStore) -> None:
                 "another --out keeps both"
             )
     store.set_note("key", store.program)
-
-
-def _summary_key(config: SynthesizeConfig) -> str | None:
-    """The key of the rows in this folder, where a version wrote them that noted none in the store."""
-    file = config.out / "summary.json"
-    program = read_json_object(file).get("program") if file.is_file() else None
-    return str(program["key"]) if isinstance(program, dict) and "key" in program else None
 
 
 def _changed(config: SynthesizeConfig) -> str:
