@@ -49,7 +49,6 @@ class Ledger:
         self._under_way: dict[str, str] = {}
         self._funnel = Funnel()
         self._condemned = False
-        self._lost = 0
 
     async def beat(self, worker: str, pid: int) -> None:
         """A worker's sign of life; also notices those that have given none for long."""
@@ -61,7 +60,6 @@ class Ledger:
 
     async def _forget(self, worker: str) -> None:
         lost = self._workers.pop(worker)
-        self._lost += 1
         for reservation in lost.held:
             self._budget.settle(reservation, tokens=reservation.tokens, usd=None)
         for slots in lost.slots.values():
@@ -160,10 +158,8 @@ class Ledger:
             "funnel": self._funnel,
             "condemned": self._condemned,
             "refusal": self._budget.refusal,
-            "spent_tokens": self._budget.spent_tokens,
             "lowest": min((int(limit.lowest) for limit in self._limits.values()), default=self._config.concurrency),
             "busy": sorted({self._workers[name].pid for name in self._under_way.values() if name in self._workers}),
-            "lost": self._lost,
         }
 
     async def close(self) -> None:
