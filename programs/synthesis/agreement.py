@@ -35,8 +35,8 @@ def other_way(config: SynthesizeConfig) -> SynthesizeConfig:
     """The run that judges the passages of some rows in the way that `config` does not."""
     by: VerifyBy = "line-up" if config.verify == "one-by-one" else "one-by-one"
     return replace(
-        config, method="verify", verify=by, verify_mined=_ALL, canary_share=1.0, program=None, engine="local",
-        accept_unusable_verifier=True,
+        config, method="verify", verify=by, verify_mined=_ALL, canary_share=1.0, program=None, retriever=None,
+        hardness=None, engine="local", accept_unusable_verifier=True,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from data.records import Verdict
 from programs.modules.candidates import Synthesis
-from programs.synthesis.agreement import PlaceEffect, agreement, kappas
+from programs.synthesis.agreement import PlaceEffect, agreement, kappas, other_way
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.summary import synthesis_table
@@ -46,6 +46,11 @@ def test_the_effect_of_the_place() -> None:
     assert {third: one["satisfied"] for third, one in places.as_dict().items()} == {
         "first": 1.0, "middle": 0.5, "last": 0.0
     }  # fmt: skip
+
+
+def test_a_run_that_scores_drafts_has_another_way_too() -> None:
+    scored = SynthesizeConfig(rows=Path("rows.jsonl"), retriever="bundled:all-MiniLM-L6-v2", hardness="0.1..1")
+    assert (other_way(scored).verify, other_way(scored).retriever) == ("one-by-one", None)
 
 
 def test_a_sample_is_judged_in_both_ways_once(
