@@ -1,6 +1,5 @@
 """Feedback on a whole row: every candidate negative assessed under the retriever, and words for each predictor."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,28 +72,27 @@ def row_feedback(
     """Assess every candidate of a row's synthesis; `style` defaults to that of the row's own texts."""
     mined = [negative.text for negative in row.of_source("mined")]
     positives = [passage.text for passage in row.positives]
-    texts = [candidate.text for candidate in synthesis.candidates if candidate.text]
-    if not texts:
-        return RowFeedback(synthesis=synthesis, assessed=tuple(_unwritten(one) for one in synthesis.candidates))
+    written = [candidate for candidate in synthesis.candidates if candidate.text]
+    if not written:
+        return RowFeedback(synthesis=synthesis, assessed=tuple(map(_unwritten, synthesis.candidates)))
     (query,) = retriever.embed([row.query], "query")
-    vectors = dict(
-        zip([*positives, *mined, *texts], retriever.embed([*positives, *mined, *texts], "document"), strict=True)
-    )
+    texts = [*positives, *mined, *(candidate.text for candidate in written)]
+    vectors = dict(zip(texts, retriever.embed(texts, "document"), strict=True))
     style = style or corpus_style([*positives, *mined])
     assessed = []
     for candidate in synthesis.candidates:
         if not candidate.text:
             assessed.append(_unwritten(candidate))
             continue
-        own = vectors[candidate.text]
+        own, verdict = vectors[candidate.text], candidate.verdict
         kept, others = candidate.others_kept
         facts = Facts(
             similarity=float(query @ own),
             positive=max(float(query @ vectors[text]) for text in positives),
             mined=[float(query @ vectors[text]) for text in mined],
-            siblings=_siblings(candidate, synthesis.candidates, vectors),
-            relevant=None if candidate.verdict is None else candidate.verdict.answers_query,
-            target_broken=candidate.fate == "accepted" if candidate.verdict is None else _broken(candidate),
+            siblings=[cosine(own, vectors[other.text]) for other in written if other is not candidate],
+            relevant=None if verdict is None else verdict.answers_query,
+            target_broken=_target_broken(candidate),
             kept=kept,
             others=others,
             style_fit=1.0 if style is None else style.fit(candidate.text),
@@ -108,14 +106,11 @@ def _unwritten(candidate: Candidate) -> Assessed:
     return Assessed(candidate=candidate, parts=None, words="No usable draft was written.")
 
 
-def _broken(candidate: Candidate) -> bool:
-    assert candidate.verdict is not None and candidate.requirement is not None
+def _target_broken(candidate: Candidate) -> bool:
+    if candidate.verdict is None:
+        return candidate.fate == "accepted"
+    assert candidate.requirement is not None
     return not candidate.verdict.satisfied[candidate.requirement.id - 1]
-
-
-def _siblings(candidate: Candidate, candidates: Sequence[Candidate], vectors: dict[str, Any]) -> list[float]:
-    own = vectors[candidate.text]
-    return [cosine(own, vectors[other.text]) for other in candidates if other is not candidate and other.text]
 
 
 def _title(candidate: Candidate) -> str:

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -43,6 +43,10 @@ from trainer.encoder import Encoder
 log = logging.getLogger(__name__)
 
 _REFLECTION_LENGTH = 4
+# What a manifest repeats of the summary.
+_OF_THE_SUMMARY = (
+    "optimizer", "retriever", "split", "adapters", "budget", "spent", "ended_early", "parts", "parts_not_compiled"
+)  # fmt: skip
 WRITTEN = ("program", "store.sqlite", "config.json", "summary.json")
 
 
@@ -163,7 +167,10 @@ def _compile_generator(setting: Setting, retriever: Retriever) -> StageResult:
     if not setting.budget.open:
         raise BudgetSpentError(str(setting.budget.refusal))
     program, frozen, train = setting.program, freeze_verifier(setting.program), setting.split.train
-    examples = {name: [_row_example(setting, row) for row in rows] for name, rows in setting.split.parts().items()}
+    examples = {
+        name: [dspy.Example(row=row, inputs=row_inputs(row, setting.profile)).with_inputs("inputs") for row in rows]
+        for name, rows in setting.split.parts().items()
+    }
     texts = [negative.text for row in train for negative in row.of_source("mined")]
     texts += [passage.text for row in train for passage in row.positives]
     judge = synthesis_judge(retriever, Bands(temperature=setting.config.ranking_temperature), corpus_style(texts))
@@ -198,35 +205,20 @@ def manifest(config: OptimizeConfig, rows: list[Row], specs: Specs, summary: dic
     """What a reader of a compiled program must know."""
     return {
         "models": {role: models[0].name for role, models in specs.items()},
-        "optimizer": config.optimizer,
-        "retriever": summary["retriever"],
         "data_sha": content_id(*(row_content_id(row) for row in rows)),
-        "split": summary["split"],
         "seed": config.seed,
         "profile": config.profile,
-        "adapters": summary["adapters"],
-        "budget": summary["budget"],
-        "spent": summary["spent"],
-        "ended_early": summary["ended_early"],
-        "parts": summary["parts"],
-        "parts_not_compiled": summary["parts_not_compiled"],
+        **{name: summary[name] for name in _OF_THE_SUMMARY},
         "python": ".".join(map(str, sys.version_info[:3])),
     }
 
 
-def _verifier_examples(setting: Setting, rows: tuple[Row, ...]) -> list[dspy.Example]:
-    by_row = [labelled_passages(_with_requirements(setting, row)) for row in rows]
+def _verifier_examples(setting: Setting, rows: Sequence[Row]) -> list[dspy.Example]:
+    """What is labelled of each row; the generator extracts the requirements of one that came without."""
+    by_row = []
+    for row in rows:
+        requirements = row.requirements or setting.program.requirements_of(row_inputs(row, setting.profile))
+        by_row.append(labelled_passages(replace(row, requirements=requirements)))
     if setting.program.verify_by == "one-by-one":
         by_row = [[label] for labels in by_row for label in labels]
     return [verifier_example(labels, setting.profile.relevance) for labels in by_row if labels]
-
-
-def _with_requirements(setting: Setting, row: Row) -> Row:
-    """A row without requirements gets those that the generator extracts; one that it fails on stays without."""
-    if row.requirements:
-        return row
-    return replace(row, requirements=setting.program.requirements_of(row_inputs(row, setting.profile)))
-
-
-def _row_example(setting: Setting, row: Row) -> dspy.Example:
-    return dspy.Example(row=row, inputs=row_inputs(row, setting.profile)).with_inputs("inputs")

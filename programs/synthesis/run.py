@@ -38,7 +38,7 @@ from programs.synthesis.agreement import agreement, judged_sample, other_way
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import Specs, build_program, complete_cassette, open_roles, resolve_roles, work_key
 from programs.synthesis.store import RunStore, current_row
-from programs.synthesis.summary import ProgramName, find_missed, refuse_unusable, usage_summary, write_results
+from programs.synthesis.summary import find_missed, refuse_unusable, usage_summary, write_results
 from programs.synthesis.workers import Outcome, RowWork, RowWorkers, rare_collections, run_inline
 
 log = logging.getLogger(__name__)
@@ -136,13 +136,13 @@ def synthesize(
             raise refuse_unusable(
                 config, outcome.funnel, find_missed(config, read_input(config), store), store, seconds
             )
-        named = ProgramName(name=name, key=key, layouts=layouts)
         return write_results(
             config,
             read_input(config),
             store,
-            named,
             seconds,
+            program=name,
+            layouts=layouts,
             total=total,
             lowest_limit=outcome.lowest_limit,
             agreed=agreed,

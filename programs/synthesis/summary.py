@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from data.base.errors import InputError
@@ -26,22 +26,14 @@ from programs.synthesis.workers import RowWork
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramName:
-    """How records name the program, the hash under which the store keeps its work, and each role's layout."""
-
-    name: str
-    key: str
-    layouts: Mapping[str, str]
-
-
 def write_results(
     config: SynthesizeConfig,
     rows: Iterable[Row],
     store: RunStore,
-    program: ProgramName,
     seconds: float,
     *,
+    program: str,
+    layouts: Mapping[str, str],
     total: int,
     lowest_limit: int,
     agreed: dict[str, Any] | None = None,
@@ -49,6 +41,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Write rows.jsonl and summary.json; returns the summary. Rows whose own positive was refused are left out.
 
+    `program` is how records name the program of the store, `layouts` are those of its roles.
     Raises InputError, and leaves no rows.jsonl, when the verifier is unusable or no row came through.
     """
     funnel, missed, mined, seen = Funnel(), MissedPositives(), FalseNegatives(), set[str]()
@@ -77,7 +70,7 @@ def write_results(
                 continue
             if first:
                 spread.add(synthesis)
-            accepted = tuple(negative_of(candidate, program=program.name) for candidate in synthesis.accepted)
+            accepted = tuple(negative_of(candidate, program=program) for candidate in synthesis.accepted)
             requirements = synthesis.requirements or row.requirements
             if requirements != row.requirements:
                 renewed = {place for place, verdict in zip(work.places, verdicts, strict=False) if verdict is not None}
@@ -105,7 +98,7 @@ def write_results(
         "hardness": None if scorer is None else spread.as_dict(scorer),
         "usage": usage_summary(store.usage(), funnel.accepted),
         "usage_of_all_settings": usage_summary(store.usage(whole_folder=True), 0),
-        "program": {"name": program.name, "key": program.key, "adapters": dict(program.layouts)},
+        "program": {"name": program, "key": store.program, "adapters": dict(layouts)},
         # config.json is that of the last start, which may have come to nothing; this is that of the rows.
         "profile": config.profile,
         "seconds_this_run": round(seconds, 3),
