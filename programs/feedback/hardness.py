@@ -11,8 +11,7 @@ import numpy as np
 
 from programs.feedback.score import Bands, Facts, assess, describe
 from programs.lm.servers.recorded import CORPORA
-from programs.modules.candidates import Synthesis
-from programs.modules.hardness import BandPlace, Hardness
+from programs.modules.candidates import BandPlace, Hardness, Synthesis
 from programs.options import read_band
 
 if TYPE_CHECKING:

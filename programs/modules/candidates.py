@@ -3,11 +3,29 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from data.records import Negative, Requirement, Row, Verdict
-from programs.modules.hardness import BandPlace, Hardness
 from programs.modules.verifier import Fate, fate_of
+
+# Where the weight of an accepted draft lies, seen from the band that was asked for.
+BandPlace = Literal["below", "within", "above"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardness:
+    """What a retriever makes of a draft.
+
+    `weight`: its InfoNCE weight beside the row's positives and mined negatives, 0 to 1. `similarity`: to the query;
+    `positive`: that of the nearest positive. `place`: where it lies, seen from the band that was asked for. `words`:
+    what this means, and what to change.
+    """
+
+    weight: float
+    similarity: float
+    positive: float
+    place: BandPlace
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

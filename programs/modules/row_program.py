@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import dspy
 
@@ -12,8 +12,7 @@ from data.base.text import clean_text, same_text_key
 from data.records import Requirement
 from programs.lm.adapters import ChatLayout
 from programs.lm.faults import CallError
-from programs.modules.candidates import Candidate, Synthesis
-from programs.modules.hardness import Scorer
+from programs.modules.candidates import Candidate, Hardness, Synthesis
 from programs.modules.predictors import AskingModule, Predictor, Step
 from programs.modules.signatures import MAX_PASSAGE_CHARS, MAX_REMARK_CHARS, MAX_REQUIREMENTS, RequirementDraft
 from programs.modules.verifier import POSITIVE_REFUSED, Question, judge, numbered
@@ -46,6 +45,18 @@ class RowInputs:
     def known_keys(self) -> set[str]:
         """`same_text_key` of all its texts, none of which may be written again."""
         return {same_text_key(text) for text in (self.passage, *self.other_positives, *self.negatives)}
+
+
+class Scorer(Protocol):
+    """Scores drafts; `key` is all that decides its scores, as JSON takes it."""
+
+    @property
+    def key(self) -> Sequence[str | float]: ...
+
+    async def score(
+        self, query: str, positives: Sequence[str], mined: Sequence[str], drafts: Sequence[str]
+    ) -> list[Hardness]:
+        """The hardness of each draft of one row, beside its positives and mined negatives."""
 
 
 class RowProgram(AskingModule):
