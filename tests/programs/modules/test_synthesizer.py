@@ -106,3 +106,13 @@ def test_copies_are_not_negatives() -> None:
         texts = tuple(candidate.text.upper() for candidate in first.candidates[:2])
         again = program(inputs=RowInputs(query="q", passage="p", relevance="r", negatives=texts)).synthesis
     assert [candidate.fate for candidate in again.candidates] == ["copies_a_passage"] * 2 + ["accepted"] * 2
+
+
+def test_a_refused_positive_has_no_requirements_although_the_answer_lists_some() -> None:
+    with FakeModel() as server:
+        program = Synthesizer().use(**server.roles())
+        found = [
+            program.requirements_of(RowInputs(query="q", passage=passage, relevance="r"))
+            for passage in ("p", "It is NOT RELEVANT.")
+        ]
+    assert [len(requirements) for requirements in found] == [2, 0]
