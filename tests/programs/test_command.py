@@ -1,11 +1,10 @@
 """The command line: every user's fault is one clear line and exit code 2."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from programs.__main__ import main
+from tests.programs.conftest import Refusal, Rows
 
 # What is asked of no server: the fault of a flag is found before.
 _SOME_LM = ("lm=openai/x", "api_base=http://127.0.0.1:1")
@@ -34,21 +33,11 @@ _SOME_LM = ("lm=openai/x", "api_base=http://127.0.0.1:1")
     ],
 )
 def test_one_line_and_code_2(
-    flags: list[str],
-    words: str,
-    made_rows: Callable[[int], Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str], words: str, made_rows: Rows, tmp_path: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     out = tmp_path / "out"
-    argv = ["synthesize", f"out={out}", *([] if "rows=" in str(flags) else [f"rows={made_rows(2)}"]), *flags]
-    assert main(argv) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.strip().splitlines()
-    assert line.startswith("error: ")
+    line = refusal("synthesize", f"out={out}", *([] if "rows=" in str(flags) else [f"rows={made_rows(2)}"]), *flags)
     assert words in line and "hush" not in line
     assert not out.exists()
 
@@ -57,16 +46,7 @@ def test_one_line_and_code_2(
     ("content", "words"),
     [("", "holds no rows"), ("\n\n", "holds no rows"), ('{"query": "q"}\n', ":1: field 'positives'"), ("{", ":1: ")],
 )
-def test_bad_rows(content: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_rows(content: str, words: str, tmp_path: Path, refusal: Refusal) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(content)
-    assert main(["synthesize", f"rows={rows}", f"out={tmp_path / 'out'}"]) == 2
-    assert words in capsys.readouterr().err.strip().splitlines()[-1]
-
-
-def test_rows_that_were_never_recorded_stop_the_run(
-    made_rows: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["synthesize", f"rows={made_rows(40)}", f"out={tmp_path / 'out'}"]) == 2
-    assert "recorded:demo has answers for the demo's queries alone" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "rows.jsonl").exists()
+    assert words in refusal("synthesize", f"rows={rows}", f"out={tmp_path / 'out'}")

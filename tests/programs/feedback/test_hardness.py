@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,7 @@ def test_both_verdicts_must_accept() -> None:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "open_scorer", lambda *_: scorer(by_draft(EASY, MIDDLE), low=0.001))
-    real, soon = calls.WaveSender, {"first_look_s": 0.02, "nothing_moves_s": 0.1}
-    monkeypatch.setattr(calls, "WaveSender", lambda *a, **k: real(*a, **k | soon))
+    monkeypatch.setattr(calls, "WaveSender", partial(calls.WaveSender, first_look_s=0.02, nothing_moves_s=0.1))
 
 
 def test_a_run_reports_it_by_calls_and_by_batches_alike(

@@ -1,7 +1,6 @@
 """The naive baseline: one plain prompt through the same store, budget and retries; nothing is verified."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,12 @@ from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.summary import synthesis_table
 from tests.fakes.fake_model import FakeModel
-
-Rows = Callable[[int], Path]
-
-
-def config(rows: Path, server: FakeModel, out: Path, **settings: object) -> SynthesizeConfig:
-    base = {"rows": rows, "out": out, "method": "naive", "lm": "openai/fake", "api_base": server.api_base}
-    return SynthesizeConfig(**base | settings)  # type: ignore[arg-type]
+from tests.programs.conftest import Rows, Run
 
 
-def test_one_call_a_row_and_copies_are_dropped(
-    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_call_a_row_and_copies_are_dropped(made_rows: Rows, run: Run) -> None:
     with FakeModel() as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        summary = synthesize(config(made_rows(5), server, tmp_path / "out", negatives_per_row=3, adapter="chat"))
-        again = synthesize(config(made_rows(5), server, tmp_path / "out", negatives_per_row=3, adapter="chat"))
+        summary, again = (run(server, made_rows(5), method="naive", negatives_per_row=3) for _ in range(2))
     assert Counter(served.kind for served in server.log) == {"write": 5}
     assert summary["funnel"]["accepted"] == again["funnel"]["accepted"] == 10
     assert summary["funnel"]["lost"]["copies_a_passage"] == 5
@@ -61,13 +50,10 @@ def test_with_a_verifier_it_takes_three_calls_and_has_verdicts(demo_rows: Path, 
     assert (unjudged["usage"]["requests"], unjudged["verifier"]["canaries"]) == (8, 0)
 
 
-def test_an_answer_with_too_few_is_asked_for_again_and_then_lost(
-    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with FakeModel(fault=lambda number: "wrong_schema") as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        with pytest.raises(InputError, match="none of the 2 rows came through: write malformed 2"):
-            synthesize(config(made_rows(2), server, tmp_path / "out", adapter="chat"))
+def test_an_answer_with_too_few_is_asked_for_again_and_then_lost(made_rows: Rows, run: Run) -> None:
+    words = "none of the 2 rows came through: write malformed 2"
+    with FakeModel(fault=lambda number: "wrong_schema") as server, pytest.raises(InputError, match=words):
+        run(server, made_rows(2), method="naive")
     assert len(server.log) == 2 * 3
 
 
@@ -77,14 +63,10 @@ def test_what_a_naive_run_cannot_have(made_rows: Rows, tmp_path: Path) -> None:
         SynthesizeConfig(rows=rows, method="naive", lm="openai/fake", program=tmp_path)
 
 
-def test_rows_that_nothing_answered_are_asked_again(
-    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_nothing_answered_are_asked_again(made_rows: Rows, run: Run) -> None:
     rows, healthy = made_rows(2), [False]
     with FakeModel(fault=lambda number: None if healthy[0] else "503") as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        settings = config(rows, server, tmp_path / "out", adapter="chat", retries=0)
         with pytest.raises(InputError, match="write server error 2"):
-            synthesize(settings)
+            run(server, rows, method="naive", retries=0)
         healthy[0] = True
-        assert synthesize(settings)["funnel"]["rows_failed"] == {}
+        assert run(server, rows, method="naive", retries=0)["funnel"]["rows_failed"] == {}

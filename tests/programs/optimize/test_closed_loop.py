@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import dspy
 import pytest
@@ -21,6 +20,7 @@ from programs.optimize.config import OptimizeConfig
 from programs.optimize.part import StageResult, compile_part, freeze_verifier
 from programs.optimize.run import optimize
 from tests.fakes.closed_loop import PARAPHRASES, ObedientModel, WordsRetriever, asks_to_stay_close, closed_loop_rows
+from tests.programs.optimize.test_optimize import settings
 
 
 def bare_score(judge: Judge) -> Judge:
@@ -86,25 +86,13 @@ def test_the_whole_command_saves_a_program_that_synthesize_can_use(
     write_rows(rows, closed_loop_rows(16))
     with ObedientModel() as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        settings: dict[str, Any] = {
-            "rows": rows,
-            "out": tmp_path / "out",
-            "lm": "openai/obedient",
-            "reflection_lm": "openai/obedient",
-            "api_base": server.api_base,
-            "reflection_api_base": server.api_base,
-            "optimizer": "gepa",
-            "parts": "generator",
-            "rollouts": 60,
-            "concurrency": 2,
-            "negatives_per_row": 2,
-        }
-        summary = optimize(OptimizeConfig(**settings), WordsRetriever())
+        config = settings(rows, server, max_tokens=2000, concurrency=2, adapter="auto")
+        summary = optimize(config, WordsRetriever())
         assert summary["parts"]["generator"]["held_out"]["significant"]
         # The same folder again: every answer is there already.
         requests = sum(usage["requests"] for usage in summary["usage"].values())
         assert "answers of earlier starts" not in caplog.text
-        again = optimize(OptimizeConfig(**settings), WordsRetriever())
+        again = optimize(config, WordsRetriever())
         assert f"has {requests} answers of earlier starts, which cost nothing now" in caplog.text
         assert sum(usage["requests"] for usage in again["usage"].values()) == requests
         assert again["parts"] == summary["parts"]

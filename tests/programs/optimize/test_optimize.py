@@ -17,7 +17,6 @@ from data.base.errors import InputError
 from data.readers.demo import demo_items
 from data.records import Negative
 from data.row_files import write_rows
-from programs.__main__ import main
 from programs.lm.usage import message_text
 from programs.modules.saved import load_program
 from programs.modules.synthesizer import Synthesizer
@@ -28,6 +27,7 @@ from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.summary import optimization_table
 from tests.fakes.closed_loop import ObedientModel, WordsRetriever, closed_loop_rows
+from tests.programs.conftest import Refusal
 
 
 def write_demo_rows(path: Path, count: int) -> Path:
@@ -185,11 +185,10 @@ def test_an_interrupt_before_there_is_anything_to_keep(
         (["rows=absent.jsonl"], "absent.jsonl"),
     ],
 )
-def test_bad_input(flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(flags: list[str], words: str, tmp_path: Path, refusal: Refusal) -> None:
     rows = write_demo_rows(tmp_path / "rows.jsonl", 6)
-    argv = ["optimize", f"out={tmp_path / 'out'}", *([] if "rows=" in str(flags) else [f"rows={rows}"]), *flags]
-    assert main(argv) == 2
-    assert words in capsys.readouterr().err
+    given = [] if "rows=" in str(flags) else [f"rows={rows}"]
+    assert words in refusal("optimize", f"out={tmp_path / 'out'}", *given, *flags)
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "holds no rows"), (1, "1 rows"), (2, "at least 3 are needed")])

@@ -2,7 +2,6 @@
 
 import io
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from programs.synthesis.config import PromptsConfig, SynthesizeConfig
 from programs.synthesis.roles import build_program
 from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
+from tests.programs.conftest import Configured, Rows
 
 
 class Terminal(io.StringIO):
@@ -43,7 +43,7 @@ def test_usd_are_tokens_at_the_price_of_how_they_travel() -> None:
     assert unknown.usd is None and "the price of openai/nobody-knows is unknown" in unknown.in_words()
 
 
-def test_copies_and_rows_of_one_query_do_not_make_a_row_dearer(made_rows: Callable[[int], Path]) -> None:
+def test_copies_and_rows_of_one_query_do_not_make_a_row_dearer(made_rows: Rows) -> None:
     first, second, third = read_rows(made_rows(3))
     config = SynthesizeConfig(rows=Path("-"), out=Path("-"), lm="openai/fake", adapter="chat")
     program, _ = build_program(config)
@@ -55,7 +55,7 @@ def test_copies_and_rows_of_one_query_do_not_make_a_row_dearer(made_rows: Callab
     assert calls(first, replace(second, query_id=first.query_id)) == 3
 
 
-def test_copies_are_no_rows_to_pay_for(made_rows: Callable[[int], Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_are_no_rows_to_pay_for(made_rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:
     rows = made_rows(4)
     rows.write_text(rows.read_text("utf-8") * 5, encoding="utf-8")
     run_prompts(PromptsConfig(rows=rows, out=Path("-"), lm="openai/fake", adapter="chat"))
@@ -63,28 +63,23 @@ def test_copies_are_no_rows_to_pay_for(made_rows: Callable[[int], Path], capsys:
 
 
 def test_a_started_folder_is_measured_and_a_new_one_counted(
-    made_rows: Callable[[int], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    made_rows: Rows, configured: Configured, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     rows = made_rows(8)
     with FakeModel() as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        shared = {"rows": rows, "out": tmp_path / "run", "lm": "openai/fake", "api_base": server.api_base}
-        synthesize(SynthesizeConfig(**shared, adapter="chat", max_rows=4), before=confirm)
+        synthesize(configured(server, rows, max_rows=4), before=confirm)
         assert "4 rows: about 12 calls" in caplog.text and "counted on the prompts of 3" in caplog.text
         took = sum(served.prompt_tokens + served.completion_tokens for served in server.log)
         caplog.clear()
-        synthesize(SynthesizeConfig(**shared, adapter="chat"), before=confirm)
+        synthesize(configured(server, rows), before=confirm)
     assert f"4 rows: about 12 calls and {took} tokens, the price of openai/fake is unknown" in caplog.text
     assert "measured on the 4 rows that are finished" in caplog.text
 
 
 @pytest.mark.parametrize(("answer", "goes_on"), [("y\n", True), ("\n", False), ("", False)])
 def test_much_is_asked_back_on_a_terminal_alone(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, goes_on: bool
+    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, goes_on: bool
 ) -> None:
     rows = made_rows(4)
     monkeypatch.setenv("OPENAI_API_KEY", "unused")

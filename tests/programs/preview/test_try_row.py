@@ -5,6 +5,7 @@ import pytest
 from data.readers.demo import demo_items
 from programs.__main__ import main
 from tests.fakes.fake_model import FakeModel
+from tests.programs.conftest import Refusal
 
 
 def test_a_demo_row_with_marks_verdicts_and_cost(
@@ -32,10 +33,8 @@ def test_a_demo_row_with_marks_verdicts_and_cost(
         (["lm=openai/x", "passage=a text"], "--query"),
     ],
 )
-def test_what_is_missing_is_said_in_one_line(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["try", *flags]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert words in line
+def test_what_is_missing_is_said_in_one_line(flags: list[str], words: str, refusal: Refusal) -> None:
+    assert words in refusal("try", *flags)
 
 
 def test_a_passage_that_does_not_answer_is_said_in_words(

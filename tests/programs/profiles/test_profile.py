@@ -10,13 +10,13 @@ from aiohttp import web
 
 from data.base.errors import InputError
 from data.readers.source import read_source
-from programs.__main__ import main
 from programs.lm.servers.loopback import LoopbackServer, completion_response
 from programs.lm.servers.recorded import read_inputs, render_answer
 from programs.lm.usage import message_text
 from programs.profiles.config import ProfileConfig
 from programs.profiles.draft import draft_profile, draw_sample
 from programs.profiles.profile import PROFILE_FOLDER, load_profile
+from tests.programs.conftest import Refusal
 
 SHIPPED = [
     "encyclopaedic_qa",
@@ -140,15 +140,13 @@ def test_the_next_layout_is_tried_and_none_is_an_error(draft: Callable[..., Any]
     ],
 )
 def test_one_line_and_code_2(
-    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    flags: list[str], words: str, tmp_path: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.chdir(tmp_path)
     lm = [] if "lm=" in str(flags) else ["lm=openai/fake"]
-    argv = ["profile", *lm, "split=dev", *([] if "data=" in str(flags) else ["data=bundled:demo"]), *flags]
-    assert main(argv) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert words in line
+    data = [] if "data=" in str(flags) else ["data=bundled:demo"]
+    assert words in refusal("profile", *lm, "split=dev", *data, *flags)
     assert list(tmp_path.iterdir()) == []
 
 

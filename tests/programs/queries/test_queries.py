@@ -14,6 +14,7 @@ from programs.queries.config import QueriesConfig
 from programs.queries.run import SPLITS, found_again, read_samples, write_queries
 from programs.queries.run import WrittenQuery as Query
 from tests.fakes.fake_model import FakeModel
+from tests.programs.conftest import Refusal
 
 TOPICS = ["boiler", "ticket", "refund", "museum", "parking", "library", "swimming", "garden", "invoice", "passport"]
 
@@ -150,12 +151,9 @@ def test_the_command_says_what_came_out_and_what_is_next(
     ("flags", "words"), [(["lm=recorded:demo"], "name a real model"), (["corpus=nowhere", "lm=openai/x"], "nowhere")]
 )
 def test_faults_are_one_line(
-    flags: list[str], words: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    flags: list[str], words: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "hush")
-    argv = [*([] if "corpus=" in str(flags) else [f"corpus={corpus}"]), f"out={tmp_path / 'q'}", *flags]
-    assert main(["queries", *argv]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ") and words in line
+    passages = [] if "corpus=" in str(flags) else [f"corpus={corpus}"]
+    assert words in refusal("queries", *passages, f"out={tmp_path / 'q'}", *flags)
     assert not (tmp_path / "q").exists()

@@ -1,6 +1,5 @@
 """Kappa by hand, the effect of the place, and the sample that is judged in both ways."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.summary import synthesis_table
 from tests.fakes.fake_model import FakeModel
+from tests.programs.conftest import Configured, Rows
 
 
 def verdict(answers: bool, *satisfied: bool) -> Verdict:
@@ -53,15 +53,9 @@ def test_a_run_that_scores_drafts_has_another_way_too() -> None:
     assert (other_way(scored).verify, other_way(scored).retriever) == ("one-by-one", None)
 
 
-def test_a_sample_is_judged_in_both_ways_once(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sample_is_judged_in_both_ways_once(made_rows: Rows, configured: Configured) -> None:
     with FakeModel() as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        config = SynthesizeConfig(
-            rows=made_rows(4), out=tmp_path / "out", lm="openai/fake", api_base=server.api_base, adapter="chat",
-            agreement_sample=2, mined_relevant="keep",
-        )  # fmt: skip
+        config = configured(server, made_rows(4), agreement_sample=2, mined_relevant="keep")
         summary = synthesize(config)
         # A line-up a row; then the four drafts, the mined passage and the positive of two rows, one by one.
         assert [served.kind for served in server.log].count("verify") == 4 + 2 * 6

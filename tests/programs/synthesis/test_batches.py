@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +14,38 @@ from programs.lm.batches import calls
 from programs.lm.budget import Budget
 from programs.lm.models import ModelSpec
 from programs.lm.servers.recorded import RecordedServer
-from programs.options import Send
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import BatchesOutError, cancel_batches, synthesize
 from programs.synthesis.store import RunStore
 from tests.fakes.fake_batches import BatchFault, FakeBatches, RunBatch
+from tests.programs.conftest import Configured, Rows
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waves are sent and looked after at once, as the fake provider has nothing else to do."""
-    real = calls.WaveSender
-
-    def quick(*args: Any, **given: Any) -> calls.WaveSender:
-        return real(*args, **{**given, "first_look_s": 0.02, "nothing_moves_s": 0.1})
-
-    monkeypatch.setattr(calls, "WaveSender", quick)
+    monkeypatch.setattr(calls, "WaveSender", partial(calls.WaveSender, first_look_s=0.02, nothing_moves_s=0.1))
 
 
-def config(
-    server: FakeBatches, rows: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *, send: Send = "batch", **more: Any
-) -> SynthesizeConfig:
-    monkeypatch.setenv("OPENAI_API_KEY", server.token)
-    return SynthesizeConfig(
-        rows=rows, out=out, lm="openai/fake", api_base=server.api_base, send=send, adapter="chat", **more
-    )
+@pytest.fixture
+def config(configured: Configured) -> Configured:
+    return partial(configured, send="batch")
 
 
+# A wave a step: extract, write, judge, repair; extract and judge.
+@pytest.mark.parametrize(("settings", "waves"), [({"batch_size": 1000}, 4), ({"method": "verify"}, 2)])
 def test_rows_are_the_same_as_with_calls(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made_rows: Rows, tmp_path: Path, config: Configured, settings: dict[str, Any], waves: int
 ) -> None:
     rows = made_rows(6)
     with FakeBatches() as server:
-        synthesize(config(server, rows, tmp_path / "batch", monkeypatch, batch_size=1000))
+        synthesize(config(server, rows, out=tmp_path / "batch", **settings))
         assert max(server.sent().values()) == 1
-        assert len(server.batches) <= 4  # a wave a step: extract, write, judge, repair
+        assert len(server.batches) <= waves
         with RunStore(tmp_path / "batch" / "store.sqlite") as store:
             used = store.usage(whole_folder=True).values()
         assert sum(role.prompt_tokens + role.completion_tokens for role in used) == server.billed()
-        synthesize(config(server, rows, tmp_path / "calls", monkeypatch, send="calls"))
+        synthesize(config(server, rows, out=tmp_path / "calls", send="calls", **settings))
     assert list(read_rows(tmp_path / "batch" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
 
 
@@ -60,26 +53,26 @@ def test_rows_are_the_same_as_with_calls(
     "fault", ["expired", "cancelled", "error_lines", "reordered", "duplicated", "drop_after_create", "429_create"]
 )
 def test_whatever_happens_to_a_batch_the_rows_are_those_of_calls(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BatchFault
+    made_rows: Rows, tmp_path: Path, config: Configured, fault: BatchFault
 ) -> None:
     rows = made_rows(6)
     with FakeBatches(batch_fault=lambda number: fault if number in (0, 2) else None) as server:
-        summary = synthesize(config(server, rows, tmp_path / "run", monkeypatch, batch_size=1000))
+        summary = synthesize(config(server, rows, out=tmp_path / "run", batch_size=1000))
         with RunStore(tmp_path / "run" / "store.sqlite") as store:
             used = store.usage(whole_folder=True).values()
         assert sum(role.prompt_tokens + role.completion_tokens + role.reserved_tokens for role in used) == (
             server.billed()
         )
-        synthesize(config(server, rows, tmp_path / "calls", monkeypatch, send="calls"))
+        synthesize(config(server, rows, out=tmp_path / "calls", send="calls"))
     assert summary["funnel"]["rows_failed"] == {}
     assert list(read_rows(tmp_path / "run" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
 
 
 def test_a_refused_file_is_one_line_and_is_sent_anew_by_the_same_command(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made_rows: Rows, tmp_path: Path, config: Configured
 ) -> None:
     with FakeBatches(batch_fault=lambda number: "failed" if number == 0 else None) as server:
-        settings = config(server, made_rows(3), tmp_path / "run", monkeypatch)
+        settings = config(server, made_rows(3), out=tmp_path / "run")
         with pytest.raises(InputError, match="fake fault failed; nothing") as raised:
             synthesize(settings)
         assert "\n" not in str(raised.value)
@@ -87,26 +80,26 @@ def test_a_refused_file_is_one_line_and_is_sent_anew_by_the_same_command(
 
 
 def test_files_that_are_too_large_are_halved_until_they_are_taken(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made_rows: Rows, tmp_path: Path, config: Configured
 ) -> None:
     with FakeBatches(batch_fault=lambda number: "too_large" if number < 2 else None) as server:
-        assert synthesize(config(server, made_rows(8), tmp_path / "run", monkeypatch))["funnel"]["rows"] == 8
+        assert synthesize(config(server, made_rows(8), out=tmp_path / "run"))["funnel"]["rows"] == 8
         assert max(server.sent().values()) == 1
         assert max(len(batch.custom_ids) for batch in server.batches.values()) == 2
     with FakeBatches(batch_fault=lambda number: "too_large") as server:
         with pytest.raises(InputError, match="the file is too large"):
-            synthesize(config(server, made_rows(8), tmp_path / "never", monkeypatch))
+            synthesize(config(server, made_rows(8), out=tmp_path / "never"))
         assert server.refused_files == 4  # of 8, 4, 2 and 1 requests
 
 
 @pytest.mark.parametrize("cuts_first", [False, True])
 def test_verdicts_by_files_are_those_of_calls_also_when_the_last_line_is_cut(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts_first: bool
+    made_rows: Rows, tmp_path: Path, config: Configured, cuts_first: bool
 ) -> None:
     rows = made_rows(5)
     with FakeBatches() as server:
         with RunBatch(tmp_path / "files", server, cuts_first=cuts_first):
-            synthesize(config(server, rows, tmp_path / "files", monkeypatch, send="files", method="verify"))
+            synthesize(config(server, rows, out=tmp_path / "files", send="files", method="verify"))
         # The request whose answer was cut off is asked once more, and no other.
         asked = [
             json.loads(line)["custom_id"]
@@ -114,35 +107,24 @@ def test_verdicts_by_files_are_those_of_calls_also_when_the_last_line_is_cut(
             for line in file.read_text(encoding="utf-8").splitlines()
         ]
         assert len(asked) - len(set(asked)) == cuts_first
-        synthesize(config(server, rows, tmp_path / "calls", monkeypatch, send="calls", method="verify"))
+        synthesize(config(server, rows, out=tmp_path / "calls", send="calls", method="verify"))
     assert list(read_rows(tmp_path / "files" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
 
 
-def test_verdicts_are_the_same_as_with_calls(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = made_rows(5)
-    with FakeBatches() as server:
-        for send in ("batch", "calls"):
-            synthesize(config(server, rows, tmp_path / send, monkeypatch, send=send, method="verify"))
-        assert max(server.sent().values()) == 1 and len(server.batches) == 2
-    assert list(read_rows(tmp_path / "batch" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
-
-
 def test_a_budget_that_one_batch_would_pass_makes_smaller_ones(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made_rows: Rows, tmp_path: Path, config: Configured
 ) -> None:
     rows = made_rows(12)
     with FakeBatches() as server:
-        summary = synthesize(config(server, rows, tmp_path / "run", monkeypatch, budget_tokens=40_000, max_tokens=4000))
+        summary = synthesize(config(server, rows, out=tmp_path / "run", budget_tokens=40_000, max_tokens=4000))
         assert summary["funnel"]["rows"] == 12
         assert 0 < max(len(batch.custom_ids) for batch in server.batches.values()) < 12
         with pytest.raises(InputError, match="the budget of 100 tokens is spent"):
-            synthesize(config(server, rows, tmp_path / "poor", monkeypatch, budget_tokens=100))
+            synthesize(config(server, rows, out=tmp_path / "poor", budget_tokens=100))
 
 
 def test_a_provider_without_batches_is_named_with_what_to_use_instead(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GROQ_API_KEY", "unused")
     with pytest.raises(InputError, match=r"groq has no batch endpoint .* use send=calls, or send=files") as raised:
@@ -160,10 +142,10 @@ def test_a_provider_without_batches_is_named_with_what_to_use_instead(
     ],
 )
 def test_a_foreign_response_file_is_one_line(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: str, words: str
+    made_rows: Rows, tmp_path: Path, config: Configured, answers: str, words: str
 ) -> None:
     with FakeBatches() as server:
-        settings = config(server, made_rows(3), tmp_path / "run", monkeypatch, send="files", wait=False)
+        settings = config(server, made_rows(3), out=tmp_path / "run", send="files", wait=False)
         with pytest.raises(BatchesOutError, match="their files are in"):
             synthesize(settings)
         (asked,) = (tmp_path / "run" / "requests").glob("*.jsonl")
@@ -173,12 +155,10 @@ def test_a_foreign_response_file_is_one_line(
         assert "\n" not in str(raised.value) and not server.log
 
 
-def test_no_wait_leaves_and_the_same_command_goes_on(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_wait_leaves_and_the_same_command_goes_on(made_rows: Rows, tmp_path: Path, config: Configured) -> None:
     rows = made_rows(4)
     with FakeBatches(batch_s=1.0) as server:
-        settings = config(server, rows, tmp_path / "run", monkeypatch, wait=False)
+        settings = config(server, rows, out=tmp_path / "run", wait=False)
         left = 0
         for _ in range(10):
             try:
@@ -193,11 +173,9 @@ def test_no_wait_leaves_and_the_same_command_goes_on(
         assert max(server.sent().values()) == 1
 
 
-def test_cancel_asks_the_provider(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cancel_asks_the_provider(made_rows: Rows, tmp_path: Path, config: Configured) -> None:
     with FakeBatches(batch_s=60.0) as server:
-        settings = config(server, made_rows(3), tmp_path / "run", monkeypatch, wait=False)
+        settings = config(server, made_rows(3), out=tmp_path / "run", wait=False)
         with pytest.raises(BatchesOutError):
             synthesize(settings)
         assert "1 batch of" in cancel_batches(settings)

@@ -1,8 +1,7 @@
 """Runs under a budget: what the servers were really asked for never costs more than was allowed."""
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import litellm
@@ -12,14 +11,13 @@ from data.base.errors import InputError
 from programs.lm.budget import Budget
 from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
-from programs.synthesis.config import SynthesizeConfig
-from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
+from tests.programs.conftest import Rows, Run
 
-Rows = Callable[[int], Path]
 # USD a token; the fallback is the dearer one.
 PROMPT, COMPLETION = 1e-6, 4e-6
 DEARER = 5
+ALONE: dict[str, Any] = {"lm_fallbacks": None, "verifier_fallbacks": None}
 
 
 @pytest.fixture(autouse=True)
@@ -37,25 +35,20 @@ def prices() -> None:
         )
 
 
-def run(
-    first: FakeModel, spare: FakeModel, rows: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
-) -> dict[str, Any]:
-    monkeypatch.setenv("OPENAI_API_KEY", first.token)
-    monkeypatch.setenv("HOSTED_VLLM_API_BASE", spare.api_base)
-    monkeypatch.setenv("HOSTED_VLLM_API_KEY", spare.token)
-    base: dict[str, Any] = {
-        "rows": rows,
-        "out": rows.parent / "out",
-        "lm": "openai/priced",
-        "api_base": first.api_base,
-        "lm_fallbacks": "hosted_vllm/priced-spare",
-        "verifier_fallbacks": "hosted_vllm/priced-spare",
-        "adapter": "chat",
-        "concurrency": 8,
-        "retries": 0,
-        "max_tokens": 200,
-    }
-    return synthesize(SynthesizeConfig(**base | settings))
+@pytest.fixture
+def spare(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModel]:
+    """The dearer fallback."""
+    with FakeModel() as server:
+        monkeypatch.setenv("HOSTED_VLLM_API_BASE", server.api_base)
+        monkeypatch.setenv("HOSTED_VLLM_API_KEY", server.token)
+        yield server
+
+
+@pytest.fixture
+def run(run: Run, spare: FakeModel) -> Run:
+    fallbacks = dict.fromkeys(("lm_fallbacks", "verifier_fallbacks"), "hosted_vllm/priced-spare")
+    base = {"lm": "openai/priced", "concurrency": 8, "retries": 0, "max_tokens": 200}
+    return lambda first, rows, **settings: run(first, rows, **fallbacks | base | settings)
 
 
 def usage_of(tokens: int) -> dict[str, int]:
@@ -71,66 +64,55 @@ def paid(*servers: FakeModel) -> float:
     )
 
 
-def test_dollars_hold_over_the_fallbacks_too(made_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    with FakeModel(fault=lambda number: "503" if number % 2 else None) as first, FakeModel() as spare:
+def test_dollars_hold_over_the_fallbacks_too(made_rows: Rows, run: Run, spare: FakeModel) -> None:
+    with FakeModel(fault=lambda number: "503" if number % 2 else None) as first:
         with pytest.raises(InputError, match=r"budget of 0.1 USD is spent"):
-            run(first, spare, made_rows(60), monkeypatch, budget_usd=0.1)
+            run(first, made_rows(60), budget_usd=0.1)
         assert spare.log
         assert 0.05 < paid(first, spare) <= 0.1
         # What earlier processes paid counts.
         with pytest.raises(InputError, match=r"budget of 0.1 USD is spent"):
-            run(first, spare, made_rows(60), monkeypatch, budget_usd=0.1)
+            run(first, made_rows(60), budget_usd=0.1)
         assert paid(first, spare) <= 0.1
 
 
 def test_a_model_that_writes_more_than_it_may_exceeds_the_budget_by_the_calls_in_flight_alone(
-    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+    made_rows: Rows, run: Run
 ) -> None:
-    with FakeModel(delay_s=0.05) as first, FakeModel() as spare:
+    with FakeModel(delay_s=0.05) as first:
         with pytest.raises(InputError, match="budget of 30000 tokens is spent"):
             # It is told to write 16 tokens and writes a hundred.
-            run(first, spare, made_rows(60), monkeypatch, budget_tokens=30_000, max_tokens=16)
+            run(first, made_rows(60), budget_tokens=30_000, max_tokens=16)
         used = [served.prompt_tokens + served.completion_tokens for served in first.log]
     assert sum(used) <= 30_000 + 8 * max(used)
 
 
 def test_a_fallback_of_unknown_price_stops_the_run_before_the_first_call(
-    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
+    made_rows: Rows, run: Run, spare: FakeModel
 ) -> None:
-    with FakeModel() as first, FakeModel() as spare:
+    with FakeModel() as first:
         with pytest.raises(InputError, match="price of hosted_vllm/unpriced is unknown"):
-            run(first, spare, made_rows(2), monkeypatch, budget_usd=1.0, verifier_fallbacks="hosted_vllm/unpriced")
+            run(first, made_rows(2), budget_usd=1.0, verifier_fallbacks="hosted_vllm/unpriced")
         assert not first.log
         assert not spare.log
 
 
-def test_a_call_that_was_given_up_on_counts_as_if_it_had_been_answered(
-    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with FakeModel(fault=lambda number: "stall") as first, FakeModel() as spare:
+def test_a_call_that_was_given_up_on_counts_as_if_it_had_been_answered(made_rows: Rows, run: Run) -> None:
+    with FakeModel(fault=lambda number: "stall") as first:
         with pytest.raises(InputError, match="tokens is spent"):
-            run(
-                first, spare, made_rows(60), monkeypatch,
-                budget_tokens=4000, timeout_s=0.3, lm_fallbacks=None, verifier_fallbacks=None,
-            )  # fmt: skip
+            run(first, made_rows(60), budget_tokens=4000, timeout_s=0.3, **ALONE)
         # Each of them may have been billed a prompt of several hundred tokens and 200 of answer.
         calls = len(first.log)
         assert 0 < calls <= 8
         # A later start knows of them too.
         with pytest.raises(InputError, match="tokens is spent"):
-            run(
-                first, spare, made_rows(60), monkeypatch,
-                budget_tokens=4000, timeout_s=0.3, lm_fallbacks=None, verifier_fallbacks=None,
-            )  # fmt: skip
+            run(first, made_rows(60), budget_tokens=4000, timeout_s=0.3, **ALONE)
         assert len(first.log) == calls
 
 
-def test_what_was_given_up_on_is_told_apart_from_what_has_no_price(
-    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone: dict[str, Any] = {"lm_fallbacks": None, "verifier_fallbacks": None, "retries": 1, "canary_share": 0.0}
-    with FakeModel(fault=lambda number: "stall" if number == 2 else None) as first, FakeModel() as spare:
-        usage = run(first, spare, made_rows(1), monkeypatch, timeout_s=1.0, **alone)["usage"]
+def test_what_was_given_up_on_is_told_apart_from_what_has_no_price(made_rows: Rows, run: Run) -> None:
+    with FakeModel(fault=lambda number: "stall" if number == 2 else None) as first:
+        usage = run(first, made_rows(1), timeout_s=1.0, retries=1, **ALONE)["usage"]
         known = paid(first)
     roles = usage["roles"].values()
     assert usage["tokens"] == sum(served.prompt_tokens + served.completion_tokens for served in first.log)
@@ -143,38 +125,34 @@ def test_what_was_given_up_on_is_told_apart_from_what_has_no_price(
 
 
 @pytest.mark.parametrize("name", ["openai/deepseek-chat", "hosted_vllm/gpt-4o"])
-def test_a_name_that_another_provider_has_a_price_for_is_refused_too(
-    name: str, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with FakeModel() as first, FakeModel() as spare:
+def test_a_name_that_another_provider_has_a_price_for_is_refused_too(name: str, made_rows: Rows, run: Run) -> None:
+    with FakeModel() as first:
         with pytest.raises(InputError, match=f"price of {name} is unknown"):
-            run(first, spare, made_rows(2), monkeypatch, budget_usd=1.0, lm=name)
+            run(first, made_rows(2), budget_usd=1.0, lm=name)
         assert not first.log
 
 
 @pytest.mark.parametrize("usage", [None, usage_of(0), usage_of(10**25)], ids=["none", "zero", "absurd"])
 def test_a_server_that_counts_no_tokens_keeps_to_the_budget_by_estimates(
-    usage: dict[str, int] | None, made_rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    usage: dict[str, int] | None, made_rows: Rows, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     def uncounted(number: int, completion: dict[str, Any]) -> None:
         del completion["usage"]
         if usage is not None:
             completion["usage"] = usage
 
-    with FakeModel(alter=uncounted) as first, FakeModel() as spare:
+    with FakeModel(alter=uncounted) as first:
         with pytest.raises(InputError, match="budget of 12000 tokens is spent"):
-            run(first, spare, made_rows(10), monkeypatch, budget_tokens=12_000)
+            run(first, made_rows(10), budget_tokens=12_000)
         used = sum(served.prompt_tokens + served.completion_tokens for served in first.log)
         assert 8_000 < used <= 12_000
     assert caplog.text.count("generator openai/priced reports no token counts") == 1
 
 
-def test_a_call_waits_for_what_others_hold_and_the_budget_is_used(
-    made_rows: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with FakeModel(delay_s=0.01) as first, FakeModel() as spare:
+def test_a_call_waits_for_what_others_hold_and_the_budget_is_used(made_rows: Rows, run: Run) -> None:
+    with FakeModel(delay_s=0.01) as first:
         with pytest.raises(InputError, match="budget of 30000 tokens is spent"):
-            run(first, spare, made_rows(60), monkeypatch, budget_tokens=30_000, max_tokens=4000, concurrency=32)
+            run(first, made_rows(60), budget_tokens=30_000, max_tokens=4000, concurrency=32)
         used = sum(served.prompt_tokens + served.completion_tokens for served in first.log)
     # The last call that did not fit could have written 4000 tokens more.
     assert 24_000 < used <= 30_000

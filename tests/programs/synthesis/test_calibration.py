@@ -1,6 +1,5 @@
 """Wilson's interval and what the canaries decide."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ from data.base.stats import wilson_interval
 from data.base.text import content_id
 from data.row_files import read_rows
 from programs.synthesis.calibration import Calibration
-from programs.synthesis.config import SynthesizeConfig
-from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
+from tests.programs.conftest import Rows, Run
 
 counts = st.integers(1, 2000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials)))
 
@@ -99,9 +97,7 @@ def test_the_bound_by_hand() -> None:
     assert found.false_negative_bound == pytest.approx(miss * relevant / (1 - miss) * 394 / 380)
 
 
-def test_the_bound_holds_with_repairs(
-    made_rows: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bound_holds_with_repairs(made_rows: Rows, run: Run) -> None:
     def relevant(passage: str) -> bool:
         # Every first draft answers its query after all, no second one does.
         return "breaks requirement" not in passage or "This draft" in passage
@@ -110,13 +106,7 @@ def test_the_bound_holds_with_repairs(
         return relevant(passage) and int(content_id(passage), 16) % 10 > 0
 
     with FakeModel(says_relevant=noticed) as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        config = SynthesizeConfig(
-            rows=made_rows(60), out=tmp_path / "out", lm="openai/fake", api_base=server.api_base, adapter="chat",
-            canary_share=1.0, repairs=1,
-        )  # fmt: skip
-        summary = synthesize(config)
-        again = synthesize(config)
+        summary, again = (run(server, made_rows(60)) for _ in range(2))
     accepted = [negative for row in read_rows(Path(summary["rows_file"])) for negative in row.of_source("generated")]
     wrong = sum(relevant(negative.text) for negative in accepted) / len(accepted)
     assert summary["funnel"]["accepted_after_repair"] > 0

@@ -3,18 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from data.records import Negative, Requirement, Verdict
 from data.row_files import read_rows, write_rows
 from programs.__main__ import main
-from programs.synthesis.config import SynthesizeConfig, VerifyConfig
 from programs.synthesis.run import synthesize
 from programs.synthesis.summary import synthesis_table
 from tests.fakes.fake_model import FakeModel
 from tests.fakes.made_rows import made_row
+from tests.programs.conftest import Configured, Run
 
 REQUIREMENT = Requirement(id=1, kind="entity", statement="is about the thing")
 
@@ -82,19 +81,11 @@ def test_rows_from_anywhere_are_judged_and_nothing_is_written(
     assert "planned" not in table
 
 
-def test_lines_with_one_positive_and_other_negatives_are_judged_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_with_one_positive_and_other_negatives_are_judged_each(tmp_path: Path, run: Run) -> None:
     rows = [replace(made_row(0), negatives=(mined(text),)) for text in ("answers", "other")]
     write_rows(tmp_path / "rows.jsonl", rows)
     with FakeModel(says_relevant=relevant) as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        summary = synthesize(
-            VerifyConfig(
-                rows=tmp_path / "rows.jsonl", out=tmp_path / "out", lm="openai/fake", api_base=server.api_base,
-                adapter="chat", mined_relevant="drop",
-            ).as_synthesis()
-        )  # fmt: skip
+        summary = run(server, tmp_path / "rows.jsonl", method="verify", mined_relevant="drop")
     first, second = read_rows(Path(summary["rows_file"]))
     assert (first.negatives, first.positives) == ((), rows[0].positives)
     assert [(n.text, n.relevance) for n in second.negatives] == [("other", 1.0)]
@@ -102,17 +93,14 @@ def test_lines_with_one_positive_and_other_negatives_are_judged_each(
 
 
 def test_a_synthesis_judges_the_nearest_mined_negatives_in_the_same_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, configured: Configured
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     write_rows(rows, [replace(made_row(0), negatives=(mined("far", 0.1), mined("answers", 0.9), mined("mid", 0.5)))])
     with FakeModel(says_relevant=relevant) as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        base: dict[str, Any] = {"rows": rows, "out": tmp_path / "out", "lm": "openai/fake", "adapter": "chat"}
         # A profile with passages of its own, so that other mined ones change no prompt.
         (tmp_path / "own.toml").write_text('relevance = "It answers."\nstyle = ["A passage."]\n')
-        base |= {"profile": str(tmp_path / "own.toml")}
-        config = SynthesizeConfig(**base, api_base=server.api_base, verify_mined=2)
+        config = configured(server, rows, profile=str(tmp_path / "own.toml"), verify_mined=2)
         summary = synthesize(config)
         assert [served.kind for served in server.log] == ["extract", "violate", "verify"]
         (row,) = read_rows(Path(summary["rows_file"]))
