@@ -77,7 +77,8 @@ class RowWorkers:
             # Rows whose calls wait for a batch cost nothing but memory: as many are at work as a batch has requests.
             at_once = self._config.concurrency if self.waves is None else self._config.batch_size
             workers = [asyncio.create_task(self._work(rows, progress)) for _ in range(min(at_once, total))]
-            ending = asyncio.create_task(self._ending.wait() if self._config.wait else self._until_all_out())
+            waits = self._config.wait or self.waves is None
+            ending = asyncio.create_task(self._ending.wait() if waits else self._until_all_out())
             telling = asyncio.create_task(self._tell(progress))
             try:
                 await self._until_done_or_ending(workers, ending)

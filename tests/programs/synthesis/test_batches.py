@@ -18,7 +18,7 @@ from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.run import BatchesOutError, cancel_batches, synthesize
 from programs.synthesis.store import RunStore
 from tests.fakes.fake_batches import BatchFault, FakeBatches, RunBatch
-from tests.programs.conftest import Configured, Rows
+from tests.programs.conftest import Configured, Rows, Run
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +171,11 @@ def test_no_wait_leaves_and_the_same_command_goes_on(made_rows: Rows, tmp_path: 
         assert left >= 2
         assert summary["funnel"]["rows"] == 4
         assert max(server.sent().values()) == 1
+
+
+def test_no_wait_says_nothing_of_calls(made_rows: Rows, run: Run) -> None:
+    with FakeBatches() as server:
+        assert run(server, made_rows(2), wait=False)["funnel"]["accepted"] == 8
 
 
 def test_cancel_asks_the_provider(made_rows: Rows, tmp_path: Path, config: Configured) -> None:
