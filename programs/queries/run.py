@@ -73,6 +73,8 @@ def write_queries(config: QueriesConfig) -> dict[str, Any]:
     rows = [Row(query_id=i, query="-", positives=(Passage(id=i, text=corpus[i]),)) for i in chosen[: config.max_rows]]
     samples = () if config.samples is None else read_samples(config.samples, config.seed)
     profile = replace(load_profile(config.profile), style=samples)
+    # What is wrong with the retriever is said before a call is paid for.
+    encoder = Encoder.load(config.retriever) if config.round_trip else None
     # The work on rows is told what a synthesis is told.
     shared = shared_options(config, FallbackOptions) | shared_options(config, JudgingOptions)
     shared |= shared_options(config, LMOptions) | {"verify": "one-by-one"}
@@ -102,7 +104,7 @@ def write_queries(config: QueriesConfig) -> dict[str, Any]:
             ) from None
         counts, written = _collect(rows, store)
         usage = store.usage()
-    kept = found_again(written, corpus, config) if config.round_trip and written else written
+    kept = written if encoder is None or not written else found_again(written, corpus, encoder, config.round_trip)
     counts["not_found_again"] = len(written) - len(kept)
     if not kept:
         raise InputError(
@@ -178,10 +180,9 @@ def _collect(rows: Sequence[Row], store: RunStore) -> tuple[Counter[str], list[W
 
 
 def found_again(
-    written: Sequence[WrittenQuery], corpus: Mapping[str, str], config: QueriesConfig
+    written: Sequence[WrittenQuery], corpus: Mapping[str, str], encoder: Encoder, first: int
 ) -> list[WrittenQuery]:
-    """The queries whose passage the retriever ranks among the first `config.round_trip`."""
-    encoder = Encoder.load(config.retriever)
+    """The queries whose passage the encoder ranks among the `first` so many of the corpus."""
     place = {passage_id: i for i, passage_id in enumerate(corpus)}
     passages_PD = encoder.encode(list(corpus.values()), "document", progress=True)
     queries_QD = encoder.encode([query.text for query in written], "query", progress=True)
@@ -191,7 +192,7 @@ def found_again(
         scores_QP = queries_QD[start : start + step] @ passages_PD.T
         own_Q = scores_QP[np.arange(len(part)), [place[query.passage_id] for query in part]]
         better_Q = (scores_QP > own_Q[:, None]).sum(axis=1)
-        kept += [query for query, better in zip(part, better_Q, strict=True) if better < config.round_trip]
+        kept += [query for query, better in zip(part, better_Q, strict=True) if better < first]
     return kept
 
 

@@ -15,6 +15,7 @@ from programs.queries.run import SPLITS, found_again, read_samples, write_querie
 from programs.queries.run import WrittenQuery as Query
 from tests.fakes.fake_model import FakeModel
 from tests.programs.conftest import Refusal
+from trainer.encoder import Encoder
 
 TOPICS = ["boiler", "ticket", "refund", "museum", "parking", "library", "swimming", "garden", "invoice", "passport"]
 
@@ -110,9 +111,16 @@ def test_the_round_trip_keeps_queries_whose_passage_the_retriever_finds() -> Non
         Query(id="a", text="when does the library open", passage_id="p5"),
         Query(id="b", text="when does the library open?", passage_id="p0"),
     ]
-    config = QueriesConfig(corpus="-", lm="openai/fake", round_trip=1)
-    assert [query.id for query in found_again(written, corpus, config)] == ["a"]
-    assert len(found_again(written, corpus, QueriesConfig(corpus="-", lm="openai/fake", round_trip=10))) == 2
+    encoder = Encoder.load("bundled:all-MiniLM-L6-v2")
+    assert [query.id for query in found_again(written, corpus, encoder, 1)] == ["a"]
+    assert len(found_again(written, corpus, encoder, 10)) == 2
+
+
+def test_a_retriever_that_is_not_there_costs_no_call(run: Callable[..., dict[str, Any]]) -> None:
+    with FakeModel() as server:
+        with pytest.raises(InputError, match="absent-folder"):
+            run(server, round_trip=3, retriever="absent-folder/x/y")
+        assert not server.log
 
 
 def test_sample_queries_reach_the_prompt(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
