@@ -3,8 +3,6 @@
 What a model would answer is stood in for by the names of the fields, so that later steps can be shown too.
 """
 
-import types
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -90,8 +88,6 @@ def stand_in(name: str, kind: Any, number: int = 1) -> Any:
         wanted, length = expected_length.get() or ("", _USUAL_LENGTH)
         count = length if name == wanted else _USUAL_LENGTH
         return [stand_in(name, get_args(kind)[0], index) for index in range(1, count + 1)]
-    if origin in (typing.Union, types.UnionType):
-        return stand_in(name, get_args(kind)[0], number)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         fields = {key: stand_in(key, field.annotation, number) for key, field in kind.model_fields.items()}
         return kind.model_construct(**fields)
