@@ -68,11 +68,9 @@ def test_whatever_happens_to_a_batch_the_rows_are_those_of_calls(
     assert list(read_rows(tmp_path / "run" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
 
 
-def test_a_refused_file_is_one_line_and_is_sent_anew_by_the_same_command(
-    made_rows: Rows, tmp_path: Path, config: Configured
-) -> None:
+def test_a_refused_file_is_one_line_and_is_sent_anew_by_the_same_command(made_rows: Rows, config: Configured) -> None:
     with FakeBatches(batch_fault=lambda number: "failed" if number == 0 else None) as server:
-        settings = config(server, made_rows(3), out=tmp_path / "run")
+        settings = config(server, made_rows(3))
         with pytest.raises(InputError, match="fake fault failed; nothing") as raised:
             synthesize(settings)
         assert "\n" not in str(raised.value)
@@ -145,20 +143,20 @@ def test_a_foreign_response_file_is_one_line(
     made_rows: Rows, tmp_path: Path, config: Configured, answers: str, words: str
 ) -> None:
     with FakeBatches() as server:
-        settings = config(server, made_rows(3), out=tmp_path / "run", send="files", wait=False)
+        settings = config(server, made_rows(3), send="files", wait=False)
         with pytest.raises(BatchesOutError, match="their files are in"):
             synthesize(settings)
-        (asked,) = (tmp_path / "run" / "requests").glob("*.jsonl")
-        (tmp_path / "run" / "responses" / asked.name).write_text(answers * 3, encoding="utf-8")
+        (asked,) = (tmp_path / "out" / "requests").glob("*.jsonl")
+        (tmp_path / "out" / "responses" / asked.name).write_text(answers * 3, encoding="utf-8")
         with pytest.raises(InputError, match=words) as raised:
             synthesize(settings)
         assert "\n" not in str(raised.value) and not server.log
 
 
-def test_no_wait_leaves_and_the_same_command_goes_on(made_rows: Rows, tmp_path: Path, config: Configured) -> None:
+def test_no_wait_leaves_and_the_same_command_goes_on(made_rows: Rows, config: Configured) -> None:
     rows = made_rows(4)
     with FakeBatches(batch_s=1.0) as server:
-        settings = config(server, rows, out=tmp_path / "run", wait=False)
+        settings = config(server, rows, wait=False)
         left = 0
         for _ in range(10):
             try:
@@ -178,9 +176,9 @@ def test_no_wait_says_nothing_of_calls(made_rows: Rows, run: Run) -> None:
         assert run(server, made_rows(2), wait=False)["funnel"]["accepted"] == 8
 
 
-def test_cancel_asks_the_provider(made_rows: Rows, tmp_path: Path, config: Configured) -> None:
+def test_cancel_asks_the_provider(made_rows: Rows, config: Configured) -> None:
     with FakeBatches(batch_s=60.0) as server:
-        settings = config(server, made_rows(3), out=tmp_path / "run", wait=False)
+        settings = config(server, made_rows(3), wait=False)
         with pytest.raises(BatchesOutError):
             synthesize(settings)
         assert "1 batch of" in cancel_batches(settings)
