@@ -63,7 +63,7 @@ class RunStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Optimisers call from several threads; `_lock` lets in one at a time.
-            self._db = sqlite3.connect(path, timeout=0.2, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=0.2, isolation_level="IMMEDIATE", check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise InputError(f"cannot open the run store ({error})", file=path) from error
         try:
@@ -80,15 +80,15 @@ class RunStore:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("BEGIN IMMEDIATE")
-            if self._is_new():
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT_VERSION),))
-            # No other process holds this store: what was sent and not settled belongs to one that was killed, and may
-            # have been billed.
-            self._db.execute("UPDATE calls SET outcome = 'killed' WHERE outcome = 'open'")
-            self._db.execute("COMMIT")
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                if self._is_new():
+                    for statement in _SCHEMA.split(";"):
+                        self._db.execute(statement)
+                    self._db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT_VERSION),))
+                # No other process holds this store: what was sent and not settled belongs to one that was killed, and
+                # may have been billed.
+                self._db.execute("UPDATE calls SET outcome = 'killed' WHERE outcome = 'open'")
 
     def _is_new(self) -> bool:
         tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -135,7 +135,7 @@ class RunStore:
     def finish(self, row_id: str, synthesis: Synthesis) -> None:
         """Store a row's outcome and drop the answers that led to it, in one transaction."""
         record = json.dumps(synthesis_to_dict(synthesis), ensure_ascii=False)
-        with self._faults(), self._transaction():
+        with self._transaction():
             self._db.execute(
                 "INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?, ?)",
                 (row_id, self.program, synthesis.failure, time.time(), record),
@@ -152,8 +152,7 @@ class RunStore:
 
     def open(self, call: Call) -> int:
         """Add one attempt to the ledger before it is sent; returns its number."""
-        with self._faults():
-            # One statement is a transaction of its own.
+        with self._transaction():
             return self._add(call, None)
 
     def record(
@@ -161,7 +160,7 @@ class RunStore:
     ) -> None:
         """Add one attempt to the ledger, in the place of what was `opened`, and keep its answer and its `line` for a
         cassette, in one transaction."""
-        with self._faults(), self._transaction():
+        with self._transaction():
             number = self._add(call, opened)
             if answer is not None:
                 self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (current_row.get(), key, answer))
@@ -196,7 +195,7 @@ class RunStore:
 
     def set_note(self, name: str, value: str) -> None:
         """Note a fact about the run for its later starts."""
-        with self._faults(), self._transaction():
+        with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note:{name}", value))
 
     def usage(self, *, program: str | None = None, whole_folder: bool = False) -> dict[str, RoleUsage]:
@@ -221,15 +220,9 @@ class RunStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        # The connection commits when the block ends, and rolls back when it raises or the disk refuses the commit.
+        with self._faults(), self._db:
             yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            # A full disk may have ended the transaction already, or refused its commit and left it open.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _faults(self) -> Iterator[None]:

@@ -46,7 +46,7 @@ class WaveBooks:
         self.path = path
         self._lock = threading.Lock()
         with self._faults():
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, isolation_level="IMMEDIATE", check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
@@ -114,15 +114,8 @@ class WaveBooks:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._faults():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._faults(), self._db:
+            yield
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
