@@ -7,7 +7,6 @@ without an id is looked for at the service by its mark. Answers are written down
 import json
 import sqlite3
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -128,8 +127,3 @@ class WaveBooks:
                 "the disk full, or the folder read-only?",
                 file=self.path,
             ) from error
-
-
-def now() -> float:
-    """The time that a wave is dated with, in seconds since 1970."""
-    return time.time()

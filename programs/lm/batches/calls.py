@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from dspy import lm15
 
 from data.base.errors import InputError
 from data.base.text import in_number
-from programs.lm.batches.books import WaveBooks
+from programs.lm.batches.books import Wave, WaveBooks
 from programs.lm.batches.lines import BatchAnswer, BatchRequest, batch_request
 from programs.lm.batches.sender import WaveSender
 from programs.lm.batches.services import BatchService, FolderBatches, ProviderBatches
@@ -112,22 +113,20 @@ class Waves:
     @property
     def requests_out(self) -> int:
         """Requests in waves that have not come back."""
-        return sum(sender.view.requests_out for sender in self._senders.values())
+        return sum(len(wave.ids) for wave in self._waves())
 
     def progress(self) -> str:
         """Waves and requests out and back, the age of the oldest wave, and what is spent and reserved, in words."""
-        views = [sender.view for sender in self._senders.values()]
-        oldest = max((sender.oldest_s for sender in self._senders.values()), default=0.0)
+        waves = self._waves()
+        oldest = max((time.time() - wave.made_at for wave in waves), default=0.0)
         age = f", oldest {oldest / 60:.0f} min" if oldest >= 60 else ""
-        batches, requests = in_number(sum(v.waves_out for v in views), "batch"), in_number(self.requests_out, "request")
-        return (
-            f"{batches} out with {requests}, "
-            f"{sum(v.requests_back for v in views)} back{age}, {self._budget.state_in_words()}"
-        )
+        batches, requests = in_number(len(waves), "batch"), in_number(self.requests_out, "request")
+        back = sum(sender.requests_back for sender in self._senders.values())
+        return f"{batches} out with {requests}, {back} back{age}, {self._budget.state_in_words()}"
 
     def left_running(self) -> str:
         """What a run that ends before its waves says of them; empty when none is out."""
-        waves = [wave for sender in self._senders.values() for wave in sender.waves]
+        waves = self._waves()
         if not waves:
             return ""
         names = ", ".join(wave.batch_id or wave.mark for wave in waves[:3]) + (", ..." if len(waves) > 3 else "")
@@ -137,6 +136,9 @@ class Waves:
             f"{batches} with {requests} left running ({names}){where}: "
             "the same command fetches what came back and goes on, with cancel=true it cancels what is out"
         )
+
+    def _waves(self) -> list[Wave]:
+        return [wave for sender in self._senders.values() for wave in sender.waves]
 
 
 async def cancel_waves(send: Send, out: Path, specs: Mapping[str, list[ModelSpec]]) -> int:

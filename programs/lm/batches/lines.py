@@ -1,7 +1,7 @@
 """The lines of request and response files, in the form of OpenAI's batch endpoint, which vLLM and SGLang read too."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,26 +65,28 @@ def batch_request(
     return BatchRequest(id=content_id(asker, text), body=body)
 
 
-def read_answers(text: str, *, file: str) -> Iterator[BatchAnswer]:
+def read_answers(text: str, *, file: str) -> list[BatchAnswer]:
     """The answers of a response file, in any order; a last line that was cut off is left out.
 
     Raises InputError (file, line) at anything else that is no answer.
     """
+    found: list[BatchAnswer] = []
     lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            yield _answer(json.loads(line))
+            found.append(_answer(json.loads(line)))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             if number == len(lines):
-                return  # not ended by a line break: whoever writes the file is not done with it
+                break  # not ended by a line break: whoever writes the file is not done with it
             raise InputError(
                 f"is no line of a batch's answers ({type(error).__name__}: {first_line(error)}): expected custom_id "
                 "and a response or an error",
                 file=file,
                 line=number,
             ) from error
+    return found
 
 
 def _answer(value: Mapping[str, Any]) -> BatchAnswer:
@@ -109,6 +111,5 @@ class BatchState:
     """How far a batch is; `files` are what to read once it ended, `reason` why it was refused or cut short."""
 
     status: BatchStatus
-    done: int = 0
     files: tuple[str, ...] = ()
     reason: str = ""

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from data.base.errors import InputError
 from data.base.text import content_id
-from programs.lm.batches.books import Wave, WaveBooks, now
+from programs.lm.batches.books import Wave, WaveBooks
 from programs.lm.batches.lines import BatchAnswer, BatchRequest
 from programs.lm.batches.services import BatchService, FileTooLargeError
 from programs.lm.faults import CallError
@@ -41,16 +41,6 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
             pause = min(pause * 2, _LONGEST_LOOK_S)
 
 
-@dataclass(slots=True)
-class SenderView:
-    """What a progress line shows: waves sent and out, requests out and back."""
-
-    waves_out: int = 0
-    waves_sent: int = 0
-    requests_out: int = 0
-    requests_back: int = 0
-
-
 class WaveSender:
     """The waves of one model.
 
@@ -79,7 +69,7 @@ class WaveSender:
         self._fault: BaseException | None = None
         self._looked_at: set[str] = set()
         self._last_event = time.monotonic()
-        self.view = SenderView()
+        self.requests_back = 0
 
     async def __aenter__(self) -> "WaveSender":
         for wave in self._books.out():
@@ -119,11 +109,6 @@ class WaveSender:
         """Whether all that was asked for is in a wave that is out, and every wave that is out was found unfinished."""
         quiet = time.monotonic() - self._last_event > 2 * self._nothing_moves_s
         return quiet and not self._pending and self._out.keys() <= self._looked_at
-
-    @property
-    def oldest_s(self) -> float:
-        """Seconds since the oldest wave that is out was made."""
-        return max((now() - wave.made_at for wave in self._out.values()), default=0.0)
 
     @property
     def waves(self) -> Sequence[Wave]:
@@ -178,7 +163,7 @@ class WaveSender:
         return chosen
 
     async def _send(self, requests: Sequence[BatchRequest]) -> None:
-        made_at = now()
+        made_at = time.time()
         # The time makes a mark of its own for requests that are sent again after their wave was lost.
         mark = content_id(self._target, repr(made_at), *(request.id for request in requests))
         wave = Wave(mark=mark, target=self._target, ids=frozenset(r.id for r in requests), made_at=made_at)
@@ -202,8 +187,7 @@ class WaveSender:
                 return
             except CallError as fault:
                 # The answer may have been lost on its way, with the batch made.
-                found = await _patiently(lambda: self._service.find(mark))
-                if found is not None:
+                if (found := await _patiently(lambda: self._service.find(mark))) is not None:
                     batch_id = found
                     break
                 if attempt == _SEND_TRIES - 1:
@@ -212,47 +196,42 @@ class WaveSender:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_LOOK_S)
         self._books.sent(mark, batch_id)
-        self.view.waves_sent += 1
         log.info("batch %s: %d requests sent to %s", batch_id, len(requests), self._target)
         self._follow(replace(wave, batch_id=batch_id))
 
     def _follow(self, wave: Wave) -> None:
         self._out[wave.mark] = wave
-        self._count()
         self._start(self._until_back(wave))
 
     async def _until_back(self, wave: Wave) -> None:
-        assert wave.batch_id is not None
+        batch_id = wave.batch_id
+        assert batch_id is not None
         pause = self._first_look_s
-        while (state := await _patiently(lambda: self._service.state(wave.batch_id or ""))).status == "running":
+        while (state := await _patiently(lambda: self._service.state(batch_id))).status == "running":
             self._looked_at.add(wave.mark)
             await asyncio.sleep(pause)
             pause = min(pause * _GROWTH, _LONGEST_LOOK_S)
         if state.status == "refused":
             # The same command sends it anew, once what was wrong is mended.
             self._books.never_sent(wave.mark)
-            raise InputError(f"the provider refused batch {wave.batch_id}: {state.reason}; nothing of it was billed")
+            raise InputError(f"the provider refused batch {batch_id}: {state.reason}; nothing of it was billed")
         answers = {answer.id: answer for answer in await _patiently(lambda: self._service.answers(state))}
         if foreign := answers.keys() - wave.ids:
             raise InputError(
-                f"batch {wave.batch_id} has answers to {len(foreign)} requests that are not this run's, such as "
+                f"batch {batch_id} has answers to {len(foreign)} requests that are not this run's, such as "
                 f"{min(foreign)!r}: expected the custom_id of the request file",
                 file=state.files[0] if state.files else None,
             )
         lost = {one: BatchAnswer(id=one, status=0, message=state.reason or "no answer", lost=True) for one in wave.ids}
-        self._books.settled(wave.mark, {**lost, **answers}.values())
+        answers = lost | answers
+        self._books.settled(wave.mark, answers.values())
         del self._out[wave.mark]
-        self.view.requests_back += len(wave.ids)
+        self.requests_back += len(wave.ids)
         self._last_event = time.monotonic()
-        self._count()
-        for one, answer in {**lost, **answers}.items():
+        for one, answer in answers.items():
             future = self._waiting.pop(one, None)
             if future is not None and not future.done():
                 future.set_result(answer)
-
-    def _count(self) -> None:
-        self.view.waves_out = len(self._out)
-        self.view.requests_out = sum(len(wave.ids) for wave in self._out.values())
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -23,7 +23,7 @@ BATCH_PROVIDERS = frozenset(
 MARK = "causalneg_wave"
 _PAGE, _MOST_PAGES = 100, 20
 _LEFT_ALONE_S = 60.0
-_ENDED = frozenset({"completed", "expired", "cancelled", "cancelling"})
+_ENDED = frozenset({"completed", "expired", "cancelled"})
 
 
 class FileTooLargeError(InputError):
@@ -94,24 +94,20 @@ class ProviderBatches:
 
     async def state(self, batch_id: str) -> BatchState:
         batch = await self._asked(litellm.aretrieve_batch(batch_id=batch_id, **self._client))
-        counts = batch.request_counts
-        done = (counts.completed + counts.failed) if counts else 0
         if batch.status == "failed":
             faults = batch.errors.data if batch.errors and batch.errors.data else []
             return BatchState(status="refused", reason=str(faults[0].message if faults else "no reason given"))
-        if batch.status not in _ENDED or batch.status == "cancelling":
-            return BatchState(status="running", done=done)
+        if batch.status not in _ENDED:
+            return BatchState(status="running")
         files = tuple(file for file in (batch.output_file_id, batch.error_file_id) if file)
-        return BatchState(
-            status="ended", done=done, files=files, reason="" if batch.status == "completed" else batch.status
-        )
+        return BatchState(status="ended", files=files, reason="" if batch.status == "completed" else batch.status)
 
     async def answers(self, state: BatchState) -> list[BatchAnswer]:
         found: list[BatchAnswer] = []
         for file_id in state.files:
             content = await self._asked(litellm.afile_content(file_id=file_id, **self._client))
             text = content.content.decode("utf-8", "replace")
-            found += await asyncio.to_thread(_all_answers, text, file_id)
+            found += await asyncio.to_thread(read_answers, text, file=file_id)
         return found
 
     async def cancel(self, batch_id: str) -> None:
@@ -140,10 +136,6 @@ class ProviderBatches:
         return kind(f"{who}: the batch endpoint refused the request ({detail})")
 
 
-def _all_answers(text: str, file: str) -> list[BatchAnswer]:
-    return list(read_answers(text, file=file))
-
-
 class FolderBatches:
     """OUT/requests/MARK.jsonl for whoever answers it, and OUT/responses/MARK.jsonl as its answer; no network."""
 
@@ -169,7 +161,7 @@ class FolderBatches:
             num_asked, num_answered = (sum(1 for line in file if line.endswith(b"\n")) for file in (asked, answered))
         # Whoever writes the file may not be done with it: it is read when complete, or when left alone for a while.
         if num_answered < num_asked and time.time() - response.stat().st_mtime < _LEFT_ALONE_S:
-            return BatchState(status="running", done=num_answered)
+            return BatchState(status="running")
         return BatchState(status="ended", files=(str(response),))
 
     async def answers(self, state: BatchState) -> list[BatchAnswer]:
