@@ -1,13 +1,15 @@
 """What one attempt at a call used: read from the answer, priced, settled with the budget, written to the journal."""
 
+import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from programs.lm.budget import Budget, Reservation
+from programs.lm.call.transport import Exchange
 from programs.lm.models import ModelSpec, known_price
-from programs.lm.servers.cassette import recorder
+from programs.lm.servers.cassette import cassette_line, recorder
 from programs.lm.usage import Call, PromptBound, TextSize, estimated_tokens
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,6 @@ _MOST_TIMES_DEARER, _MOST_EXTRAS_USD = 10.0, 0.25
 _TEMPLATE_TOKENS = 1000
 # A server that counts fewer tokens of a long prompt, by bytes of ASCII and of other scripts, has not read it all.
 _CUT_ASCII, _CUT_OTHER = 10, 30
-_NOTHING = TextSize(0, 0)
 
 
 class Journal(Protocol):
@@ -80,6 +81,31 @@ def read_answer(raw: Any) -> Answer:
     )
 
 
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """One attempt at a call, filled in as it goes.
+
+    `held` is reserved for it, `opened` its number in the journal from before it was sent, `wire` what went over it.
+    `kept` is the answer's text where it is of use, and `detail` what is wrong with it where it is not. `error` is what
+    was raised instead of an answer, `fault` what that means for the call. `said` is what a cassette's line has of it,
+    beside the model and the tokens.
+    """
+
+    key: str
+    prompt: TextSize
+    held: Reservation
+    opened: int | None = None
+    wire: Exchange = field(default_factory=Exchange)
+    outcome: str = UNSENT
+    seconds: float = 0.0
+    answer: Answer | None = None
+    kept: str | None = None
+    detail: str = ""
+    error: Exception | None = None
+    fault: Exception | None = None
+    said: Mapping[str, Any] | None = None
+
+
 class Meter:
     """Counts one model's calls in one role against the budget, and keeps them in the journal."""
 
@@ -95,12 +121,15 @@ class Meter:
         return max_tokens and max(max_tokens, self._overrun)
 
     def stored(self, key: str) -> str | None:
-        """The stored answer to a request, if any."""
-        return None if self._journal is None else self._journal.find(key)
+        """The text of the stored answer to a request, if any."""
+        found = None if self._journal is None else self._journal.find(key)
+        return None if found is None else str(json.loads(found)[0])
 
     def replayed(self, key: str) -> None:
         """A stored answer was used, which costs nothing."""
-        self.journal(Call(role=self.role, model=self.spec.name, outcome="replayed"), key)
+        if self._journal is not None:
+            call = Call(role=self.role, model=self.spec.name, outcome="replayed")
+            self._journal.record(call, key=key, answer=None)
 
     def open(self, held: Reservation) -> int | None:
         """Write down what one attempt may cost, before it is sent: a run that is killed meanwhile is charged that."""
@@ -116,59 +145,40 @@ class Meter:
         )
         return self._journal.open(call)
 
-    def charge(
-        self,
-        key: str,
-        outcome: str,
-        held: Reservation,
-        seconds: float,
-        *,
-        prompt: TextSize = _NOTHING,
-        answer: Answer | None = None,
-        kept: str | None = None,
-        opened: int | None = None,
-        produced: bool = False,
-        line: Callable[..., str] | None = None,
-    ) -> None:
-        """Settle what was reserved for one attempt and write the attempt to the journal, with what is `kept` of it.
+    def charge(self, tried: Attempt) -> None:
+        """Settle what was reserved for an attempt, and write it to the journal and the cassette.
 
         An answer that never came may have been written, and billed, all the same: it counts as what was reserved. One
-        that was `produced` and lost on the way, or that cannot be read, certainly was. `line` makes a cassette's line
-        of the call, given its `prompt_tokens` and `completion_tokens`.
+        that was produced and lost on the way (the wire is `billable`), or that cannot be read, certainly was.
         """
-        prompt_tokens, completion = (0, 0) if answer is None else self._tokens(answer, prompt, held)
-        given_up = answer is None and (produced or outcome in MAYBE_BILLED)
-        cost = self._cost(answer, prompt_tokens, completion, given_up)
-        self._budget.settle(held, tokens=held.tokens if given_up else prompt_tokens + completion, usd=cost)
-        if outcome == UNSENT:
+        answer, held = tried.answer, tried.held
+        prompt, completion = (0, 0) if answer is None else self._tokens(answer, tried.prompt, held)
+        given_up = answer is None and (tried.wire.billable or tried.outcome in MAYBE_BILLED)
+        cost = self._cost(answer, prompt, completion, given_up)
+        self._budget.settle(held, tokens=held.tokens if given_up else prompt + completion, usd=cost)
+        if tried.outcome == UNSENT:
             return
         call = Call(
             role=self.role,
             model=self.spec.name,
-            outcome=outcome,
-            prompt_tokens=prompt_tokens,
+            outcome=tried.outcome,
+            prompt_tokens=prompt,
             completion_tokens=completion,
-            cached_tokens=0 if answer is None else _cached(answer, prompt_tokens),
+            cached_tokens=0 if answer is None else _cached(answer, prompt),
             cost_usd=cost,
-            seconds=seconds,
+            seconds=tried.seconds,
             reserved_tokens=held.tokens if given_up else 0,
             reserved_usd=held.usd if given_up and self.price and not self.spec.is_local else None,
         )
-        wanted = self._journal is not None or self.spec.record is not None
-        written = None
-        if line is not None and answer is not None and wanted:
-            written = line(prompt_tokens=prompt_tokens, completion_tokens=completion)
-        self.journal(call, key, kept, opened, written)
-        if written is not None and self.spec.record is not None:
-            # After the store, from which a run that goes on completes the cassette.
-            recorder(self.spec.record).add(written)
-
-    def journal(
-        self, call: Call, key: str, kept: str | None = None, opened: int | None = None, line: str | None = None
-    ) -> None:
-        """Write one attempt to the journal."""
+        line = None
+        if tried.said is not None and (self._journal is not None or self.spec.record is not None):
+            line = cassette_line(**tried.said, model=self.spec.name, prompt_tokens=prompt, completion_tokens=completion)
         if self._journal is not None:
-            self._journal.record(call, key=key, answer=kept, opened=opened, line=line)
+            kept = None if tried.kept is None else json.dumps([tried.kept], ensure_ascii=False)
+            self._journal.record(call, key=tried.key, answer=kept, opened=tried.opened, line=line)
+        if line is not None and self.spec.record is not None:
+            # After the store, from which a run that goes on completes the cassette.
+            recorder(self.spec.record).add(line)
 
     def _cost(self, answer: Answer | None, prompt: int, completion: int, given_up: bool) -> float | None:
         """USD of one attempt, None when it is not known.

@@ -5,14 +5,13 @@ all that a call costs is decided there. `RoleLM` is the thin door that DSPy 3.4 
 """
 
 import asyncio
-import functools
 import json
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
@@ -30,11 +29,10 @@ from programs.lm.call.request import request_messages, request_parameters
 from programs.lm.call.sender import LiveSender, Sender
 from programs.lm.call.transport import exchange
 from programs.lm.faults import PASSING_LOSSES, CallError, RunStoppedError, transient_kind, user_error, without_keys
-from programs.lm.meter import MAYBE_BILLED, UNSENT, Answer, Journal, Meter
+from programs.lm.meter import MAYBE_BILLED, Answer, Attempt, Journal, Meter
 from programs.lm.models import ModelSpec, abilities, call_settings
 from programs.lm.pacing import AdaptiveConcurrency, retry_delay
-from programs.lm.servers.cassette import cassette_line
-from programs.lm.usage import TextSize, estimated_tokens
+from programs.lm.usage import TextSize
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +42,6 @@ _LOOK_AGAIN_S, _LONGEST_LOOK_S = 0.02, 0.5
 _HOPELESS_CALLS = 10
 # So long a server may answer nothing but that it is asked too often, before the run stops.
 _LONGEST_PAUSE_S = 3600.0
-# Ollama loads a model anew for another context length: it is asked for powers of two from this one on.
-_SHORTEST_CONTEXT = 4096
 # The model that gave the latest answer in this context: with fallbacks, not always the one that was asked.
 answered_by: ContextVar[str] = ContextVar("answered_by", default="")
 # Tells apart requests that are to be answered anew although they are the same; DSPy keeps it out of the request.
@@ -82,10 +78,9 @@ class RoleEngine:
         self._rng = random.Random(seed)
         self._failed_in_a_row, self._answered_once = 0, False
         self._limited_since: float | None = None
-        self._lessons = Lessons(spec.name, spec.extra)
+        self._lessons = Lessons(spec)
         # Refusals since the last answer, by the instructions of the prompt.
         self._refusals: Counter[str] = Counter()
-        self._context = 0
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """The answer of this model, or of the first fallback that gives one."""
@@ -113,90 +108,76 @@ class RoleEngine:
         key = self._key(messages, given)
         if (stored := await self._replayed(key)) is not None:
             return stored
-        attempt, widened, plain_again = 0, False, False
-        size = TextSize.of("".join(message["content"] for message in messages))
+        prompt = TextSize.of("".join(message["content"] for message in messages))
         wanted = {**self._settings, **given}
+        retried, widened, plain_again = 0, False, False
         while True:
-            parameters = self._lessons.applied(self._with_context(wanted, size))
+            parameters = self._lessons.applied(wanted, prompt)
             longest = parameters.get("max_tokens") or parameters.get("max_completion_tokens")
-            outcome, answer, error, fault = UNSENT, None, None, None
-            held = await self._reserve(size, longest)
-            started = time.monotonic()
-            kept: str | None = None
-            opened: int | None = None
-            arrived = False
-            line: Callable[..., str] | None = None
-            words = "the answer has no text"
-            with exchange() as wire:
-                try:
-                    async with self._slot():
-                        if self._sender.if_cancelled in MAYBE_BILLED:
-                            opened = self._meter.open(held)
-                        # What stands when this is cancelled on the way: it may have been billed in full.
-                        outcome, started = self._sender.if_cancelled, time.monotonic()
-                        answer = await self._sender.send(messages, parameters)
-                    arrived = True
-                    outcome, kept, words = await self._judge(answer)
-                    line = self._recorded(messages, answer, kept)
-                    if not answer.text and parameters.get("stream") and not wire.streamed:
-                        outcome, kept, answer, wire.billable = "malformed", None, None, True
-                    elif not answer.text and not answer.prompt_tokens:
-                        # A success that holds nothing is an answer that was lost, not one for nothing.
-                        answer, wire.billable = None, True
-                except Exception as raised:  # noqa: BLE001 - whatever went wrong with a call is one of its outcomes
-                    error = wire.refused or raised
-                    fault = user_error(error, role=self.role, model=self.spec.name)
-                    outcome = fault.loss if isinstance(fault, CallError) else "refused"
-                finally:
-                    seconds = time.monotonic() - started
-                    self._meter.charge(
-                        key, outcome, held, seconds,
-                        prompt=size, answer=answer, kept=kept, opened=opened, produced=wire.billable, line=line,
-                    )  # fmt: skip
-            if error is None:
-                self._answered(seconds, messages)
-            if arrived:
-                self._sender.stored(messages, parameters)
-            if kept is not None:
-                return str(json.loads(kept)[0])
-            if wire.streamed and not parameters.get("stream") and not plain_again:
+            tried = Attempt(key=key, prompt=prompt, held=await self._reserve(prompt, longest))
+            await self._send(tried, messages, parameters)
+            if tried.kept is not None:
+                return tried.kept
+            if tried.wire.streamed and not parameters.get("stream") and not plain_again:
                 self._lessons.stream()
                 continue
-            if self._lessons.streams and wire.billable and not wire.streamed and not plain_again:
+            if self._lessons.streams and tried.wire.billable and not tried.wire.streamed and not plain_again:
                 # One stream does not make a server that only streams; nor does going to and fro help.
                 self._lessons.streams, plain_again = False, True
                 continue
-            if outcome == "truncated":
+            if tried.outcome == "truncated":
                 # The same request would be cut off at the same place and paid again: ask once for a longer one.
                 if widened or not longest:
                     raise CallError("truncated", f"the answer was cut off at {longest} tokens")
                 wanted["max_tokens"], widened = longest * 2, True
                 continue
-            if outcome == "content_filter":
-                raise CallError("content_filter", words)
-            if error is None or fault is None:
-                raise CallError("malformed", words)
-            if isinstance(error, (lm15.InvalidRequestError, lm15.UnsupportedFeatureError)):
-                self._lessons.learn(str(error), parameters)
-                if self._lessons.applied(self._with_context(wanted, size)) != parameters:
+            if tried.error is None:
+                raise CallError("content_filter" if tried.outcome == "content_filter" else "malformed", tried.detail)
+            if isinstance(tried.error, (lm15.InvalidRequestError, lm15.UnsupportedFeatureError)):
+                self._lessons.learn(str(tried.error), parameters)
+                if self._lessons.applied(wanted, prompt) != parameters:
                     continue
-            wait = getattr(error, "retry_after", None) if wire.retry_after is None else wire.retry_after
-            limited = isinstance(error, lm15.RateLimitError)
-            if self._limit and limited:
-                self._limit.refused(seconds, wait or 0.0)
-            paused = limited and attempt >= self._retries and self._may_pause(str(fault))
-            if transient_kind(error) is None or (attempt >= self._retries and not paused):
-                self._give_up(fault, messages)
-                raise fault from None
-            await asyncio.sleep(retry_delay(attempt, wait, self._rng))
-            attempt += 1
+            await self._wait_after(tried, retried, messages)
+            retried += 1
+
+    async def _send(self, tried: Attempt, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> None:
+        """Make an attempt: send it, read what comes, and settle what it used, also when it is cancelled."""
+        started, arrived = time.monotonic(), False
+        with exchange() as tried.wire:
+            try:
+                async with nullcontext() if self._limit is None else self._limit.slot():
+                    if self._sender.if_cancelled in MAYBE_BILLED:
+                        tried.opened = self._meter.open(tried.held)
+                    # What stands when this is cancelled on the way: it may have been billed in full.
+                    tried.outcome, started = self._sender.if_cancelled, time.monotonic()
+                    answer = tried.answer = await self._sender.send(messages, parameters)
+                arrived = True
+                tried.outcome, tried.kept, tried.detail = await self._judge(answer)
+                if not answer.text and parameters.get("stream") and not tried.wire.streamed:
+                    tried.outcome, tried.kept = "malformed", None
+                    tried.answer, tried.wire.billable = None, True
+                elif not answer.text and not answer.prompt_tokens:
+                    # A success that holds nothing is an answer that was lost, not one for nothing.
+                    tried.answer, tried.wire.billable = None, True
+                else:
+                    tried.said = _said(messages, answer, tried.kept)
+            except Exception as raised:  # noqa: BLE001 - whatever went wrong with a call is one of its outcomes
+                tried.error = tried.wire.refused or raised
+                tried.fault = user_error(tried.error, role=self.role, model=self.spec.name)
+                tried.outcome = tried.fault.loss if isinstance(tried.fault, CallError) else "refused"
+            finally:
+                tried.seconds = time.monotonic() - started
+                self._meter.charge(tried)
+        if tried.error is None:
+            self._answered(tried.seconds, messages)
+        if arrived:
+            self._sender.stored(messages, parameters)
 
     async def _replayed(self, key: str) -> str | None:
         """The stored answer to a request, if there is one that can be read."""
-        if (stored := self._meter.stored(key)) is None:
+        text, reader = self._meter.stored(key), current_reader()
+        if text is None:
             return None
-        text = str(json.loads(stored)[0])
-        reader = current_reader()
         if reader is not None:
             try:
                 await reader.read(text)
@@ -206,21 +187,8 @@ class RoleEngine:
         self._meter.replayed(key)
         return text
 
-    def _recorded(self, messages: list[dict[str, str]], answer: Answer, kept: str | None) -> Callable[..., str] | None:
-        """What makes a cassette's line of an answered call, given its tokens by name; None where it has no text."""
-        if answer.text is None:
-            return None
-        text = without_keys(clean_text(answer.text)) if kept is None else str(json.loads(kept)[0])
-        reader = current_reader()
-        return functools.partial(
-            cassette_line, signature="" if reader is None else reader.signature, messages=messages,
-            outputs=None if reader is None else reader.outputs(text), answer=text,
-            finish_reason="length" if answer.cut_off else "content_filter" if answer.filtered else "stop",
-            model=self.spec.name,
-        )  # fmt: skip
-
     async def _judge(self, answer: Answer) -> tuple[str, str | None, str]:
-        """The outcome of an answered attempt, the text as it is kept when it is of use, and what is wrong with it."""
+        """The outcome of an answered attempt, the text when it is of use, and what is wrong with it."""
         if answer.cut_off:
             return "truncated", None, "the answer was cut off"
         lost = "content_filter" if answer.filtered else "malformed"
@@ -238,9 +206,23 @@ class RoleEngine:
             try:
                 await reader.read(text)
             except CallError as unreadable:
-                found = {"content": ""}.get(where, f"the content is empty, and {where} holds no answer: ")
+                found = "" if where == "content" else f"the content is empty, and {where} holds no answer: "
                 return lost, None, f"{found}{unreadable.detail}"
-        return "ok", json.dumps([text], ensure_ascii=False), ""
+        return "ok", text, ""
+
+    async def _wait_after(self, tried: Attempt, retried: int, messages: list[dict[str, str]]) -> None:
+        """Wait until a failed attempt may be made again. Raises its fault when it is made no more."""
+        error, fault = tried.error, tried.fault
+        assert error is not None and fault is not None
+        wait = getattr(error, "retry_after", None) if tried.wire.retry_after is None else tried.wire.retry_after
+        limited = isinstance(error, lm15.RateLimitError)
+        if self._limit and limited:
+            self._limit.refused(tried.seconds, wait or 0.0)
+        paused = limited and retried >= self._retries and self._may_pause(str(fault))
+        if transient_kind(error) is None or (retried >= self._retries and not paused):
+            self._give_up(fault, messages)
+            raise fault from None
+        await asyncio.sleep(retry_delay(retried, wait, self._rng))
 
     def _answered(self, seconds: float, messages: list[dict[str, str]]) -> None:
         self._failed_in_a_row, self._answered_once, self._limited_since = 0, True, None
@@ -261,32 +243,19 @@ class RoleEngine:
             self._stop(f"nothing but rate limits for {_LONGEST_PAUSE_S / 60:.0f} minutes, the last {words}")
         return True
 
-    def _with_context(self, parameters: Mapping[str, Any], size: TextSize) -> dict[str, Any]:
-        """With a context length for Ollama, which would cut a long prompt without a word."""
-        found = dict(parameters)
-        if self.spec.model.startswith(("ollama/", "ollama_chat/")) and "num_ctx" not in found:
-            needed = estimated_tokens(size) * 4 // 3 + (found.get("max_tokens") or _SHORTEST_CONTEXT)
-            while self._context < needed:
-                self._context = max(_SHORTEST_CONTEXT, self._context * 2)
-            found["num_ctx"] = self._context
-        return found
-
-    async def _reserve(self, size: TextSize, max_tokens: int | None) -> Reservation:
+    async def _reserve(self, prompt: TextSize, max_tokens: int | None) -> Reservation:
         """Hold a part of the budget for one attempt, as soon as it fits beside the calls in flight."""
         wait = _LOOK_AGAIN_S
         while True:
-            prompt_tokens = self._meter.bound.tokens(size)
-            longest = self._meter.longest_answer(max_tokens)
-            held = self._budget.reserve(prompt_tokens=prompt_tokens, max_tokens=longest, price=self._meter.price)
+            held = self._budget.reserve(
+                prompt_tokens=self._meter.bound.tokens(prompt),
+                max_tokens=self._meter.longest_answer(max_tokens),
+                price=self._meter.price,
+            )
             if held is not None:
                 return held
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_LOOK_S)
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        async with nullcontext() if self._limit is None else self._limit.slot():
-            yield
 
     def _give_up(self, fault: Exception, messages: list[dict[str, str]]) -> None:
         """Stop the run when no call can succeed, when one call after another fails for good, or when a prompt's
@@ -317,6 +286,20 @@ class RoleEngine:
         varying = {"rollout_id": _rollout.get(), "temperature": temperature}
         varying = {name: value for name, value in varying.items() if value is not None}
         return content_id(self.spec.key, json.dumps([None, messages, varying], ensure_ascii=False))
+
+
+def _said(messages: list[dict[str, str]], answer: Answer, kept: str | None) -> dict[str, Any] | None:
+    """What a cassette's line has of an answered call; None where the answer has no text."""
+    if answer.text is None:
+        return None
+    text, reader = without_keys(clean_text(answer.text)) if kept is None else kept, current_reader()
+    return {
+        "signature": "" if reader is None else reader.signature,
+        "messages": messages,
+        "outputs": None if reader is None else reader.outputs(text),
+        "answer": text,
+        "finish_reason": "length" if answer.cut_off else "content_filter" if answer.filtered else "stop",
+    }
 
 
 class _Blocking:

@@ -5,6 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from programs.lm.models import ModelSpec
+from programs.lm.usage import TextSize, estimated_tokens
+
 log = logging.getLogger(__name__)
 
 # Parameters that a call can do without. What a user gave by name (`extra`) is not the run's to leave out.
@@ -24,20 +27,26 @@ _OF_SCHEMAS = re.compile(
     re.IGNORECASE,
 )
 _STREAM_ONLY = re.compile(r"stream", re.IGNORECASE)
+# Ollama loads a model anew for another context length: it is asked for powers of two from this one on.
+_SHORTEST_CONTEXT = 4096
 
 
 class Lessons:
     """How the parameters of one model's calls must be changed for its server to take them."""
 
-    def __init__(self, name: str, kept: Mapping[str, Any]):
-        self._name, self._kept = name, frozenset(kept)
+    def __init__(self, spec: ModelSpec):
+        self._name, self._kept = spec.name, frozenset(spec.extra)
+        self._is_ollama = spec.model.startswith(("ollama/", "ollama_chat/"))
+        self._context = 0
         self._left_out: set[str] = set()
         self._renamed: dict[str, str] = {}
         self._plain_schema = False
         self.streams = False
 
-    def applied(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters as the server takes them, as far as is known."""
+    def applied(self, parameters: Mapping[str, Any], prompt: TextSize) -> dict[str, Any]:
+        """The parameters of a call with this prompt as the server takes them, as far as is known."""
+        if self._is_ollama and "num_ctx" not in parameters:
+            parameters = {**parameters, "num_ctx": self._wide_enough(prompt, parameters.get("max_tokens"))}
         asked = {
             self._renamed.get(name, name): value
             for name, value in parameters.items()
@@ -52,6 +61,13 @@ class Lessons:
             asked |= {"stream": True, "stream_options": {"include_usage": True}}
             asked = {name: value for name, value in asked.items() if name not in self._left_out}
         return asked
+
+    def _wide_enough(self, prompt: TextSize, max_tokens: int | None) -> int:
+        """A context length for Ollama, which would cut a long prompt without a word."""
+        needed = estimated_tokens(prompt) * 4 // 3 + (max_tokens or _SHORTEST_CONTEXT)
+        while self._context < needed:
+            self._context = max(_SHORTEST_CONTEXT, self._context * 2)
+        return self._context
 
     def learn(self, words: str, parameters: Mapping[str, Any]) -> None:
         """Take from a refusal, in the server's words, what the next request must do without."""
