@@ -60,6 +60,11 @@ class Answer:
     uncounted_tokens: int = 0
     listed_cost: float | None = None
 
+    @property
+    def written(self) -> str:
+        """What the model wrote, wherever it stands."""
+        return self.text or ("" if self.elsewhere is None else self.elsewhere[1])
+
 
 def read_answer(raw: Any) -> Answer:
     """What litellm's response says; of several choices the first."""
@@ -203,7 +208,7 @@ class Meter:
     def _tokens(self, answer: Answer, size: TextSize, held: Reservation) -> tuple[int, int]:
         """Prompt and completion tokens of an answer; estimated from the texts where the server counts none, or counts
         what cannot be."""
-        written = TextSize.of(answer.text or "")
+        written = TextSize.of(answer.written)
         longest = _LONGEST_ANSWER_TOKENS if self.spec.max_tokens is None else 2 * held.tokens
         longest = max(longest, sum(written) + _TEMPLATE_TOKENS)
         sums = (answer.completion_tokens, answer.completion_tokens + answer.uncounted_tokens)

@@ -156,7 +156,7 @@ class RoleEngine:
                 if not answer.text and parameters.get("stream") and not tried.wire.streamed:
                     tried.outcome, tried.kept = "malformed", None
                     tried.answer, tried.wire.billable = None, True
-                elif not answer.text and not answer.prompt_tokens:
+                elif not answer.text and not answer.prompt_tokens and tried.kept is None:
                     # A success that holds nothing is an answer that was lost, not one for nothing.
                     tried.answer, tried.wire.billable = None, True
                 else:

@@ -3,6 +3,7 @@
 import json
 import re
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -10,10 +11,12 @@ import pytest
 
 from data.base.errors import InputError
 from programs.lm.adapters import make_adapter
+from programs.lm.budget import Budget
 from programs.lm.call.lessons import without_bounds
 from programs.lm.faults import CallError
 from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
+from programs.lm.servers.cassette import read_cassette
 from programs.modules.signatures import ExtractRequirements
 from tests.programs.lm.call.test_transport import GOOD, Server, asked, good, send
 
@@ -93,10 +96,12 @@ def with_message(message: dict[str, Any], finish_reason: str = "stop") -> dict[s
     return GOOD | {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}
 
 
-def extracted(server: Server) -> Any:
-    spec = ModelSpec(name="m", model="openai/m", api_base=f"{server.address}/v1", api_key="none", max_tokens=50)
+def extracted(server: Server, budget: Budget | None = None, **settings: Any) -> Any:
+    spec = ModelSpec(
+        name="m", model="openai/m", api_base=f"{server.address}/v1", api_key="none", max_tokens=50, **settings
+    )
     predictor = dspy.Predict(ExtractRequirements)
-    predictor.lm = RoleLM("generator", spec, retries=0)
+    predictor.lm = RoleLM("generator", spec, retries=0, budget=budget)
     with dspy.context(adapter=make_adapter("json", spec)):
         return predictor(query="q", passage="p", relevance="r")
 
@@ -115,6 +120,18 @@ def extracted(server: Server) -> Any:
 def test_an_answer_that_stands_elsewhere_is_used(message: dict[str, Any]) -> None:
     with Server(lambda handler, number: good(handler, with_message(message))) as server:
         assert extracted(server).information_need == "x"
+
+
+def test_an_answer_that_stands_elsewhere_is_recorded_also_when_the_server_counts_no_tokens(tmp_path: Path) -> None:
+    completion = with_message({"role": "assistant", "content": None, "reasoning_content": ANSWER})
+    del completion["usage"]
+    tape, budget = tmp_path / "tape.jsonl", Budget()
+    with Server(lambda handler, number: good(handler, completion)) as server:
+        assert extracted(server, budget, record=tape).information_need == "x"
+    (line,) = read_cassette(tape)
+    assert line["outputs"] == json.loads(ANSWER)
+    assert line["completion_tokens"] == len(ANSWER) // 4
+    assert budget.spent_tokens == line["prompt_tokens"] + line["completion_tokens"]
 
 
 def test_thoughts_without_an_answer_are_named() -> None:
