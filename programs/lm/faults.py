@@ -68,9 +68,11 @@ def register_address(address: str) -> str:
     return address
 
 
-def without_keys(text: str) -> str:
-    """`text` without registered keys and the long values of secret environment variables; all else as it is."""
-    named = {value for name, value in os.environ.items() if len(value) >= _LONG_KEY and _SECRET_NAME.search(name)}
+def without_keys(text: str, shortest: int = _LONG_KEY) -> str:
+    """`text` without registered keys and the values, of `shortest` characters or more, of secret environment variables;
+    all else as it is."""
+    named = {value for name, value in os.environ.items() if len(value) >= shortest and _SECRET_NAME.search(name)}
+    # The longest first: one key may begin like another.
     for value in sorted(_KEYS | named, key=len, reverse=True):
         text = text.replace(value, "[secret]")
     return text
@@ -79,11 +81,8 @@ def without_keys(text: str) -> str:
 def redact(text: str, limit: int = 300) -> str:
     """`text` on one line, cut to `limit` characters, without registered keys, the values of secret environment
     variables, or what looks like a key."""
-    named = {value for name, value in os.environ.items() if len(value) >= _SHORTEST_KEY and _SECRET_NAME.search(name)}
-    # The longest first: one key may begin like another.
-    for value in sorted(_KEYS | named, key=len, reverse=True):
-        text = text.replace(value, "[secret]")
-    text = " ".join(_SECRET_FORM.sub("[secret]", text).split())
+    text = _SECRET_FORM.sub("[secret]", without_keys(text, shortest=_SHORTEST_KEY))
+    text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 

@@ -7,7 +7,7 @@ changed instructions, few-shot demonstrations and any of dspy's adapters. What w
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from aiohttp import web
 
@@ -25,6 +25,8 @@ CORPORA = {NAME: DEMO, "recorded:xquad-sentences": XQUAD_SENTENCES}
 # Whoever recorded the answers was asked for no boundary: what holds for every query of these corpora.
 _ANSWER_BOUNDARY = "Any passage that says what was asked for, in full or in part, rightly, wrongly or by denying it."
 
+_Key = TypeVar("_Key")
+_Answer = TypeVar("_Answer")
 Layout = Literal["chat", "json", "xml"]
 _CHAT_FIELD = re.compile(r"^\[\[ ## (\w+) ## \]\]\n", re.MULTILINE)
 _XML_FIELD = re.compile(r"<(\w+)>\n(.*?)\n</\1>", re.DOTALL)
@@ -118,49 +120,37 @@ class RecordedAnswers:
         keys = _keys(inputs)
         query, passage = keys.get("query", ""), keys.get("passage", "")
         if "count" in inputs:
-            return self._written(query, passage, int(inputs["count"]))
+            missing = f"no naive negatives are recorded for the query {query!r:.80} with this passage"
+            return {"negatives": _found(self._naive, (query, passage), missing)[: int(inputs["count"])]}
         if "violations" in inputs:
-            return {
-                "negatives": [self._violation(one, {**keys, **_keys(one)}) for one in _objects(inputs["violations"])]
-            }
+            planned = _planned(inputs["violations"])
+            return {"negatives": [self._violation(one, {**keys, **_keys(one)}) for one in planned]}
         if "target" in inputs:
             return {"negative": self._violation(inputs, keys)}
         if "passages" in inputs:
-            texts = _string_list(inputs["passages"])
-            found = [
-                self._verdict(query, same_text_key(_without_number(text)), inputs["requirements"]) for text in texts
-            ]
+            texts = [same_text_key(_without_number(text)) for text in _texts(inputs["passages"])]
+            found = [self._verdict(query, text, inputs["requirements"]) for text in texts]
             return {"verdicts": [{"number": number} | one for number, one in enumerate(found, start=1)]}
         if "requirements" in inputs:
             return self._verdict(query, passage, inputs["requirements"])
-        extraction = self._extractions.get((query, passage))
-        if extraction is None:
-            raise NotRecordedError(f"no requirements are recorded for the query {query!r:.80} with this passage")
-        return extraction
-
-    def _written(self, query: str, passage: str, count: int) -> dict[str, Any]:
-        found = self._naive.get((query, passage))
-        if found is None:
-            raise NotRecordedError(f"no naive negatives are recorded for the query {query!r:.80} with this passage")
-        return {"negatives": found[:count]}
+        missing = f"no requirements are recorded for the query {query!r:.80} with this passage"
+        return _found(self._extractions, (query, passage), missing)
 
     def _violation(self, inputs: Mapping[str, str], keys: Mapping[str, str]) -> str:
         if keys.get("refused"):
             raise NotRecordedError("no second drafts are recorded")
         statement = same_text_key(_without_number(inputs["target"]))
-        key = (keys.get("query", ""), keys.get("passage", ""), statement, keys.get("disruption", ""))
-        found = self._violations.get((*key, keys.get("direction", "")))
-        if found is None:
-            raise NotRecordedError(f"no {key[3]} of {statement!r:.80} is recorded for the query {key[0]!r:.80}")
-        return found
+        query, passage, disruption, direction = (
+            keys.get(name, "") for name in ("query", "passage", "disruption", "direction")
+        )
+        missing = f"no {disruption} of {statement!r:.80} is recorded for the query {query!r:.80}"
+        return _found(self._violations, (query, passage, statement, disruption, direction), missing)
 
     def _verdict(self, query: str, passage: str, listed: str) -> dict[str, Any]:
-        found = self._verdicts.get((query, passage))
-        if found is None:
-            raise NotRecordedError(f"no verdict is recorded for this passage and the query {query!r:.80}")
-        verdict, requirements = found
+        missing = f"no verdict is recorded for this passage and the query {query!r:.80}"
+        verdict, requirements = _found(self._verdicts, (query, passage), missing)
         satisfied = {same_text_key(r.statement): flag for r, flag in zip(requirements, verdict.satisfied, strict=True)}
-        asked = [same_text_key(_without_number(statement)) for statement in _string_list(listed)]
+        asked = [same_text_key(_without_number(statement)) for statement in _texts(listed)]
         unknown = [statement for statement in asked if statement not in satisfied]
         if unknown:
             raise NotRecordedError(f"no verdict is recorded on the requirement {unknown[0]!r:.80}")
@@ -187,6 +177,12 @@ class RecordedServer(LoopbackServer):
         except NotRecordedError as missing:
             return error_response(422, f"{self._name} has no such answer: {missing}", "not_recorded")
         return completion_response(body, render_answer(outputs, layout))
+
+
+def _found(recorded: Mapping[_Key, _Answer], key: _Key, missing: str) -> _Answer:
+    if key not in recorded:
+        raise NotRecordedError(missing)
+    return recorded[key]
 
 
 def _extraction(item: DemoItem) -> dict[str, Any]:
@@ -216,11 +212,8 @@ def _keys(inputs: Mapping[str, str]) -> dict[str, str]:
     return {name: same_text_key(value) for name, value in inputs.items()}
 
 
-def _objects(text: str) -> list[dict[str, str]]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
+def _planned(text: str) -> list[dict[str, str]]:
+    value = _json(text)
     if not isinstance(value, list) or not all(isinstance(one, dict) and one.keys() >= {"target"} for one in value):
         raise NotRecordedError("the violations could not be read")
     return [{str(name): str(each) for name, each in one.items()} for one in value]
@@ -230,9 +223,13 @@ def _without_number(statement: str) -> str:
     return re.sub(r"^\s*\d+\.\s+", "", statement)
 
 
-def _string_list(text: str) -> list[str]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
+def _texts(text: str) -> list[str]:
+    value = _json(text)
     return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
