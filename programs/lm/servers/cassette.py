@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from aiohttp import web
 
 from data.base.errors import InputError
@@ -28,8 +29,22 @@ log = logging.getLogger(__name__)
 
 PREFIX = "recorded:"
 MODEL = "openai/recorded-cassette"
-# What each line has, in this order: the first is how a line that was cut off is known.
-_FIELDS = ("signature", "inputs", "outputs", "answer", "finish_reason", "model", "prompt_tokens", "completion_tokens")
+
+
+class _Line(pydantic.BaseModel, strict=True, extra="forbid"):
+    """What each line has, in this order: the first is how a line that was cut off is known."""
+
+    signature: str
+    inputs: dict[str, str]
+    outputs: dict[str, Any] | None
+    answer: str | None
+    finish_reason: str
+    model: str
+    prompt_tokens: pydantic.NonNegativeInt
+    completion_tokens: pydantic.NonNegativeInt
+
+
+_FIELDS = tuple(_Line.model_fields)
 _BEGINS = b'{"signature": '
 
 
@@ -90,22 +105,11 @@ def _is_torn(last: bytes) -> bool:
 def _read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
     fault = InputError("expected a call as `record` writes them: this is no cassette", file=path, line=number)
     try:
-        value = json.loads(line)
+        value: dict[str, Any] = json.loads(line)
+        _Line.model_validate(value)
     except (ValueError, RecursionError):
         raise fault from None
-    if not isinstance(value, dict) or tuple(value) != _FIELDS:
-        raise fault
-    texts = [value["signature"], value["finish_reason"], value["model"]]
-    counts = [value["prompt_tokens"], value["completion_tokens"]]
-    answered = isinstance(value["outputs"], dict) if value["answer"] is None else isinstance(value["answer"], str)
-    inputs = value["inputs"]
-    if (
-        not all(isinstance(text, str) for text in texts)
-        or not all(type(count) is int and count >= 0 for count in counts)
-        or not answered
-        or not isinstance(inputs, dict)
-        or not all(isinstance(text, str) for text in inputs.values())
-    ):
+    if tuple(value) != _FIELDS or (value["outputs"] is None and value["answer"] is None):
         raise fault
     return value
 

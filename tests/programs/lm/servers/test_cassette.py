@@ -175,6 +175,10 @@ def test_a_line_that_was_cut_off_is_left_out_and_written_over(tmp_path: Path) ->
     with pytest.raises(InputError, match="is packed"):
         Recorder(packed)
     assert packed.read_bytes() == before
-    tape.write_text(line("one").replace("3", "-3") + "\n")
-    with pytest.raises(InputError, match=":1: expected a call"):
-        read_cassette(tape)
+    for whole, broken in (
+        ('"prompt_tokens": 3', '"prompt_tokens": -3'),
+        ('{"answer": "one"}, "answer": null', '[1], "answer": ""'),
+    ):
+        tape.write_text(line("one").replace(whole, broken) + "\n")
+        with pytest.raises(InputError, match=":1: expected a call"):
+            read_cassette(tape)
