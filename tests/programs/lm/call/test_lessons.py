@@ -14,11 +14,10 @@ from programs.lm.adapters import make_adapter
 from programs.lm.budget import Budget
 from programs.lm.call.lessons import without_bounds
 from programs.lm.faults import CallError
-from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers.cassette import read_cassette
 from programs.modules.signatures import ExtractRequirements
-from tests.programs.lm.call.test_transport import GOOD, Server, asked, good, send
+from tests.programs.lm.call.test_transport import GOOD, OLLAMA, Server, answering, asked, good, lm_at, send
 
 ANSWER = json.dumps(
     {"meets_query": True, "refusal": "", "information_need": "x", "answer_boundary": "y", "requirements": []}
@@ -42,10 +41,7 @@ def test_a_parameter_that_is_refused_is_not_sent_again(name: str, words: str) ->
         refuse(handler, words) if name in server.bodies[number] else good(handler)
 
     with Server(respond) as server:
-        spec = ModelSpec(
-            name="m", model="openai/m", api_base=f"{server.address}/v1", api_key="none", temperature=0.3, max_tokens=50
-        )
-        lm = RoleLM("generator", spec, retries=0)
+        lm = lm_at(server, temperature=0.3)
         assert lm("one") == lm("two") == ["yes"]
         # Refused once, then never sent.
         assert [name in body for body in server.bodies] == [True, False, False]
@@ -63,15 +59,9 @@ def test_a_schema_that_is_refused_is_sent_without_bounds_and_references(keyword:
             good(handler, with_message({"role": "assistant", "content": ANSWER}))
 
     with Server(respond) as server:
-        predictor = dspy.Predict(ExtractRequirements)
-        base = f"{server.address}/v1"
-        spec = ModelSpec(
-            name="m", model="hosted_vllm/m", api_base=base, api_key="none", max_tokens=50, schema_constrained=True
-        )
-        predictor.lm = RoleLM("generator", spec, retries=0)
-        with dspy.context(adapter=make_adapter("json", spec)):
-            for passage in "ab":
-                predictor(query="q", passage=passage, relevance="r")
+        lm = lm_at(server, model="hosted_vllm/m", schema_constrained=True)
+        for passage in "ab":
+            extracted(lm, passage)
     schemas = [body["response_format"]["json_schema"]["schema"] for body in server.bodies]
     assert len(schemas) == 3
     assert schemas[1] == schemas[2] == without_bounds(schemas[0])
@@ -82,8 +72,7 @@ def test_refusals_of_one_kind_stop_the_run_with_the_servers_words() -> None:
         refuse(handler, "no oats here") if "again" in str(server.bodies[number]) else good(handler)
 
     with Server(respond) as server:
-        spec = ModelSpec(name="m", model="openai/m", api_base=f"{server.address}/v1", api_key="none", max_tokens=50)
-        lm = RoleLM("generator", spec, retries=0)
+        lm = lm_at(server)
         assert lm("good") == ["yes"]
         for _ in range(9):
             with pytest.raises(CallError, match="request_refused"):
@@ -96,14 +85,11 @@ def with_message(message: dict[str, Any], finish_reason: str = "stop") -> dict[s
     return GOOD | {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}
 
 
-def extracted(server: Server, budget: Budget | None = None, **settings: Any) -> Any:
-    spec = ModelSpec(
-        name="m", model="openai/m", api_base=f"{server.address}/v1", api_key="none", max_tokens=50, **settings
-    )
+def extracted(lm: RoleLM, passage: str = "p") -> Any:
     predictor = dspy.Predict(ExtractRequirements)
-    predictor.lm = RoleLM("generator", spec, retries=0, budget=budget)
-    with dspy.context(adapter=make_adapter("json", spec)):
-        return predictor(query="q", passage="p", relevance="r")
+    predictor.lm = lm
+    with dspy.context(adapter=make_adapter("json", lm.spec)):
+        return predictor(query="q", passage=passage, relevance="r")
 
 
 @pytest.mark.parametrize(
@@ -118,16 +104,16 @@ def extracted(server: Server, budget: Budget | None = None, **settings: Any) -> 
     ],
 )
 def test_an_answer_that_stands_elsewhere_is_used(message: dict[str, Any]) -> None:
-    with Server(lambda handler, number: good(handler, with_message(message))) as server:
-        assert extracted(server).information_need == "x"
+    with Server(answering(with_message(message))) as server:
+        assert extracted(lm_at(server)).information_need == "x"
 
 
 def test_an_answer_that_stands_elsewhere_is_recorded_also_when_the_server_counts_no_tokens(tmp_path: Path) -> None:
     completion = with_message({"role": "assistant", "content": None, "reasoning_content": ANSWER})
     del completion["usage"]
     tape, budget = tmp_path / "tape.jsonl", Budget()
-    with Server(lambda handler, number: good(handler, completion)) as server:
-        assert extracted(server, budget, record=tape).information_need == "x"
+    with Server(answering(completion)) as server:
+        assert extracted(lm_at(server, budget, record=tape)).information_need == "x"
     (line,) = read_cassette(tape)
     assert line["outputs"] == json.loads(ANSWER)
     assert line["completion_tokens"] == len(ANSWER) // 4
@@ -137,17 +123,17 @@ def test_an_answer_that_stands_elsewhere_is_recorded_also_when_the_server_counts
 def test_thoughts_without_an_answer_are_named() -> None:
     message = {"role": "assistant", "content": None, "reasoning_content": "well, let me see"}
     with (
-        Server(lambda handler, number: good(handler, with_message(message))) as server,
+        Server(answering(with_message(message))) as server,
         pytest.raises(CallError, match=re.escape("the content is empty, and reasoning_content holds no answer")),
     ):
-        extracted(server)
+        extracted(lm_at(server))
 
 
 def test_a_filtered_answer_is_called_that_and_asked_for_once() -> None:
     filtered = with_message({"role": "assistant", "content": ""}, "content_filter")
-    with Server(lambda handler, number: good(handler, filtered)) as server:
+    with Server(answering(filtered)) as server:
         with pytest.raises(CallError, match="content_filter"):
-            extracted(server)
+            extracted(lm_at(server))
         assert len(server.bodies) == 1
 
 
@@ -165,7 +151,7 @@ def test_a_server_that_only_streams_is_asked_for_a_stream() -> None:
         send(handler, body.encode(), Content_Type="text/event-stream")
 
     with Server(respond) as server:
-        assert extracted(server).information_need == "x"
+        assert extracted(lm_at(server)).information_need == "x"
 
 
 def test_one_answer_in_a_stream_does_not_make_a_server_that_only_streams() -> None:
@@ -176,22 +162,16 @@ def test_one_answer_in_a_stream_does_not_make_a_server_that_only_streams() -> No
             good(handler)
 
     with Server(respond) as server:
-        spec = ModelSpec(name="m", model="openai/m", api_base=server.address + "/v1", api_key="sk-none", max_tokens=50)
-        lm = RoleLM("generator", spec, retries=0)
+        lm = lm_at(server)
         assert [lm(text)[0] for text in ("a", "b", "c")] == ["yes"] * 3
         # What was asked for as a stream and came as none is asked for plainly, from then on.
         assert [bool(body.get("stream")) for body in server.bodies] == [False, True, False, False, False]
 
 
 def test_ollama_is_told_how_long_the_prompt_is() -> None:
-    def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
-        message = {"role": "assistant", "content": "yes"}
-        good(handler, {"model": "m", "message": message, "done": True, "prompt_eval_count": 5, "eval_count": 1})
-
-    with Server(respond) as server:
+    with Server(answering(OLLAMA)) as server:
         assert asked(server, model="ollama_chat/m") == "yes"
-        spec = ModelSpec(name="m", model="ollama_chat/m", api_base=server.address, max_tokens=50)
-        lm = RoleLM("generator", spec, retries=0)
+        lm = lm_at(server, model="ollama_chat/m")
         lm("oats " * 10_000)
         lm("short")
     # It only grows: for another length the model would be loaded anew.

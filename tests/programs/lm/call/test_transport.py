@@ -16,6 +16,7 @@ from data.base.errors import InputError
 from programs.lm.budget import Budget
 from programs.lm.call import transport
 from programs.lm.faults import CallError
+from programs.lm.meter import Journal
 from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
 from programs.synthesis.store import RunStore
@@ -40,14 +41,22 @@ ANTHROPIC = {
     "usage": {"input_tokens": 5, "output_tokens": 1},
 }
 
+OLLAMA = {
+    "model": "m",
+    "message": {"role": "assistant", "content": "yes"},
+    "done": True,
+    "prompt_eval_count": 5,
+    "eval_count": 1,
+}
+
 
 class Server:
     """Answers the n-th POST as `respond` writes it; keeps the time and the body of each."""
 
     def __init__(self, respond: Respond):
-        times: list[float] = []
-        bodies: list[dict[str, Any]] = []
-        self.times, self.bodies = times, bodies
+        self.times: list[float] = []
+        self.bodies: list[dict[str, Any]] = []
+        times, bodies = self.times, self.bodies
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -91,18 +100,27 @@ def good(handler: BaseHTTPRequestHandler, completion: dict[str, Any] = GOOD) -> 
     send(handler, json.dumps(completion).encode())
 
 
-def asked(server: Server, budget: Budget | None = None, *, model: str = "openai/m", **settings: Any) -> str:
-    retries, journal = settings.pop("retries", 0), settings.pop("journal", None)
+def answering(completion: dict[str, Any]) -> Respond:
+    return lambda handler, number: good(handler, completion)
+
+
+def lm_at(
+    server: Server,
+    budget: Budget | None = None,
+    *,
+    model: str = "openai/m",
+    retries: int = 0,
+    journal: Journal | None = None,
+    **settings: Any,
+) -> RoleLM:
     base = server.address if model.startswith(("anthropic", "ollama")) else f"{server.address}/v1"
-    spec = ModelSpec(
-        name=model,
-        model=model,
-        api_base=base,
-        api_key="sk-not-a-key",
-        **{"max_tokens": 50, "timeout_s": 10.0} | settings,
-    )
-    lm = RoleLM("generator", spec, retries=retries, budget=budget, journal=journal)
-    return str(lm("hello")[0])
+    fixed = {"name": model, "model": model, "api_base": base, "api_key": "sk-not-a-key"}
+    spec = ModelSpec(**fixed | {"max_tokens": 50, "timeout_s": 10.0} | settings)
+    return RoleLM("generator", spec, retries=retries, budget=budget, journal=journal)
+
+
+def asked(server: Server, budget: Budget | None = None, **settings: Any) -> str:
+    return str(lm_at(server, budget, **settings)("hello")[0])
 
 
 def drip(handler: BaseHTTPRequestHandler, number: int) -> None:
@@ -181,7 +199,7 @@ def test_an_answer_that_is_lost_is_booked_as_it_may_be_billed(
 @pytest.mark.parametrize("count", [10**9, 10**30])
 def test_odd_details_of_the_usage_do_not_spend_the_budget(name: str, count: int) -> None:
     budget, usage = Budget(usd=1.0), GOOD["usage"] | {"prompt_tokens_details": {name: count}}
-    with Server(lambda handler, number: good(handler, GOOD | {"usage": usage})) as server:
+    with Server(answering(GOOD | {"usage": usage})) as server:
         for _ in range(2):
             assert asked(server, budget, model="openai/gpt-4.1-mini") == "yes"
     assert 0 < budget.spent_usd < 0.001
@@ -197,7 +215,7 @@ def test_a_zipped_answer_is_read() -> None:
 
 @pytest.mark.parametrize("model", ["openai/m", "hosted_vllm/m", "anthropic/claude-3-haiku-20240307", "groq/m"])
 def test_no_redirect_is_followed(model: str) -> None:
-    with Server(lambda handler, number: good(handler)) as other:
+    with Server(answering(GOOD)) as other:
 
         def respond(handler: BaseHTTPRequestHandler, number: int) -> None:
             send(handler, b"", 307, Location=f"{other.address.replace('127.0.0.1', 'localhost')}/v1/chat/completions")
@@ -224,8 +242,7 @@ def test_a_server_is_waited_for_as_long_as_it_says(model: str, form: str) -> Non
         elif model.startswith("anthropic"):
             good(handler, ANTHROPIC)
         elif model.startswith("ollama"):
-            message = {"role": "assistant", "content": "yes"}
-            good(handler, {"model": "m", "message": message, "done": True, "prompt_eval_count": 5, "eval_count": 1})
+            good(handler, OLLAMA)
         else:
             good(handler)
 
@@ -275,6 +292,6 @@ def behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_a_server_on_this_machine_is_not_asked_through_a_proxy(behind_a_proxy: Server) -> None:
-    with Server(lambda handler, number: good(handler)) as server:
+    with Server(answering(GOOD)) as server:
         assert asked(server) == "yes"
     assert not behind_a_proxy.times

@@ -1,19 +1,16 @@
 """A run that is recorded can be gone through again, to the byte, without its model; what is missing is named."""
 
-import gzip
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from data.base.errors import InputError
 from data.row_files import write_rows
 from programs.__main__ import main
-from programs.lm.servers.cassette import CassetteServer, Recorder, cassette_line, read_cassette
+from programs.lm.servers.cassette import CassetteServer, read_cassette
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.dataset import DatasetConfig, write_dataset
 from programs.synthesis.run import synthesize
@@ -30,13 +27,14 @@ def recorded(
     """A synthesis through a hosted model, and its cassette."""
     with FakeModel(fault=fault) as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        summary = synthesize(
-            SynthesizeConfig(
-                rows=rows, out=tmp_path / "live", lm="openai/fake", api_base=server.api_base, adapter="json",
-                canary_share=1.0, concurrency=1, record=tmp_path / "tape.jsonl",
-            )
-        )  # fmt: skip
-    return tmp_path / "tape.jsonl", summary, server
+        tape = tmp_path / "tape.jsonl"
+        summary = synthesized(rows, tmp_path / "live", server, adapter="json", concurrency=1, record=tape)
+    return tape, summary, server
+
+
+def synthesized(rows: Path, out: Path, server: FakeModel, **settings: Any) -> dict[str, Any]:
+    config = {"rows": rows, "out": out, "lm": "openai/fake", "api_base": server.api_base, "canary_share": 1.0}
+    return synthesize(SynthesizeConfig(**config | settings))
 
 
 def replayed(tmp_path: Path, rows: Path, tape: Path, **settings: Any) -> dict[str, Any]:
@@ -91,12 +89,7 @@ def test_a_run_that_goes_on_records_what_is_new(
         monkeypatch.setenv("OPENAI_API_KEY", server.token)
         tape = tmp_path / "tape.jsonl"
         for count in (2, 4, 4):
-            synthesize(
-                SynthesizeConfig(
-                    rows=rows, out=tmp_path / "live", lm="openai/fake", api_base=server.api_base, adapter="chat",
-                    canary_share=1.0, record=tape, max_rows=count,
-                )
-            )  # fmt: skip
+            synthesized(rows, tmp_path / "live", server, adapter="chat", record=tape, max_rows=count)
             assert len(read_cassette(tape)) == len(server.log)
 
 
@@ -117,14 +110,13 @@ def test_what_was_not_recorded_is_named_by_row_step_and_field(
     ):
         fields = "".join(f"[[ ## {name} ## ]]\n{value}\n\n" for name, value in (recorded_inputs | changed).items())
         with CassetteServer(tape) as server:
-            request = urllib.request.Request(
+            refused = httpx.post(
                 f"{server.api_base}/chat/completions",
-                json.dumps({"messages": [{"role": "user", "content": fields}]}).encode(),
-                {"Authorization": f"Bearer {server.token}"},
+                json={"messages": [{"role": "user", "content": fields}]},
+                headers={"Authorization": f"Bearer {server.token}"},
             )
-            with pytest.raises(urllib.error.HTTPError, match="422") as refused:
-                urllib.request.urlopen(request)
-            assert words in json.loads(refused.value.read())["error"]["message"]
+        assert refused.status_code == 422
+        assert words in refused.json()["error"]["message"]
 
 
 def test_other_files_are_not_taken_for_cassettes(
@@ -134,51 +126,11 @@ def test_other_files_are_not_taken_for_cassettes(
     before = rows.read_bytes()
     command = ["synthesize", f"rows={rows}", f"out={tmp_path / 'out'}"]
     for flags, words in (
-        (
-            ["lm=openai/fake", f"record={rows}"],
-            f"{rows}:1: {NO_CASSETTE}",
-        ),
+        (["lm=openai/fake", f"record={rows}"], f"{rows}:1: {NO_CASSETTE}"),
         ([f"lm=recorded:{rows}"], f"{rows}:1: {NO_CASSETTE}"),
-        (
-            ["lm=recorded:nowhere"],
-            "or recorded:xquad-sentences, or recorded:FILE of a cassette that `record` wrote",
-        ),
+        (["lm=recorded:nowhere"], "or recorded:xquad-sentences, or recorded:FILE of a cassette that `record` wrote"),
         (["lm=openai/fake", f"record={tmp_path}"], f"{tmp_path}: cannot read: Is a directory"),
     ):
         assert main([*command, *flags]) == 2
         assert words in capsys.readouterr().err.strip().splitlines()[-1]
     assert rows.read_bytes() == before
-
-
-def test_a_line_that_was_cut_off_is_left_out_and_written_over(tmp_path: Path) -> None:
-    def line(query: str) -> str:
-        return cassette_line(
-            signature="Ask", messages=[{"role": "user", "content": f"[[ ## query ## ]]\n{query}"}],
-            outputs={"answer": query}, answer="", finish_reason="stop", model="m", prompt_tokens=3,
-            completion_tokens=2,
-        )  # fmt: skip
-
-    tape = tmp_path / "tape.jsonl"
-    first = Recorder(tape)
-    for query in ("one", "two", "one"):
-        first.add(line(query))
-    assert [read["inputs"] for read in read_cassette(tape)] == [{"query": "one"}, {"query": "two"}]
-    tape.write_bytes(tape.read_bytes()[:-9])
-    assert len(read_cassette(tape)) == 1
-    again = Recorder(tape)
-    again.complete([line("one")])
-    again.add(line("two"))
-    assert tape.read_text() == line("one") + "\n" + line("two") + "\n"
-    packed = tmp_path / "packed.jsonl.gz"
-    packed.write_bytes(before := gzip.compress(tape.read_bytes()))
-    assert len(read_cassette(packed)) == 2
-    with pytest.raises(InputError, match="is packed"):
-        Recorder(packed)
-    assert packed.read_bytes() == before
-    for whole, broken in (
-        ('"prompt_tokens": 3', '"prompt_tokens": -3'),
-        ('{"answer": "one"}, "answer": null', '[1], "answer": ""'),
-    ):
-        tape.write_text(line("one").replace(whole, broken) + "\n")
-        with pytest.raises(InputError, match=":1: expected a call"):
-            read_cassette(tape)

@@ -4,11 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 
 from data.base.errors import InputError
@@ -22,8 +20,8 @@ from programs.lm.servers.local import LocalServer
 from programs.modules.synthesizer import Verifier
 from programs.modules.verifier import numbered
 from programs.synthesis.store import RunStore
-
-ROOT = Path(__file__).parents[4]
+from tests.fakes.fake_process import ROOT
+from tests.fakes.waiting import wait_until
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +62,10 @@ def test_a_tiny_model_writes_json_but_its_verdicts_are_no_use(model: Path, tmp_p
         RunStore(tmp_path / "store.sqlite", program="p") as store,
     ):
         assert server.api_base.startswith("http://127.0.0.1:")
-        assert _status(server.api_base, "another key") == 401
+        refused = httpx.post(
+            f"{server.api_base}/chat/completions", json={"messages": []}, headers={"Authorization": "Bearer another"}
+        )
+        assert refused.status_code == 401
         spec: ModelSpec = ModelSpec(
             is_local=True,
             name="local:tiny",
@@ -105,10 +106,7 @@ def test_the_server_dies_with_its_killed_parent(model: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 20
-    while _alive(child) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _alive(child)
+    wait_until(lambda: not _alive(child))
 
 
 def _alive(process: int) -> bool:
@@ -118,14 +116,3 @@ def _alive(process: int) -> bool:
         return False
     status = Path(f"/proc/{process}/stat")
     return not status.exists() or status.read_text().split(")")[-1].split()[0] != "Z"
-
-
-def _status(api_base: str, key: str) -> int:
-    request = urllib.request.Request(
-        f"{api_base}/chat/completions", data=b'{"messages": []}', headers={"Authorization": f"Bearer {key}"}
-    )
-    try:
-        with urllib.request.urlopen(request) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code

@@ -3,12 +3,12 @@
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from programs.lm.servers.loopback import HOST
 from programs.lm.servers.recorded import RecordedServer
 from tests.fakes.fake_process import ROOT
+from tests.fakes.waiting import wait_until
 
 
 def listening(port: int) -> set[str]:
@@ -53,11 +53,4 @@ def test_they_die_with_a_killed_process() -> None:
     assert listening(port)
     parent.kill()
     parent.communicate()
-    assert wait_until_closed(port)
-
-
-def wait_until_closed(port: int) -> bool:
-    deadline = time.monotonic() + 30
-    while listening(port) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not listening(port)
+    wait_until(lambda: not listening(port))

@@ -1,11 +1,10 @@
 """recorded:demo answers by input fields, whatever surrounds them, and invents nothing."""
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 
 import dspy
+import httpx
 import pytest
 
 from data.readers.demo import demo_items
@@ -127,14 +126,8 @@ def test_the_server_refuses_other_tokens_and_unreadable_requests(server: Recorde
 
 
 def _status(server: RecordedServer, token: str, body: bytes) -> int:
-    request = urllib.request.Request(
-        f"{server.api_base}/chat/completions", data=body, headers={"Authorization": f"Bearer {token}"}
-    )
-    try:
-        with urllib.request.urlopen(request) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx.post(f"{server.api_base}/chat/completions", content=body, headers=headers).status_code
 
 
 def test_fields_are_read_up_to_the_reminder() -> None:

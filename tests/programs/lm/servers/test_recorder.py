@@ -12,11 +12,9 @@ import pytest
 
 from data.base.errors import InputError
 from programs.lm.servers.cassette import Recorder, cassette_line, read_cassette, recorder
-from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.dataset import DatasetConfig, write_dataset
-from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
-from tests.programs.lm.servers.test_cassette import recorded, replayed, rows_text
+from tests.programs.lm.servers.test_cassette import recorded, replayed, rows_text, synthesized
 
 Rows = Callable[[int], Path]
 
@@ -41,8 +39,10 @@ def test_the_order_of_several_answers_is_kept(tmp_path: Path) -> None:
     written.add(line("q", "B"))
     # The last one is replayed for good: its repeats are left out, until another answer follows.
     assert answers(tape) == ["A", "A", "B"]
+    written.add(line("other", "C"))
+    assert answers(tape) == ["A", "A", "B", "C"]
     written.add(line("q", "A"))
-    assert answers(tape) == ["A", "A", "B", "B", "A"] and written.num_calls == 5
+    assert answers(tape) == ["A", "A", "B", "C", "B", "A"] and written.num_calls == 6
 
 
 def test_what_is_missing_is_added_once(tmp_path: Path) -> None:
@@ -60,7 +60,9 @@ def test_a_line_may_be_cut_off_anywhere(tmp_path: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         assert len(read_cassette(tape)) == 1
     assert f"{tape}:2: the last line was cut off" in caplog.text
-    Recorder(tape).add(line("two"))
+    again = Recorder(tape)
+    again.complete([line("one")])
+    again.add(line("two"))
     assert tape.read_text() == line("one") + "\n" + line("two") + "\n"
 
 
@@ -72,10 +74,27 @@ def test_a_whole_last_line_without_its_end_counts(tmp_path: Path) -> None:
     assert tape.read_text() == line("one") + "\n" + line("two") + "\n"
 
 
-def test_a_packed_cassette_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
+def test_a_packed_cassette_is_read_but_not_added_to(tmp_path: Path) -> None:
     tape = tmp_path / "tape.jsonl.gz"
-    tape.write_bytes(gzip.compress(b"\n".join(line(str(n)).encode() for n in range(50)))[:-10])
+    packed = gzip.compress(b"\n".join(line(str(n)).encode() for n in range(50)))
+    tape.write_bytes(packed)
+    assert len(read_cassette(tape)) == 50
+    with pytest.raises(InputError, match="is packed"):
+        Recorder(tape)
+    assert tape.read_bytes() == packed
+    tape.write_bytes(packed[:-10])
     with pytest.raises(InputError, match="cannot read: Compressed file ended"):
+        read_cassette(tape)
+
+
+@pytest.mark.parametrize(
+    ("whole", "broken"),
+    [('"prompt_tokens": 3', '"prompt_tokens": -3'), ('{"answer": "yes"}, "answer": null', '[1], "answer": ""')],
+)
+def test_a_line_that_could_not_be_replayed_is_refused(tmp_path: Path, whole: str, broken: str) -> None:
+    tape = tmp_path / "tape.jsonl"
+    tape.write_text(line("one").replace(whole, broken) + "\n")
+    with pytest.raises(InputError, match=":1: expected a call"):
         read_cassette(tape)
 
 
@@ -134,22 +153,14 @@ def test_what_is_replayed_is_not_recorded_into_itself(
     assert tape.read_bytes() == before
 
 
-def synthesized(rows: Path, out: Path, server: FakeModel, **settings: Any) -> None:
-    config: dict[str, Any] = {
-        "rows": rows, "out": out, "lm": "openai/fake", "api_base": server.api_base, "adapter": "json",
-        "canary_share": 1.0,
-    }  # fmt: skip
-    synthesize(SynthesizeConfig(**config | settings))
-
-
 def test_a_run_that_is_recorded_late_is_recorded_whole(
     tmp_path: Path, made_rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, tape = made_rows(4), tmp_path / "tape.jsonl"
     with FakeModel(fault={1: "malformed"}.get) as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        synthesized(rows, tmp_path / "live", server, max_rows=2)
-        synthesized(rows, tmp_path / "live", server, record=tape)
+        synthesized(rows, tmp_path / "live", server, adapter="json", max_rows=2)
+        synthesized(rows, tmp_path / "live", server, adapter="json", record=tape)
         assert len(read_cassette(tape)) == len(server.log)
     again = replayed(tmp_path, rows, tape)
     assert rows_text(tmp_path / "live", "openai/fake") == rows_text(tmp_path / "again", "recorded:tape.jsonl")
@@ -167,7 +178,7 @@ def test_of_a_folder_that_was_made_anew_the_last_answers_are_exported(
     with FakeModel(alter=alter) as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.token)
         for lm in ("openai/one", "openai/two"):
-            synthesized(rows, tmp_path / "live", server, lm=lm, again=True)
+            synthesized(rows, tmp_path / "live", server, adapter="json", lm=lm, again=True)
     write_dataset(DatasetConfig(run=tmp_path / "live", out=tmp_path / "set", licence="cc0-1.0", cassette=tape))
     replayed(tmp_path, rows, tape)
     text = rows_text(tmp_path / "again", "recorded:tape.jsonl")
