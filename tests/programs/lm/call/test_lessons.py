@@ -17,7 +17,8 @@ from programs.lm.faults import CallError
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers.cassette import read_cassette
 from programs.modules.signatures import ExtractRequirements
-from tests.programs.lm.call.test_transport import GOOD, OLLAMA, Server, answering, asked, good, lm_at, send
+from tests.fakes.raw_server import send
+from tests.programs.lm.call.test_transport import GOOD, OLLAMA, Server, answering, asked, good, lm_at
 
 ANSWER = json.dumps(
     {"meets_query": True, "refusal": "", "information_need": "x", "answer_boundary": "y", "requirements": []}

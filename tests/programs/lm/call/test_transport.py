@@ -2,11 +2,10 @@
 
 import gzip
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from programs.lm.meter import Journal
 from programs.lm.models import ModelSpec
 from programs.lm.role_lm import RoleLM
 from programs.synthesis.store import RunStore
+from tests.fakes.raw_server import RawServer, send
 
 Respond = Callable[[BaseHTTPRequestHandler, int], None]
 GOOD = {
@@ -50,50 +50,19 @@ OLLAMA = {
 }
 
 
-class Server:
+class Server(RawServer):
     """Answers the n-th POST as `respond` writes it; keeps the time and the body of each."""
 
     def __init__(self, respond: Respond):
         self.times: list[float] = []
         self.bodies: list[dict[str, Any]] = []
-        times, bodies = self.times, self.bodies
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+        def keep(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+            self.times.append(time.time())
+            self.bodies.append(json.loads(body))
+            respond(handler, len(self.times) - 1)
 
-            def do_POST(self) -> None:
-                times.append(time.time())
-                bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                try:
-                    respond(self, len(times) - 1)
-                except OSError:
-                    self.close_connection = True
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> "Server":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
-    handler.send_response(status)
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))} | {
-        name.replace("_", "-"): value for name, value in headers.items()
-    }
-    for name, value in headers.items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(body)
+        super().__init__(keep)
 
 
 def good(handler: BaseHTTPRequestHandler, completion: dict[str, Any] = GOOD) -> None:
