@@ -165,6 +165,20 @@ class JudgingOptions(CallOptions):
     """Most calls in flight at once; fewer while the server says that it is too many."""
 
 
+@options
+class FallbackOptions:
+    """What is done about calls that came to nothing."""
+
+    lm_fallbacks: str | None = None
+    """Model strings, separated by commas, that get a call which lm gave up on, in this order; None for none."""
+
+    verifier_fallbacks: str | None = None
+    """The same for the verifier; None for none."""
+
+    malformed_retries: Natural = 2
+    """How often an answer that cannot be read is asked for again."""
+
+
 def read_band(text: str | None) -> tuple[float, float]:
     """The two ends of LOW..HIGH, None for 0.01..1. Raises ValueError unless 0 <= LOW <= HIGH <= 1 and HIGH > 0."""
     low, high = (float(end) for end in (text or "0.01..1").split(".."))
@@ -209,6 +223,23 @@ class WritingOptions(JudgingOptions):
 
     temperature: Temperature = 0.7
     """Sampling temperature of the generator; the verifier's is 0. Reasoning models get none."""
+
+
+@options
+class RoleOptions(WritingOptions, LMOptions):
+    """Which language models write and judge, and how."""
+
+
+@options
+class ReflectionOptions:
+    """Which language model writes new instructions."""
+
+    reflection_lm: str | None = None
+    """Model that reads the feedback and writes new instructions, at temperature 1 and in up to four times max-tokens.
+    gepa needs one; mipro without one searches only over demonstrations; bootstrap uses none."""
+
+    reflection_api_base: str | None = None
+    """Address for reflection_lm; as verifier_api_base."""
 
 
 # What a search or a comparison may be given for itself, and a synthesis that follows on it should not take over.

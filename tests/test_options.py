@@ -30,13 +30,15 @@ SHARED = {
     "RankingOptions": "ranking-temperature",
     "WritingOptions": "keep-at-least negatives-per-row batched temperature",
     "RowRunOptions": (
-        "lm-fallbacks verifier-fallbacks verify-mined mined-relevant canary-share max-miss-rate "
-        "accept-unusable-verifier again agreement-sample malformed-retries"
+        "verify-mined mined-relevant canary-share max-miss-rate accept-unusable-verifier again agreement-sample"
     ),
+    "FallbackOptions": "lm-fallbacks verifier-fallbacks malformed-retries",
     "FeedbackOptions": "retriever",
+    "ReflectionOptions": "reflection-lm reflection-api-base",
 }
 _SYNTHESIS = [
-    "RankingOptions", "SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"
+    "FallbackOptions", "RankingOptions", "SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions",
+    "LMOptions", "CallOptions",
 ]  # fmt: skip
 ABLATE = (
     "rows test out naive-rows dev dev-split test-split seeds num-mined entropy-weights generated-weights "
@@ -67,50 +69,39 @@ OWN = {
     "trainer publish": (["HubOptions"], "model evaluations"),
     "programs try": (["WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"], "query passage"),
     "programs synthesize": (
-        [
-            "RankingOptions",
-            "SendOptions",
-            "RowRunOptions",
-            "WritingOptions",
-            "JudgingOptions",
-            "LMOptions",
-            "CallOptions",
-        ],
+        _SYNTHESIS,
         (
             "rows out method program repairs retriever hardness judge-twice-above engine ray-actors ray-address "
             "style-passages"
         ),
     ),
     "programs prompts": (
-        [
-            "RankingOptions",
-            "SendOptions",
-            "RowRunOptions",
-            "WritingOptions",
-            "JudgingOptions",
-            "LMOptions",
-            "CallOptions",
-        ],
+        _SYNTHESIS,
         (
             "write rows out method program repairs retriever hardness judge-twice-above engine ray-actors ray-address "
             "style-passages force"
         ),
     ),
-    "programs verify": (["SendOptions", "RowRunOptions", "JudgingOptions", "LMOptions", "CallOptions"], "rows out"),
+    "programs verify": (
+        ["FallbackOptions", "SendOptions", "RowRunOptions", "JudgingOptions", "LMOptions", "CallOptions"],
+        "rows out",
+    ),
     "programs optimize": (
-        ["FeedbackOptions", "RankingOptions", "WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"],
-        (
-            "rows out reflection-lm reflection-api-base optimizer parts rollouts demos dev-share held-out-share "
-            "style-passages"
-        ),
+        [
+            "FeedbackOptions",
+            "ReflectionOptions",
+            "RankingOptions",
+            "WritingOptions",
+            "JudgingOptions",
+            "LMOptions",
+            "CallOptions",
+        ],
+        "rows out optimizer parts rollouts demos dev-share held-out-share style-passages",
     ),
     "programs dataset": (["HubOptions"], "run out source title cassette force"),
     "programs queries": (
-        ["JudgingOptions", "LMOptions", "CallOptions"],
-        (
-            "corpus out samples queries-per-passage temperature retriever round-trip dev-percent malformed-retries "
-            "lm-fallbacks verifier-fallbacks"
-        ),
+        ["FallbackOptions", "JudgingOptions", "LMOptions", "CallOptions"],
+        "corpus out samples queries-per-passage temperature retriever round-trip dev-percent",
     ),
     "programs profile": (["LMOptions", "CallOptions"], "data split out overwrite sample"),
     "evals eval": (

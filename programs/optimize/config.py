@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 from data.base.errors import InputError, require
 from data.base.options import Count, Natural, OpenShare, between, options
-from programs.options import FeedbackOptions, LMOptions
+from programs.options import FeedbackOptions, ReflectionOptions, RoleOptions
 
 OptimizerName = Literal["gepa", "mipro", "bootstrap"]
 PartName = Literal["verifier", "generator", "both"]
 
 
 @options
-class OptimizeConfig(FeedbackOptions, LMOptions):
+class OptimizeConfig(FeedbackOptions, ReflectionOptions, RoleOptions):
     """Compile the prompts against the retriever that is being trained: first the verifier's, then the generator's."""
 
     refused = (("send", "an optimisation takes no batches, as its search waits for each answer"),)
@@ -23,13 +23,6 @@ class OptimizeConfig(FeedbackOptions, LMOptions):
     out: Path = Path("runs/optimize")
     """Run folder: program/ (the compiled program), store.sqlite, config.json, summary.json. The same command on it goes
     on where it ended: answers that were already paid for are not asked for again."""
-
-    reflection_lm: str | None = None
-    """Model that reads the feedback and writes new instructions, at temperature 1 and in up to four times max-tokens.
-    gepa needs one; mipro without one searches only over demonstrations; bootstrap uses none."""
-
-    reflection_api_base: str | None = None
-    """Address for reflection_lm; as verifier_api_base."""
 
     optimizer: OptimizerName = "bootstrap"
     """gepa rewrites instructions from the feedback's words; mipro searches instructions and demonstrations by score;

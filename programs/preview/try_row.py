@@ -20,7 +20,7 @@ from programs.lm.servers import recorded
 from programs.modules.candidates import Candidate, Synthesis
 from programs.modules.row_program import RowInputs
 from programs.modules.verifier import LOSS_WORDS
-from programs.options import LMOptions, WritingOptions
+from programs.options import RoleOptions
 from programs.profiles.profile import load_profile
 from programs.synthesis.config import SynthesizeConfig, TryConfig
 from programs.synthesis.roles import build_program, open_roles, resolve_roles
@@ -37,7 +37,7 @@ def try_row(config: TryConfig) -> None:
     inputs = RowInputs(query=query, passage=passage, relevance=load_profile(config.profile).relevance, canary=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        shared = shared_options(config, WritingOptions) | shared_options(config, LMOptions)
+        shared = shared_options(config, RoleOptions)
         # The recorded answers hold no second drafts.
         repairs = 0 if config.lm == recorded.NAME else 1
         run = SynthesizeConfig(rows=folder / "row.jsonl", out=folder, repairs=repairs, **shared)

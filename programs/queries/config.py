@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from data.base.options import Count, Natural, options
-from programs.options import JudgingOptions, LMOptions, ModelName, Temperature
-from programs.synthesis.config import FallbackOptions
+from programs.options import FallbackOptions, JudgingOptions, LMOptions, ModelName, Temperature
 
 
 @options

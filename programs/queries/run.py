@@ -31,10 +31,10 @@ from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.pacing import ConcurrencyByPlace
 from programs.lm.servers.recorded import CORPORA
 from programs.modules.query_writer import QueryWriter
-from programs.options import JudgingOptions, LMOptions
+from programs.options import FallbackOptions, JudgingOptions, LMOptions
 from programs.profiles.profile import load_profile
 from programs.queries.config import QueriesConfig
-from programs.synthesis.config import FallbackOptions, SynthesizeConfig
+from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import complete_cassette, open_roles, resolve_roles, work_key
 from programs.synthesis.run import work_here
 from programs.synthesis.store import RunStore

@@ -9,31 +9,17 @@ from data.base.options import Count, Natural, NotNegative, Share, options
 from data.base.outputs import ForceOption
 from programs.options import (
     BandText,
-    CallOptions,
+    FallbackOptions,
     JudgingOptions,
     LMOptions,
     MinedRelevant,
     RankingOptions,
+    RoleOptions,
     SendOptions,
-    WritingOptions,
 )
 
 Engine = Literal["local", "ray"]
 Method = Literal["counterfactual", "naive", "verify"]
-
-
-@options
-class FallbackOptions(CallOptions):
-    """What is done about calls that came to nothing."""
-
-    lm_fallbacks: str | None = None
-    """Model strings, separated by commas, that get a call which lm gave up on, in this order; None for none."""
-
-    verifier_fallbacks: str | None = None
-    """The same for the verifier; None for none."""
-
-    malformed_retries: Natural = 2
-    """How often an answer that cannot be read is asked for again."""
 
 
 @options
@@ -65,7 +51,7 @@ class RowRunOptions(FallbackOptions, SendOptions, JudgingOptions, LMOptions):
 
 
 @options
-class SynthesizeConfig(RankingOptions, RowRunOptions, WritingOptions):
+class SynthesizeConfig(RankingOptions, RowRunOptions, RoleOptions):
     """Write and verify counterfactual negatives for the rows of a JSONL file."""
 
     rows: Path
@@ -141,7 +127,7 @@ class PromptsConfig(SynthesizeConfig, ForceOption):
 
 
 @options
-class TryConfig(WritingOptions, LMOptions):
+class TryConfig(RoleOptions):
     """Write and verify the negatives of one row, and show them beside its passage."""
 
     query: str | None = None

@@ -25,7 +25,15 @@ from programs.modules.saved import load_program
 from programs.modules.signatures import ExtractRequirements, VerifyIrrelevance
 from programs.modules.synthesizer import Synthesizer
 from programs.modules.verifier import ACCEPTANCE_RULE
-from programs.options import AdapterName, CallOptions, JudgingOptions
+from programs.options import (
+    AdapterName,
+    CallOptions,
+    FallbackOptions,
+    JudgingOptions,
+    ReflectionOptions,
+    RoleOptions,
+    SendOptions,
+)
 from programs.profiles.profile import CorpusProfile
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.store import RunStore
@@ -69,34 +77,36 @@ def build_program(config: SynthesizeConfig) -> tuple[RowProgram, str]:
     return program, UNCOMPILED if config.program is None else load_program(config.program, program)
 
 
-def resolve_roles(stack: ExitStack, config: Any, budget: Budget) -> dict[str, list[ModelSpec]]:
+def resolve_roles(stack: ExitStack, config: RoleOptions, budget: Budget) -> dict[str, list[ModelSpec]]:
     """The checked models of generator, verifier and, where one is named, reflector, each followed by its fallbacks.
 
-    `config` is that of `synthesize` or `optimize`; servers that are started for it stop when `stack` closes. Raises
-    InputError that names the flag when a model cannot be used, or has no price that `budget` could be kept by.
+    Servers that are started for `config` stop when `stack` closes. Raises InputError that names the flag when a model
+    cannot be used, or has no price that `budget` could be kept by.
     """
     models = Models(stack, config)
+    in_batches = isinstance(config, SendOptions) and config.send != "calls"
+    fallbacks = config if isinstance(config, FallbackOptions) else FallbackOptions()
     verifier, verifier_flag = config.verifier_lm or config.lm, "verifier-lm" if config.verifier_lm else "lm"
     specs: dict[str, list[ModelSpec]] = {}
 
     def resolve(role: str, flag: str, name: str, api_base: str | None, temperature: float) -> None:
         spec = models.resolve(name, flag=flag, temperature=temperature, api_base=api_base)
-        if getattr(config, "send", "calls") != "calls":
+        if in_batches:
             spec = replace(spec, in_batches=True)
         budget.check_priced(spec, flag)
         specs.setdefault(role, []).append(spec)
 
-    def resolve_fallbacks(role: str, flag: str, temperature: float) -> None:
-        for name in (getattr(config, flag.replace("-", "_"), None) or "").split(","):
+    def resolve_fallbacks(role: str, flag: str, names: str | None, temperature: float) -> None:
+        for name in (names or "").split(","):
             if name.strip():
                 resolve(role, flag, name.strip(), None, temperature)
 
     resolve("generator", "lm", config.lm, None, config.temperature)
-    resolve_fallbacks("generator", "lm-fallbacks", config.temperature)
+    resolve_fallbacks("generator", "lm-fallbacks", fallbacks.lm_fallbacks, config.temperature)
     resolve("verifier", verifier_flag, verifier, config.verifier_api_base, 0.0)
-    resolve_fallbacks("verifier", "verifier-fallbacks", 0.0)
-    if (reflector := getattr(config, "reflection_lm", None)) is not None:
-        resolve("reflector", "reflection-lm", reflector, config.reflection_api_base, 1.0)
+    resolve_fallbacks("verifier", "verifier-fallbacks", fallbacks.verifier_fallbacks, 0.0)
+    if isinstance(config, ReflectionOptions) and config.reflection_lm is not None:
+        resolve("reflector", "reflection-lm", config.reflection_lm, config.reflection_api_base, 1.0)
     log_roles(specs)
     return specs
 
