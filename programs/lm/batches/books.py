@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from data.base.errors import InputError
 from programs.lm.batches.lines import BatchAnswer
@@ -23,7 +22,6 @@ CREATE TABLE IF NOT EXISTS waves (
 CREATE TABLE IF NOT EXISTS requests (mark TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (mark, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS answers (id TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;
 """
-WaveState = Literal["made", "sent", "settled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

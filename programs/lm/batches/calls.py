@@ -33,8 +33,9 @@ class WaveCalls:
     goes into the next wave, as often as the run retries.
     """
 
+    if_cancelled = UNSENT
+
     def __init__(self, spec: ModelSpec, waves: WaveSender, whose: Callable[[], str]):
-        self.if_cancelled = UNSENT
         self._spec, self._waves, self._whose = spec, waves, whose
 
     async def send(self, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> Answer:
@@ -81,12 +82,8 @@ class Waves:
     def sender(self, role: str, spec: ModelSpec) -> WaveCalls:
         """The Sender for a model. Raises InputError for one that batches cannot reach."""
         if spec.key not in self._senders:
-            self._senders[spec.key] = WaveSender(
-                self._service(role, spec),
-                self._books,
-                target=spec.name,
-                batch_size=self._batch_size,
-            )
+            service = self._service(role, spec)
+            self._senders[spec.key] = WaveSender(service, self._books, target=spec.name, batch_size=self._batch_size)
         return WaveCalls(spec, self._senders[spec.key], self._whose)
 
     def _service(self, role: str, spec: ModelSpec) -> BatchService:

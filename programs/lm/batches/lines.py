@@ -102,14 +102,11 @@ def _answer(value: Mapping[str, Any]) -> BatchAnswer:
     return BatchAnswer(id=custom_id, body=body)
 
 
-# What a batch is doing: `ended` has results to read, complete or not.
-BatchStatus = Literal["running", "ended", "refused"]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchState:
-    """How far a batch is; `files` are what to read once it ended, `reason` why it was refused or cut short."""
+    """How far a batch is; `files` are what to read once it ended, complete or not, `reason` why it was refused or cut
+    short."""
 
-    status: BatchStatus
+    status: Literal["running", "ended", "refused"]
     files: tuple[str, ...] = ()
     reason: str = ""

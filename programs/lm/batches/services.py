@@ -13,7 +13,7 @@ from data.base.errors import InputError, first_line
 from data.base.files import atomic_writer
 from programs.lm.batches.lines import BatchAnswer, BatchRequest, BatchState, read_answers
 from programs.lm.faults import CallError, redact
-from programs.lm.models import ModelSpec
+from programs.lm.models import ModelSpec, provider_of
 
 # The providers whose batch functions litellm has.
 BATCH_PROVIDERS = frozenset(
@@ -53,7 +53,7 @@ class ProviderBatches:
     """The batch endpoint of a model's provider. Raises InputError for a provider that has none."""
 
     def __init__(self, spec: ModelSpec, role: str):
-        _, provider, _, _ = litellm.get_llm_provider(spec.model)
+        provider = provider_of(spec.model)
         if provider not in BATCH_PROVIDERS:
             raise InputError(
                 f"{provider} has no batch endpoint that litellm reaches: use send=calls, or send=files with a program "

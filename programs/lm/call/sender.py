@@ -39,8 +39,9 @@ class Sender(Protocol):
 class LiveSender:
     """Every attempt is a request of its own, answered at once."""
 
+    if_cancelled = "cancelled"
+
     def __init__(self, spec: ModelSpec):
-        self.if_cancelled = "cancelled"
         self._spec = spec
 
     async def send(self, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> Answer:

@@ -7,6 +7,7 @@ arrived is not posted a second time, and servers on this machine are not asked t
 
 import functools
 import ipaddress
+import math
 import time
 import zlib
 from collections.abc import Iterator
@@ -150,8 +151,7 @@ def _seconds_to_wait(headers: httpx.Headers) -> float | None:
                 seconds = parsedate_to_datetime(value).timestamp() - time.time()
             except (ValueError, TypeError, OverflowError, OSError):
                 continue
-        # NaN is neither.
-        if seconds >= 0 or seconds < 0:
+        if not math.isnan(seconds):
             return max(0.0, seconds)
     return None
 

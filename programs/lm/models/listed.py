@@ -26,7 +26,7 @@ def register_with_litellm(spec: ModelSpec) -> None:
     A server of one's own that speaks OpenAI's protocol has models that nobody lists; for each call to one litellm goes
     through all its rules for unknown names, several times.
     """
-    provider = str(litellm.get_llm_provider(spec.model)[1])
+    provider = provider_of(spec.model)
     entry: dict[str, Any] = {"litellm_provider": provider, "mode": "chat"}
     if spec.is_local or provider in _SCHEMA_PROVIDERS:
         entry["supports_response_schema"] = True
@@ -66,7 +66,7 @@ def reads_schema(spec: ModelSpec) -> bool:
     decodes under it at most, so that the model knows the schema from the prompt alone."""
     if spec.is_local or spec.schema_constrained:
         return False
-    provider = provider_of(spec.model, "lm")
+    provider = provider_of(spec.model)
     return provider not in _SCHEMA_PROVIDERS and bool(
         litellm.supports_response_schema(spec.model, custom_llm_provider=provider)
     )
@@ -74,7 +74,7 @@ def reads_schema(spec: ModelSpec) -> bool:
 
 def abilities(spec: ModelSpec) -> dict[str, Any]:
     """What litellm's list says that this model takes, in DSPy's names."""
-    provider = str(litellm.get_llm_provider(spec.model)[1])
+    provider = provider_of(spec.model)
     return {
         "supports_function_calling": litellm.supports_function_calling(spec.model),
         "supports_reasoning": litellm.supports_reasoning(spec.model),
@@ -102,8 +102,8 @@ def known_price(spec: ModelSpec) -> Price | None:
     # A bare name on the list is one provider's model (gpt-4o is OpenAI's); another server that runs a model of that
     # name takes its own price. Some providers are listed in parts: vertex_ai-language-models, bedrock_converse.
     bare_entries = [listed] if str(listed.get("litellm_provider")).startswith(provider) else []
+    kind = "_batches" if spec.in_batches else ""
     for entry in (named, *bare_entries):
-        kind = "_batches" if spec.in_batches else ""
         prompt, completion = entry.get(f"input_cost_per_token{kind}"), entry.get(f"output_cost_per_token{kind}")
         if prompt is not None and completion is not None and min(prompt, completion) >= 0:
             cached = entry.get(f"cache_read_input_token_cost{kind}")
@@ -118,7 +118,7 @@ def needs_no_auth_call(spec: ModelSpec) -> bool:
     return spec.model.partition("/")[0] not in _FETCH_CREDENTIALS
 
 
-def provider_of(name: str, flag: str) -> str:
+def provider_of(name: str, flag: str = "lm") -> str:
     """The provider of a litellm model string. Raises InputError that names `flag` when litellm knows none."""
     try:
         return str(litellm.get_llm_provider(name)[1])

@@ -192,7 +192,7 @@ def place_of(spec: ModelSpec) -> str:
     """Where a model is, in words and without secrets."""
     if spec.is_local:
         return "on this machine"
-    provider = str(litellm.get_llm_provider(spec.model)[1])
+    provider = provider_of(spec.model)
     named = (f"{provider.upper()}_BASE_URL", f"{provider.upper()}_API_BASE")
     address = spec.api_base or next((os.environ[name] for name in named if os.environ.get(name)), None)
     return f"at {public_address(address)}" if address else f"at {provider}'s own address"
@@ -213,4 +213,4 @@ def _refuses_sampling(name: str) -> bool:
 
 def is_hosted(name: str) -> bool:
     """Whether the model is called elsewhere: neither recorded nor run on this machine by us."""
-    return not name.startswith(("recorded:", PREFIX))
+    return not name.startswith((cassette.PREFIX, PREFIX))

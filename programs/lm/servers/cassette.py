@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,8 +135,8 @@ class Recorder:
     def __init__(self, path: Path):
         self._path, self._lock = path, threading.Lock()
         # By call: what was answered, in order, and the repeats at the end that are not written yet.
-        self._answers: dict[str, list[str]] = {}
-        self._repeats: dict[str, list[str]] = {}
+        self._answers: defaultdict[str, list[str]] = defaultdict(list)
+        self._repeats: defaultdict[str, list[str]] = defaultdict(list)
         self.num_calls = 0
         if path.exists():
             # A pipe or a folder is refused before it is opened for writing.
@@ -154,7 +154,7 @@ class Recorder:
             self.close()
             raise
         for line in found:
-            self._answers.setdefault(call_key(line["inputs"]), []).append(_said(line))
+            self._answers[call_key(line["inputs"])].append(_said(line))
             self.num_calls += 1
 
     def _mend_end(self) -> None:
@@ -208,12 +208,11 @@ class Recorder:
             key, said = call_key(value["inputs"]), _said(value)
             seen[key, said] += 1
             with self._lock:
-                if self._answers.get(key, []).count(said) < seen[key, said]:
+                if self._answers[key].count(said) < seen[key, said]:
                     self._add(line, key, said)
 
     def _add(self, line: str, key: str, said: str) -> None:
-        known = self._answers.setdefault(key, [])
-        repeats = self._repeats.setdefault(key, [])
+        known, repeats = self._answers[key], self._repeats[key]
         if known[-1:] == [said]:
             repeats.append(line)
         else:
@@ -268,9 +267,9 @@ class CassetteServer(LoopbackServer):
     def __init__(self, path: Path):
         super().__init__()
         self._name = f"{PREFIX}{path.name}"
-        self._lines: dict[str, list[dict[str, Any]]] = {}
+        self._lines: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for line in read_cassette(path):
-            self._lines.setdefault(call_key(line["inputs"]), []).append(line)
+            self._lines[call_key(line["inputs"])].append(line)
         self.models = {line["model"] for lines in self._lines.values() for line in lines}
         if not self._lines:
             raise InputError("holds no recorded call", file=path)

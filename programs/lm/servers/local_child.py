@@ -1,6 +1,6 @@
 """The child process that runs llama.cpp's server; it lives exactly as long as its standard input stays open.
 
-Started by programs.local_server, which writes one JSON line (model, key, context) and reads one JSON line back.
+Started by `local`, which writes one JSON line (model, key, context) and reads one JSON line back.
 """
 
 import json

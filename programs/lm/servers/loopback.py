@@ -38,25 +38,17 @@ class LoopbackServer(ABC):
         """The base address that an OpenAI client is given."""
         return f"http://{HOST}:{self.port}/v1"
 
-    def start(self) -> Self:
-        """Start serving; returns once the port accepts connections."""
+    def __enter__(self) -> Self:
         self._thread.start()
+        # Until the port accepts connections.
         self._ready.wait()
         return self
-
-    def stop(self) -> None:
-        """Stop serving and close every connection."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
     @abstractmethod
     async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:

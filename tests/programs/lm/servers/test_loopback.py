@@ -43,7 +43,7 @@ def test_a_token_that_is_no_text_is_refused_like_any_other() -> None:
 def test_they_die_with_a_killed_process() -> None:
     code = (
         "from programs.lm.servers.recorded import RecordedServer\n"
-        "server = RecordedServer().start()\nprint(server.port, flush=True)\ninput()"
+        "with RecordedServer() as server: print(server.port, flush=True); input()"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
