@@ -7,17 +7,14 @@ from typing import Any
 import dspy
 import litellm
 import pytest
-from aiohttp import web
 
 from data.base.errors import InputError
-from programs.lm.budget import Budget, Reservation
+from programs.lm.budget import Budget
 from programs.lm.faults import redact, without_keys
-from programs.lm.meter import Answer, Attempt, Meter
 from programs.lm.models import Models, ModelSpec, Price, known_price, log_roles
 from programs.lm.role_lm import RoleLM
-from programs.lm.servers.loopback import LoopbackServer, completion_response
-from programs.lm.usage import TextSize
 from programs.options import CallOptions
+from tests.programs.lm.call.test_transport import GOOD, Server, answering
 
 SERVER = "http://127.0.0.1:9/v1"
 
@@ -86,87 +83,10 @@ def test_a_providers_own_model_is_listed_by_its_bare_name(name: str) -> None:
     )
 
 
-def charge(meter: Meter, answer: Answer, *, prompt: int = 4000, held: int = 5000) -> None:
-    """Charge an attempt at a prompt of so many characters, for which so many tokens were reserved."""
-    reserved = Reservation(held, 1.0)
-    meter.charge(Attempt(key="", prompt=TextSize(prompt, 0), held=reserved, outcome="ok", answer=answer))
-
-
-@pytest.mark.parametrize("cost", [0.0, None])
-def test_a_cost_of_nothing_is_not_believed_of_a_priced_model(cost: float | None) -> None:
-    budget = Budget()
-    meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o"), None, budget)
-    assert meter.price is not None
-    expected = 1000 * meter.price.prompt + 100 * meter.price.completion
-    counted: dict[str, Any] = {"text": "t", "prompt_tokens": 1000, "completion_tokens": 100}
-    charge(meter, Answer(**counted, listed_cost=cost))
-    assert (budget.spent_tokens, budget.spent_usd) == (1100, pytest.approx(expected))
-    # Prompt tokens from the provider's cache have a price of their own on the list.
-    assert meter.price.cached is not None and meter.price.cached < meter.price.prompt
-    charge(meter, Answer(**counted, cached_tokens=400))
-    assert budget.spent_usd == pytest.approx(2 * expected - 400 * (meter.price.prompt - meter.price.cached))
-
-
-@pytest.mark.parametrize(
-    "odd",
-    [
-        {"listed_cost": 1e-9},
-        {"listed_cost": float("nan")},
-        {"listed_cost": -5.0},
-        {"cached_tokens": 10**6},
-        {"prompt_tokens": 10**8, "listed_cost": 250.0},
-        {"completion_tokens": 10**8, "listed_cost": 1000.0},
-        {"uncounted_tokens": 10**8},
-    ],
-)
-def test_no_answer_lowers_its_price_or_locks_the_folder(odd: dict[str, Any]) -> None:
-    budget = Budget()
-    meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o", max_tokens=100), None, budget)
-    assert meter.price is not None
-    counted: dict[str, Any] = {"text": "t" * 400, "prompt_tokens": 1000, "completion_tokens": 100}
-    charge(meter, Answer(**counted | odd), held=2100)
-    assert (budget.spent_tokens, budget.spent_usd) == (
-        1100,
-        pytest.approx(1000 * meter.price.prompt + 100 * meter.price.completion),
-    )
-
-
-def test_tokens_that_are_in_the_total_alone_are_counted() -> None:
-    budget = Budget()
-    meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o"), None, budget)
-    answer = Answer(text="t", prompt_tokens=1000, completion_tokens=100, uncounted_tokens=700)
-    charge(meter, answer)
-    assert budget.spent_tokens == 1800
-
-
-def test_a_server_that_writes_more_than_it_may_is_reserved_for_what_it_wrote() -> None:
-    meter = Meter("generator", ModelSpec(name="m", model="openai/gpt-4o", max_tokens=100), None, Budget())
-    proper, long = (Answer(text="x" * 4 * tokens, completion_tokens=tokens) for tokens in (100, 5000))
-    false = Answer(text="x" * 400, prompt_tokens=1, completion_tokens=4000)
-    for answer, longest in ((proper, 100), (false, 400), (long, 5000), (proper, 5000)):
-        charge(meter, answer, prompt=0, held=2100)
-        assert meter.longest_answer(100) == longest
-    assert meter.longest_answer(8000) == 8000
-    assert meter.longest_answer(None) is None
-
-
-class _Echo(LoopbackServer):
-    """Keeps the bodies of the requests."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bodies: list[dict[str, Any]] = []
-
-    async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        self.bodies.append(body)
-        return completion_response(body, "yes")
-
-
-def test_extra_parameters_reach_the_server_and_make_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extra_parameters_reach_the_server_and_make_another_model() -> None:
     extra = {"seed": 7, "extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
-    with _Echo() as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        specs = [resolved("openai/of-my-own", server.api_base, given) for given in (extra, {})]
+    with Server(answering(GOOD)) as server:
+        specs = [resolved("openai/of-my-own", f"{server.address}/v1", given) for given in (extra, {})]
         RoleLM("generator", specs[0])("hello")
     assert server.bodies[0]["seed"] == 7
     assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
