@@ -77,7 +77,7 @@ class FakeBatches(FakeModel):
     ):
         super().__init__(**kwargs)
         self._batch_fault, self._batch_s = batch_fault, batch_s
-        self._files: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
         self._created = 0
         self.refused_files = 0
         self.batches: dict[str, Batch] = {}
@@ -128,7 +128,7 @@ class FakeBatches(FakeModel):
             self.refused_files += 1
             return error_response(413, "the file is too large", "file_too_large")
         name = f"file-{secrets.token_hex(6)}"
-        self._files[name] = content
+        self.files[name] = content
         return web.json_response(
             {"id": name, "object": "file", "bytes": len(content), "created_at": int(time.time()),
              "filename": "wave.jsonl", "purpose": "batch", "status": "processed"}
@@ -140,7 +140,7 @@ class FakeBatches(FakeModel):
         self._created += 1
         if fault == "429_create":
             return error_response(429, "too many batches", "rate_limit_exceeded")
-        lines = [json.loads(line) for line in self._files[body["input_file_id"]].splitlines() if line.strip()]
+        lines = [json.loads(line) for line in self.files[body["input_file_id"]].splitlines() if line.strip()]
         batch = Batch(
             id=f"batch_{secrets.token_hex(6)}",
             metadata=body.get("metadata") or {},

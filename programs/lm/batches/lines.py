@@ -30,6 +30,11 @@ class BatchRequest:
         value = {"custom_id": self.id, "method": "POST", "url": "/v1/chat/completions", "body": self.body}
         return json.dumps(value, ensure_ascii=False) + "\n"
 
+    @property
+    def num_bytes(self) -> int:
+        """The length of the line in a file."""
+        return len(self.line().encode("utf-8", "replace"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchAnswer:

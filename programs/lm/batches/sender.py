@@ -95,7 +95,7 @@ class WaveSender:
         future = self._waiting.setdefault(request.id, asyncio.get_running_loop().create_future())
         if request.id not in self._pending and not any(request.id in wave.ids for wave in self._out.values()):
             self._pending[request.id] = request
-            self._pending_bytes += len(request.line())
+            self._pending_bytes += request.num_bytes
             self._last_event = time.monotonic()
             self._came.set()
         return await asyncio.shield(future)
@@ -154,7 +154,7 @@ class WaveSender:
         chosen: list[BatchRequest] = []
         size = 0
         for request in list(self._pending.values()):
-            length = len(request.line())
+            length = request.num_bytes
             if chosen and (len(chosen) == self._batch_size or size + length > _MOST_BYTES):
                 break
             chosen.append(self._pending.pop(request.id))
@@ -183,7 +183,7 @@ class WaveSender:
                 self._batch_size = (len(requests) + 1) // 2
                 log.warning("no file of %d requests is taken: sent in files of %d", len(requests), self._batch_size)
                 self._pending = {request.id: request for request in requests} | self._pending
-                self._pending_bytes += sum(len(request.line()) for request in requests)
+                self._pending_bytes += sum(request.num_bytes for request in requests)
                 return
             except CallError as fault:
                 # The answer may have been lost on its way, with the batch made.

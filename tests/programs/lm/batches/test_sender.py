@@ -57,6 +57,16 @@ def test_calls_become_waves_and_every_caller_gets_its_own_answer(books: WaveBook
         assert (sender.requests_back, sender.waves) == (25, [])
 
 
+def test_a_file_is_as_long_as_its_bytes_in_any_script(books: WaveBooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("programs.lm.batches.sender._MOST_BYTES", 2000)
+    texts = [f"[[ ## query ## ]]\n{number}{'燕麦' * 100}\n\n[[ ## passage ## ]]\np" for number in range(6)]
+    asked = [batch_request("openai/fake", [{"role": "user", "content": text}], {}) for text in texts]
+    with FakeBatches() as server:
+        asyncio.run(completed(server, books, asked))
+        assert [len(batch.custom_ids) for batch in server.batches.values()] == [2, 2, 2]
+        assert max(len(content) for content in server.files.values()) <= 2000
+
+
 @pytest.mark.parametrize("fault", ["reordered", "duplicated", "drop_after_create", "429_create"])
 def test_what_can_be_mended_costs_nothing(books: WaveBooks, fault: BatchFault) -> None:
     with FakeBatches(batch_fault=lambda number: fault if number == 0 else None) as server:
