@@ -140,6 +140,40 @@ class RoleEngine:
             await self._wait_after(tried, retried, messages)
             retried += 1
 
+    def _key(self, messages: list[dict[str, str]], given: Mapping[str, Any]) -> str:
+        temperature = given.get("temperature", self.spec.temperature)
+        varying = {"rollout_id": _rollout.get(), "temperature": temperature}
+        varying = {name: value for name, value in varying.items() if value is not None}
+        return content_id(self.spec.key, json.dumps([None, messages, varying], ensure_ascii=False))
+
+    async def _replayed(self, key: str) -> str | None:
+        """The stored answer to a request, if there is one that can be read."""
+        text, reader = self._meter.stored(key), current_reader()
+        if text is None:
+            return None
+        if reader is not None:
+            try:
+                await reader.read(text)
+            except CallError:
+                # Kept by a version that did not read before it kept.
+                return None
+        self._meter.replayed(key)
+        return text
+
+    async def _reserve(self, prompt: TextSize, max_tokens: int | None) -> Reservation:
+        """Hold a part of the budget for one attempt, as soon as it fits beside the calls in flight."""
+        wait = _LOOK_AGAIN_S
+        while True:
+            held = self._budget.reserve(
+                prompt_tokens=self._meter.bound.tokens(prompt),
+                max_tokens=self._meter.longest_answer(max_tokens),
+                price=self._meter.price,
+            )
+            if held is not None:
+                return held
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _LONGEST_LOOK_S)
+
     async def _send(self, tried: Attempt, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> None:
         """Make an attempt: send it, read what comes, and settle what it used, also when it is cancelled."""
         started, arrived = time.monotonic(), False
@@ -173,20 +207,6 @@ class RoleEngine:
         if arrived:
             self._sender.stored(messages, parameters)
 
-    async def _replayed(self, key: str) -> str | None:
-        """The stored answer to a request, if there is one that can be read."""
-        text, reader = self._meter.stored(key), current_reader()
-        if text is None:
-            return None
-        if reader is not None:
-            try:
-                await reader.read(text)
-            except CallError:
-                # Kept by a version that did not read before it kept.
-                return None
-        self._meter.replayed(key)
-        return text
-
     async def _judge(self, answer: Answer) -> tuple[str, str | None, str]:
         """The outcome of an answered attempt, the text when it is of use, and what is wrong with it."""
         if answer.cut_off:
@@ -210,6 +230,12 @@ class RoleEngine:
                 return lost, None, f"{found}{unreadable.detail}"
         return "ok", text, ""
 
+    def _answered(self, seconds: float, messages: list[dict[str, str]]) -> None:
+        self._failed_in_a_row, self._answered_once, self._limited_since = 0, True, None
+        self._refusals.pop(messages[0]["content"], None)
+        if self._limit:
+            self._limit.answered(seconds)
+
     async def _wait_after(self, tried: Attempt, retried: int, messages: list[dict[str, str]]) -> None:
         """Wait until a failed attempt may be made again. Raises its fault when it is made no more."""
         error, fault = tried.error, tried.fault
@@ -224,12 +250,6 @@ class RoleEngine:
             raise fault from None
         await asyncio.sleep(retry_delay(retried, wait, self._rng))
 
-    def _answered(self, seconds: float, messages: list[dict[str, str]]) -> None:
-        self._failed_in_a_row, self._answered_once, self._limited_since = 0, True, None
-        self._refusals.pop(messages[0]["content"], None)
-        if self._limit:
-            self._limit.answered(seconds)
-
     def _may_pause(self, words: str) -> bool:
         """Whether a call whose retries are used up waits on for a rate limit to end. Raises RunStoppedError when it has
         lasted too long."""
@@ -242,20 +262,6 @@ class RoleEngine:
         if now - self._limited_since > _LONGEST_PAUSE_S:
             self._stop(f"nothing but rate limits for {_LONGEST_PAUSE_S / 60:.0f} minutes, the last {words}")
         return True
-
-    async def _reserve(self, prompt: TextSize, max_tokens: int | None) -> Reservation:
-        """Hold a part of the budget for one attempt, as soon as it fits beside the calls in flight."""
-        wait = _LOOK_AGAIN_S
-        while True:
-            held = self._budget.reserve(
-                prompt_tokens=self._meter.bound.tokens(prompt),
-                max_tokens=self._meter.longest_answer(max_tokens),
-                price=self._meter.price,
-            )
-            if held is not None:
-                return held
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, _LONGEST_LOOK_S)
 
     def _give_up(self, fault: Exception, messages: list[dict[str, str]]) -> None:
         """Stop the run when no call can succeed, when one call after another fails for good, or when a prompt's
@@ -280,12 +286,6 @@ class RoleEngine:
         )
         self._budget.fail(stopped)
         raise stopped from None
-
-    def _key(self, messages: list[dict[str, str]], given: Mapping[str, Any]) -> str:
-        temperature = given.get("temperature", self.spec.temperature)
-        varying = {"rollout_id": _rollout.get(), "temperature": temperature}
-        varying = {name: value for name, value in varying.items() if value is not None}
-        return content_id(self.spec.key, json.dumps([None, messages, varying], ensure_ascii=False))
 
 
 def _said(messages: list[dict[str, str]], answer: Answer, kept: str | None) -> dict[str, Any] | None:
