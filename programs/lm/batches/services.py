@@ -10,7 +10,7 @@ import litellm
 import openai
 
 from data.base.errors import InputError, first_line
-from data.base.files import atomic_writer
+from data.base.files import atomic_writer, open_bytes, unpacking
 from programs.lm.batches.lines import BatchAnswer, BatchRequest, BatchState, read_answers
 from programs.lm.faults import CallError, redact
 from programs.lm.models import ModelSpec, provider_of
@@ -154,22 +154,28 @@ class FolderBatches:
         return mark if (self._requests / f"{mark}.jsonl").is_file() else None
 
     async def state(self, batch_id: str) -> BatchState:
-        response = self._responses / f"{batch_id}.jsonl"
+        request, response = (folder / f"{batch_id}.jsonl" for folder in (self._requests, self._responses))
         if not response.is_file():
             return BatchState(status="running")
-        with (self._requests / f"{batch_id}.jsonl").open("rb") as asked, response.open("rb") as answered:
-            num_asked, num_answered = (sum(1 for line in file if line.endswith(b"\n")) for file in (asked, answered))
         # Whoever writes the file may not be done with it: it is read when complete, or when left alone for a while.
-        if num_answered < num_asked and time.time() - response.stat().st_mtime < _LEFT_ALONE_S:
+        # That somebody has cleared away what was asked is no fault.
+        complete = request.is_file() and _num_lines(response) >= _num_lines(request)
+        if not complete and time.time() - response.stat().st_mtime < _LEFT_ALONE_S:
             return BatchState(status="running")
         return BatchState(status="ended", files=(str(response),))
 
     async def answers(self, state: BatchState) -> list[BatchAnswer]:
         found: list[BatchAnswer] = []
         for file in state.files:
-            text = await asyncio.to_thread(Path(file).read_text, encoding="utf-8", errors="replace")
-            found += read_answers(text, file=file)
+            with open_bytes(file) as opened, unpacking(file):
+                content = await asyncio.to_thread(opened.read)
+            found += read_answers(content.decode("utf-8", "replace"), file=file)
         return found
 
     async def cancel(self, batch_id: str) -> None:
         """A file that nobody reads does nothing; it stays for whoever wants to look."""
+
+
+def _num_lines(path: Path) -> int:
+    with open_bytes(path) as file:
+        return sum(1 for line in file if line.endswith(b"\n"))

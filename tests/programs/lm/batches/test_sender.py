@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,19 @@ def test_answers_to_requests_that_were_never_made_are_refused(books: WaveBooks, 
 
     with pytest.raises(InputError, match="not this run's, such as 'foreign'"):
         asyncio.run(run())
+
+
+def test_answers_are_read_also_when_what_was_asked_has_been_cleared_away(tmp_path: Path) -> None:
+    folder, response = FolderBatches(tmp_path), tmp_path / "responses" / "mark.jsonl"
+    asyncio.run(folder.send(requests(1), "mark"))
+    response.write_text(json.dumps({"custom_id": "a", "response": {"body": {"choices": []}}}) + "\n")
+    assert asyncio.run(folder.state("mark")).status == "ended"
+    (tmp_path / "requests" / "mark.jsonl").unlink()
+    # There may be more to come.
+    assert asyncio.run(folder.state("mark")).status == "running"
+    os.utime(response, (0, 0))
+    state = asyncio.run(folder.state("mark"))
+    assert [answer.id for answer in asyncio.run(folder.answers(state))] == ["a"]
 
 
 def test_a_last_line_that_is_cut_off_is_no_answer_yet_and_a_bad_line_before_it_is_named() -> None:
