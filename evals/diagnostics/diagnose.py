@@ -5,7 +5,7 @@ Writes diagnostics.json and scores.jsonl into a folder. A diagnostic that cannot
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ from evals.diagnostics.config import DiagnoseConfig
 from evals.diagnostics.embedded_rows import GENERATED, MINED, EmbeddedRows, embed_rows
 from evals.diagnostics.gradient_drift import embedding_drift, parameter_drift
 from evals.diagnostics.hardness import (
-    Histogram,
     hardness_by_disruption,
     hardness_by_source,
-    histogram,
+    infonce_weights,
+    margin_histograms,
     mean_effective_negatives,
-    measure,
     similarity_by_grade,
 )
 from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
@@ -164,14 +163,14 @@ def diagnose_encoder(rows: list[Row], name: str, config: DiagnoseConfig) -> tupl
     encoder = Encoder.load(config.with_model(name))
     log.info("%s: encoding %d rows", name, len(rows))
     embedded = embed_rows(rows, encoder, progress=True)
-    measured = measure(embedded, temperature=config.temperature)
+    weight_P = infonce_weights(embedded, temperature=config.temperature)
     found = {
         "model": name,
         "precision": encoder.precision,
         "hardness": {
-            "by_source": hardness_by_source(embedded, measured),
-            "by_disruption": hardness_by_disruption(embedded, measured),
-            "effective_negatives": mean_effective_negatives(embedded, measured),
+            "by_source": hardness_by_source(embedded, weight_P),
+            "by_disruption": hardness_by_disruption(embedded, weight_P),
+            "effective_negatives": mean_effective_negatives(embedded, weight_P),
         },
         "by_grade": similarity_by_grade(embedded),
         "leak": try_diagnostic(lambda: encoder_leak(embedded, num_permutations=config.permutations, seed=config.seed)),
@@ -186,25 +185,6 @@ def diagnose_encoder(rows: list[Row], name: str, config: DiagnoseConfig) -> tupl
         "parameter_drift": try_diagnostic(lambda: _parameter_drift(rows, encoder, config)),
     }
     return found, embedded
-
-
-def margin_histograms(looks: Mapping[str, EmbeddedRows]) -> dict[str, dict[str, Histogram]]:
-    """By encoder and source: where the negatives score against their positive, all on one range."""
-    margins = {
-        when: {
-            kind: (seen.scores_P - seen.scores_P[seen.positive_R][seen.row_P])[seen.kind_P == number]
-            for kind, number in (("mined", MINED), ("generated", GENERATED))
-            if seen.count(number)
-        }
-        for when, seen in looks.items()
-    }
-    every = np.concatenate([values for by_kind in margins.values() for values in by_kind.values()])
-    # The outermost hundredths go into the outer bins; the positive's own place is always in view.
-    low, high = min(-0.05, *np.quantile(every, [0.01])), max(0.05, *np.quantile(every, [0.99]))
-    return {
-        when: {kind: histogram(values, float(low), float(high)) for kind, values in by_kind.items()}
-        for when, by_kind in margins.items()
-    }
 
 
 def _parameter_drift(rows: list[Row], encoder: Encoder, config: DiagnoseConfig) -> Any:

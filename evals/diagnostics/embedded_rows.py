@@ -49,6 +49,12 @@ class EmbeddedRows:
         return np.asarray(np.einsum("pd,pd->p", self.queries_RD[self.row_P], self.passages_PD))
 
     @property
+    def margins_P(self) -> Floats:
+        """Score of each passage minus that of its row's first positive."""
+        scores_P = self.scores_P
+        return np.asarray(scores_P - scores_P[self.positive_R][self.row_P])
+
+    @property
     def positive_R(self) -> Ints:
         """Index of each row's first positive. Training draws one at a time; the first stands for any."""
         return np.flatnonzero((self.kind_P == POSITIVE) & (self.position_P == 0))

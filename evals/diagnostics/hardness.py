@@ -3,14 +3,13 @@
 Axes: P passages, R rows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from data.base.errors import InputError
 from data.base.stats import Floats, Interval, bootstrap_interval, pooled_interval
-from evals.diagnostics.embedded_rows import GENERATED, MINED, POSITIVE, Bools, EmbeddedRows
+from evals.diagnostics.embedded_rows import GENERATED, KINDS, MINED, POSITIVE, Bools, EmbeddedRows
 
 WASTED_WEIGHT = 0.01
 """Below this InfoNCE weight a negative hardly moves the model."""
@@ -35,37 +34,30 @@ class Hardness:
     wasted: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """Per passage: score minus the positive's score, and InfoNCE weight. A row's other positives have weight 0."""
+def infonce_weights(embedded: EmbeddedRows, *, temperature: float) -> Floats:
+    """By passage, softmax(score / temperature) over the row's first positive and all its negatives.
 
-    margin_P: Floats
-    weight_P: Floats
-
-
-def measure(embedded: EmbeddedRows, *, temperature: float) -> Measured:
-    """Margins and InfoNCE weights: softmax(score / temperature) over the row's first positive and all its negatives."""
-    scores_P, row_P = embedded.scores_P, embedded.row_P
+    A row's other positives have weight 0.
+    """
+    row_P = embedded.row_P
     counts_P = embedded.kind_P != POSITIVE
     counts_P[embedded.positive_R] = True
-    logits_P = np.where(counts_P, scores_P / temperature, -np.inf)
+    logits_P = np.where(counts_P, embedded.scores_P / temperature, -np.inf)
     highest_R = np.full(len(embedded.rows), -np.inf)
     np.maximum.at(highest_R, row_P, logits_P)
     weight_P = np.exp(logits_P - highest_R[row_P])
     total_R = np.zeros(len(embedded.rows))
     np.add.at(total_R, row_P, weight_P)
-    return Measured(margin_P=scores_P - scores_P[embedded.positive_R][row_P], weight_P=weight_P / total_R[row_P])
+    return np.asarray(weight_P / total_R[row_P])
 
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def hardness(embedded: EmbeddedRows, measured: Measured, selected_P: Bools) -> Hardness | None:
-    """Hardness of the selected negatives; None if there are none."""
-    if not selected_P.any():
-        return None
+def hardness(embedded: EmbeddedRows, weight_P: Floats, selected_P: Bools) -> Hardness:
+    """Hardness of the selected negatives, at least one, given the `infonce_weights` of all passages."""
     rows, row_index = np.unique(embedded.row_P[selected_P], return_inverse=True)
-    margin, weight = measured.margin_P[selected_P], measured.weight_P[selected_P]
+    margin, weight = embedded.margins_P[selected_P], weight_P[selected_P]
     above = (margin >= 0).astype(np.float64)
     mass_by_row = np.bincount(row_index, weights=weight)
     return Hardness(
@@ -79,16 +71,16 @@ def hardness(embedded: EmbeddedRows, measured: Measured, selected_P: Bools) -> H
     )
 
 
-def hardness_by_source(embedded: EmbeddedRows, measured: Measured) -> dict[str, Hardness]:
+def hardness_by_source(embedded: EmbeddedRows, weight_P: Floats) -> dict[str, Hardness]:
     """One entry for each of `mined` and `generated` that occurs."""
-    found = {
-        name: hardness(embedded, measured, embedded.kind_P == kind)
-        for name, kind in (("mined", MINED), ("generated", GENERATED))
+    return {
+        KINDS[kind]: hardness(embedded, weight_P, embedded.kind_P == kind)
+        for kind in (MINED, GENERATED)
+        if embedded.count(kind)
     }
-    return {name: value for name, value in found.items() if value is not None}
 
 
-def hardness_by_disruption(embedded: EmbeddedRows, measured: Measured) -> dict[str, Hardness]:
+def hardness_by_disruption(embedded: EmbeddedRows, weight_P: Floats) -> dict[str, Hardness]:
     """One entry for each kind of violation among the generated negatives."""
     disruption_P = np.array(
         [
@@ -97,8 +89,7 @@ def hardness_by_disruption(embedded: EmbeddedRows, measured: Measured) -> dict[s
         ],
         dtype=object,
     )
-    found = {name: hardness(embedded, measured, disruption_P == name) for name in sorted(set(disruption_P) - {""})}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: hardness(embedded, weight_P, disruption_P == name) for name in sorted(set(disruption_P) - {""})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,20 +140,32 @@ class Histogram:
     shares: tuple[float, ...]
 
 
-def histogram(values: Iterable[float] | Floats, low: float, high: float, num_bins: int = 30) -> Histogram:
-    """Raises InputError for no values or an empty range."""
-    values_N = np.asarray(list(values), dtype=np.float64)
-    if not values_N.size or not low < high:
-        raise InputError("a histogram needs values and a range")
+def histogram(values_N: Floats, low: float, high: float, num_bins: int = 30) -> Histogram:
+    """The histogram of at least one value."""
     counts, _ = np.histogram(np.clip(values_N, low, high), bins=num_bins, range=(low, high))
     return Histogram(low=low, high=high, shares=tuple(float(c) / values_N.size for c in counts))
 
 
-def mean_effective_negatives(embedded: EmbeddedRows, measured: Measured) -> Interval:
+def margin_histograms(looks: Mapping[str, EmbeddedRows]) -> dict[str, dict[str, Histogram]]:
+    """By encoder and source: where the negatives score against their positive, all on one range."""
+    margins = {
+        when: {KINDS[kind]: seen.margins_P[seen.kind_P == kind] for kind in (MINED, GENERATED) if seen.count(kind)}
+        for when, seen in looks.items()
+    }
+    every = np.concatenate([values for by_kind in margins.values() for values in by_kind.values()])
+    # The outermost hundredths go into the outer bins; the positive's own place is always in view.
+    low, high = min(-0.05, *np.quantile(every, [0.01])), max(0.05, *np.quantile(every, [0.99]))
+    return {
+        when: {kind: histogram(values, float(low), float(high)) for kind, values in by_kind.items()}
+        for when, by_kind in margins.items()
+    }
+
+
+def mean_effective_negatives(embedded: EmbeddedRows, weight_P: Floats) -> Interval:
     """exp(entropy) of a row's negative weights: how many share the work, 1 to their number; mean over rows."""
     values = []
     for row in np.unique(embedded.row_P[embedded.kind_P != POSITIVE]):
-        weight = measured.weight_P[(embedded.row_P == row) & (embedded.kind_P != POSITIVE)]
+        weight = weight_P[(embedded.row_P == row) & (embedded.kind_P != POSITIVE)]
         if weight.sum() > 0:
             share = weight[weight > 0] / weight.sum()
             values.append(float(np.exp(-(share * np.log(share)).sum())))

@@ -54,13 +54,11 @@ def encoder_leak(embedded: EmbeddedRows, *, num_permutations: int = 200, seed: i
     chosen, group = _probed(embedded)
     pairs = embedded.kind_P != POSITIVE
     generated, rows = embedded.kind_P[pairs] == GENERATED, embedded.row_P[pairs]
-    scores = embedded.scores_P
-    margins = scores - scores[embedded.positive_R][embedded.row_P]
     score, margin = (
         source_information(values[pairs], generated, rows, num_permutations=num_permutations, seed=seed)
         if embedded.count(MINED)
         else None
-        for values in (scores, margins)
+        for values in (embedded.scores_P, embedded.margins_P)
     )
     is_generated = embedded.kind_P[chosen] == GENERATED
     return EncoderLeak(

@@ -7,14 +7,15 @@ from pathlib import Path
 from data.base.files import write_json
 from data.records import Requirement, Row, Verdict, row_content_id
 from data.row_files import write_objects, write_rows
-from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE, margin_histograms, score_lines, to_json
+from evals.diagnostics.diagnose import DIAGNOSTICS_FILE, FORMAT, SCORES_FILE, score_lines, to_json
 from evals.diagnostics.embedded_rows import GENERATED, MINED, embed_rows
 from evals.diagnostics.gradient_drift import ParameterDrift, embedding_drift
 from evals.diagnostics.hardness import (
     hardness_by_disruption,
     hardness_by_source,
+    infonce_weights,
+    margin_histograms,
     mean_effective_negatives,
-    measure,
     similarity_by_grade,
 )
 from evals.diagnostics.source_leak import encoder_leak, leak_warnings, text_leak
@@ -100,13 +101,13 @@ def write_diagnostics(folder: Path, used: list[Row]) -> None:
     margins = margin_histograms(looks)
     encoders = {}
     for when, seen in looks.items():
-        measured = measure(seen, temperature=0.05)
+        weight_P = infonce_weights(seen, temperature=0.05)
         encoders[when] = {
             "model": f"model-{when}",
             "hardness": {
-                "by_source": hardness_by_source(seen, measured),
-                "by_disruption": hardness_by_disruption(seen, measured),
-                "effective_negatives": mean_effective_negatives(seen, measured),
+                "by_source": hardness_by_source(seen, weight_P),
+                "by_disruption": hardness_by_disruption(seen, weight_P),
+                "effective_negatives": mean_effective_negatives(seen, weight_P),
             },
             "margins": margins[when],
             "by_grade": similarity_by_grade(seen),
