@@ -10,7 +10,7 @@ from data.base.cli import config_dict, text_table
 from data.base.errors import BadRows, InputError
 from data.base.files import atomic_path, write_json
 from data.base.outputs import Outputs
-from data.base.stats import bootstrap_interval, compare_paired
+from data.base.stats import Interval, bootstrap_interval, compare_paired
 from data.base.text import num_words, same_text_key
 from data.readers.source import read_source
 from data.records import REQUIREMENT_KINDS, Row
@@ -44,20 +44,32 @@ def evaluate(config: EvalConfig, *, show: bool = False) -> dict[str, Any]:
         if not rows:
             raise InputError("holds no rows", file=config.rows)
         slices |= by_requirement_kind(retrieval_set.queries, rows)
-    encoder, before = Encoder.load(config), None
+    encoder, baseline = Encoder.load(config), None
     model = Evaluated.of(encoder.name, encoder, retrieval_set, progress=True)
     if config.baseline is not None:
         other = Encoder.load(config.with_model(config.baseline))
-        before = Evaluated.of(other.name, other, retrieval_set, progress=True)
-    measured, baseline = model.scores, None if before is None else before.scores
-    result = _result(config, retrieval_set, measured, baseline, slices) | {"precision": encoder.precision}
+        baseline = Evaluated.of(other.name, other, retrieval_set, progress=True)
+    result = {
+        "config": config_dict(config),
+        "num_queries": len(next(iter(model.scores.per_query.values()))),
+        "num_passages": len(retrieval_set.passages),
+        **_measured(model.scores, slices),
+    }
+    if baseline is not None:
+        result["baseline"] = _measured(baseline.scores, slices) | {
+            "comparisons": {
+                measure: asdict(compare_paired(baseline.scores.per_query[measure], found))
+                for measure, found in model.scores.per_query.items()
+            }
+        }
+    result["precision"] = encoder.precision
     say(
-        f"{retrieval_set.name}: {result['num_queries']} queries over {len(retrieval_set.passages)} passages; "
-        f"mean [95% interval]\n{_measures_table(config, measured, baseline)}\n\n"
-        f"{LABELS[config.slice_measure]} by kind of query\n{_slices_table(config, measured, baseline, slices)}\n"
+        f"{retrieval_set.name}: {result['num_queries']} queries over {result['num_passages']} passages; "
+        f"mean [95% interval]\n{_measures_table(result)}\n\n"
+        f"{LABELS[config.slice_measure]} by kind of query\n{_slices_table(result, config.slice_measure, slices)}\n"
     )
-    if before is not None:
-        result["by_query"] = wins_and_losses(retrieval_set, before, model, config.slice_measure)
+    if baseline is not None:
+        result["by_query"] = wins_and_losses(retrieval_set, baseline, model, config.slice_measure)
         say(f"\n{summary(result['by_query'])}\n")
     if config.skip_bad_rows:
         say(bad_rows.summary() + "\n")
@@ -65,65 +77,14 @@ def evaluate(config: EvalConfig, *, show: bool = False) -> dict[str, Any]:
         write_json(config.out, result)
         say(f"written: {config.out}\n")
     if config.per_query is not None:
-        write_per_query(config.per_query, retrieval_set, {config.model: measured} | _named(config.baseline, baseline))
+        scores = {config.model: model.scores} | ({} if baseline is None else {str(config.baseline): baseline.scores})
+        write_per_query(config.per_query, retrieval_set, scores)
         say(f"written: {config.per_query}\n")
     outputs.record()
     return result
 
 
-def _named(name: str | None, scores: RetrievalScores | None) -> dict[str, RetrievalScores]:
-    return {} if name is None or scores is None else {name: scores}
-
-
-def _measures_table(config: EvalConfig, measured: RetrievalScores, baseline: RetrievalScores | None) -> str:
-    header = ["measure", config.model]
-    lines = [[LABELS[measure], str(measured.interval(measure))] for measure in measured.per_query]
-    if baseline is not None:
-        header += [str(config.baseline), "difference", "p"]
-        for line, measure in zip(lines, measured.per_query, strict=True):
-            pair = compare_paired(baseline.per_query[measure], measured.per_query[measure])
-            line += [str(baseline.interval(measure)), f"{pair.difference:+}", f"{pair.p_value:.4f}"]
-    return text_table(header, lines)
-
-
-def _slices_table(
-    config: EvalConfig,
-    measured: RetrievalScores,
-    baseline: RetrievalScores | None,
-    slices: Mapping[str, list[str]],
-) -> str:
-    header = ["queries", "count", config.model, *([] if baseline is None else [str(config.baseline)])]
-    lines = []
-    for name, query_ids in slices.items():
-        scored = [measured] if baseline is None else [measured, baseline]
-        values = [s.of_queries(config.slice_measure, query_ids) for s in scored]
-        if values[0]:
-            lines.append([name, str(len(values[0])), *(str(bootstrap_interval(v)) for v in values)])
-    return text_table(header, lines)
-
-
-def _result(
-    config: EvalConfig,
-    retrieval_set: RetrievalSet,
-    measured: RetrievalScores,
-    baseline: RetrievalScores | None,
-    slices: Mapping[str, list[str]],
-) -> dict[str, Any]:
-    result = {
-        "config": config_dict(config),
-        "num_queries": len(next(iter(measured.per_query.values()))),
-        "num_passages": len(retrieval_set.passages),
-        **_scores_dict(measured, slices),
-    }
-    if baseline is not None:
-        compared = {m: compare_paired(baseline.per_query[m], measured.per_query[m]) for m in measured.per_query}
-        result["baseline"] = _scores_dict(baseline, slices) | {
-            "comparisons": {measure: asdict(pair) for measure, pair in compared.items()}
-        }
-    return result
-
-
-def _scores_dict(scores: RetrievalScores, slices: Mapping[str, list[str]]) -> dict[str, Any]:
+def _measured(scores: RetrievalScores, slices: Mapping[str, list[str]]) -> dict[str, Any]:
     return {
         "means": scores.means(),
         "intervals": {measure: asdict(scores.interval(measure)) for measure in scores.per_query},
@@ -137,6 +98,30 @@ def _scores_dict(scores: RetrievalScores, slices: Mapping[str, list[str]]) -> di
         },
         "per_query": scores.per_query,
     }
+
+
+def _measures_table(result: Mapping[str, Any]) -> str:
+    baseline = result.get("baseline")
+    header = ["measure", result["config"]["model"]]
+    lines = [[LABELS[measure], str(Interval.of(found))] for measure, found in result["intervals"].items()]
+    if baseline is not None:
+        header += [result["config"]["baseline"], "difference", "p"]
+        for line, (measure, pair) in zip(lines, baseline["comparisons"].items(), strict=True):
+            found, difference = Interval.of(baseline["intervals"][measure]), Interval.of(pair["difference"])
+            line += [str(found), f"{difference:+}", f"{pair['p_value']:.4f}"]
+    return text_table(header, lines)
+
+
+def _slices_table(result: Mapping[str, Any], measure: str, slices: Mapping[str, list[str]]) -> str:
+    header, encoders, lines = ["queries", "count", result["config"]["model"]], [result], []
+    if "baseline" in result:
+        header.append(result["config"]["baseline"])
+        encoders.append(result["baseline"])
+    for name, query_ids in slices.items():
+        if count := len(result["per_query"][measure].keys() & set(query_ids)):
+            found = [str(Interval.of(each["slices"][name][measure])) for each in encoders]
+            lines.append([name, str(count), *found])
+    return text_table(header, lines)
 
 
 def write_per_query(path: Path, retrieval_set: RetrievalSet, scores: Mapping[str, RetrievalScores]) -> None:
