@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 Floats = NDArray[np.float64]
+_RESAMPLES = 10_000
 _BLOCK = 1_000  # resamples held in memory at once
 
 
@@ -39,16 +40,14 @@ class Interval:
         return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
-def _percentile_interval(mean: float, resampled_B: Floats, confidence: float = 0.95) -> Interval:
-    tail = (1 - confidence) / 2
+def _percentile_interval(mean: float, resampled_B: Floats) -> Interval:
+    tail = (1 - 0.95) / 2
     low, high = np.quantile(resampled_B, [tail, 1 - tail])
     return Interval(mean=float(mean), low=float(low), high=float(high))
 
 
-def bootstrap_interval(
-    values: Sequence[float] | Floats, *, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Percentile bootstrap interval of the mean. Raises ValueError for no values."""
+def bootstrap_interval(values: Sequence[float] | Floats, *, num_resamples: int = _RESAMPLES, seed: int = 0) -> Interval:
+    """95% percentile bootstrap interval of the mean. Raises ValueError for no values."""
     values_N = np.asarray(values, dtype=np.float64)
     if values_N.size == 0:
         raise ValueError("an interval needs at least one value")
@@ -59,11 +58,11 @@ def bootstrap_interval(
             for start in range(0, num_resamples, _BLOCK)
         ]
     )
-    return _percentile_interval(values_N.mean(), means, confidence)
+    return _percentile_interval(values_N.mean(), means)
 
 
 def randomisation_p_value(
-    differences: Sequence[float] | Floats, *, num_resamples: int = 10_000, seed: int = 0
+    differences: Sequence[float] | Floats, *, num_resamples: int = _RESAMPLES, seed: int = 0
 ) -> float:
     """Two-sided p-value of a paired randomisation test: could the sign of each query's difference be chance?
 
@@ -122,14 +121,14 @@ class PairedComparison:
         return self.p_value < 0.05 and self.difference.leaves_out_zero
 
 
-def compare_paired(first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0) -> PairedComparison:
+def compare_paired(first: Mapping[str, float], second: Mapping[str, float]) -> PairedComparison:
     """Compare two systems' scores by query. Raises ValueError when they were not measured on the same queries."""
     if first.keys() != second.keys():
         raise ValueError("a paired comparison needs the same queries on both sides")
     differences = np.array([second[query_id] - first[query_id] for query_id in first])
     return PairedComparison(
-        difference=bootstrap_interval(differences, seed=seed),
-        p_value=randomisation_p_value(differences, seed=seed),
+        difference=bootstrap_interval(differences),
+        p_value=randomisation_p_value(differences),
         num_queries=len(differences),
     )
 
@@ -144,33 +143,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def seeds_and_queries_interval(
-    scores_SQ: Floats, *, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Bootstrap interval of the mean of scores [S seeds, Q queries] that resamples seeds and queries alike.
+def seeds_and_queries_interval(scores_SQ: Floats) -> Interval:
+    """95% bootstrap interval of the mean of scores [S seeds, Q queries] that resamples seeds and queries alike.
 
     It says what another training seed and another draw of queries may give. Raises ValueError for no scores.
     """
     if scores_SQ.size == 0:
         raise ValueError("an interval needs at least one value")
     num_seeds, num_queries = scores_SQ.shape
-    rng, means = np.random.default_rng(seed), []
-    for start in range(0, num_resamples, _BLOCK):
-        num = min(_BLOCK, num_resamples - start)
+    rng, means = np.random.default_rng(0), []
+    for _ in range(_RESAMPLES // _BLOCK):
         # The mean over resampled seeds first: one vector of queries a resample, then resampled itself.
-        by_query_BQ = np.mean([scores_SQ[drawn_B] for drawn_B in rng.integers(0, num_seeds, (num_seeds, num))], axis=0)
+        by_query_BQ = np.mean(
+            [scores_SQ[drawn_B] for drawn_B in rng.integers(0, num_seeds, (num_seeds, _BLOCK))], axis=0
+        )
         means.append(np.take_along_axis(by_query_BQ, rng.integers(0, num_queries, by_query_BQ.shape), 1).mean(axis=1))
-    return _percentile_interval(scores_SQ.mean(), np.concatenate(means), confidence)
+    return _percentile_interval(scores_SQ.mean(), np.concatenate(means))
 
 
-def pooled_interval(sums_R: ArrayLike, counts_R: ArrayLike, *, num_resamples: int = 2_000, seed: int = 0) -> Interval:
+def pooled_interval(sums_R: ArrayLike, counts_R: ArrayLike) -> Interval:
     """The mean of all values of R rows, given the sum and the number of each row's; the interval resamples rows, as the
     values of a row are alike. Raises ValueError without values.
     """
     sums, counts = np.asarray(sums_R, dtype=np.float64), np.asarray(counts_R, dtype=np.float64)
     if not counts.sum():
         raise ValueError("an interval needs at least one value")
-    weights_BR = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), num_resamples)
+    weights_BR = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), 2_000)
     sums_B, counts_B = weights_BR @ sums, weights_BR @ counts
     return _percentile_interval(sums.sum() / counts.sum(), sums_B[counts_B > 0] / counts_B[counts_B > 0])
 

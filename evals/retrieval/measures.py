@@ -95,9 +95,9 @@ def score(run: Run, retrieval_set: RetrievalSet) -> RetrievalScores:
     return scores
 
 
-def evaluate(encoder: Encoder, retrieval_set: RetrievalSet, *, progress: bool = False) -> RetrievalScores:
+def evaluate(encoder: Encoder, retrieval_set: RetrievalSet) -> RetrievalScores:
     """Encode, rank the 1000 best passages of each query and score them."""
-    return score(ranked(encoder, retrieval_set, progress=progress), retrieval_set)
+    return score(ranked(encoder, retrieval_set), retrieval_set)
 
 
 def ranked(encoder: Encoder, retrieval_set: RetrievalSet, *, progress: bool = False) -> Run:
