@@ -17,7 +17,7 @@ import numpy as np
 
 from data.base.cli import config_dict, text_table
 from data.base.errors import InputError, shown
-from data.base.files import folder_lock, numbered_lines, read_json_object, write_json
+from data.base.files import atomic_writer, folder_lock, numbered_lines, read_json_object, write_json
 from data.base.options import shared_options
 from data.base.outputs import at_work_in, claim_folder
 from data.base.stats import Floats, Interval, holm, randomisation_p_value, seeds_and_queries_interval
@@ -28,7 +28,7 @@ from data.retrieval_set import RetrievalSet
 from data.row_files import write_rows
 from evals.ablation.arms import MINED, ZERO_SHOT, Arm, arm_rows, arms_of, num_short, what_is_missing
 from evals.ablation.config import AblateConfig
-from evals.ablation.plot import write_ablation_plot
+from evals.ablation.plot import ablation_plot
 from evals.ablation.rows import ablation_rows
 from evals.retrieval.measures import evaluate
 from trainer.config import Recipe, TrainConfig
@@ -78,16 +78,12 @@ def _ablate(config: AblateConfig) -> dict[str, Any]:
     missing, short, runs = dict[str, str](), dict[str, int](), dict[str, list[Run]]()
     finished = Counter[bool]()
     for arm in arms_of(config):
-        if arm.negatives == "naive" and naive is None:
-            missing[arm.name] = "no LM given"
-            log.info("%s: %s", arm.name, missing[arm.name])
-            continue
-        sharpness = arm.settings.get("grade_sharpness", 1.0)
-        shown = None if arm.negatives is None else arm_rows(arm.negatives, rows, naive, config.num_mined, sharpness)
-        if lack := what_is_missing(arm, naive if naive is not None and arm.negatives == "naive" else rows):
+        if lack := what_is_missing(arm, rows, naive):
             missing[arm.name] = lack
             log.info("%s: %s", arm.name, lack)
             continue
+        sharpness = arm.settings.get("grade_sharpness", 1.0)
+        shown = None if arm.negatives is None else arm_rows(arm.negatives, rows, naive, config.num_mined, sharpness)
         if shown is not None and (count := num_short(shown, generated)):
             short[arm.name] = count
             log.warning("warning: %s", short_words(arm.name, count, len(rows)))
@@ -122,7 +118,8 @@ def _ablate(config: AblateConfig) -> dict[str, Any]:
         "seconds_this_run": round(time.monotonic() - start, 1),
     }
     write_json(config.out / "ablation.json", result)
-    write_ablation_plot(config.out / "ablation.svg", result, SHOWN)
+    with atomic_writer(config.out / "ablation.svg") as file:
+        file.write(f"{ablation_plot(result, SHOWN)}\n")
     sys.stdout.write(ablation_table(result) + f"\nwritten: {config.out / 'ablation.json'} and ablation.svg\n")
     return result
 
@@ -297,18 +294,15 @@ def _test_words(table: Mapping[str, Any]) -> str:
 
 
 def _arms_table(table: Mapping[str, Any]) -> str:
-    return "\n\n".join(
-        text_table(
-            ["arm", "seeds", measure, "against mined", "p (Holm)"],
-            [
-                [name, str(arm["seeds"]), str(Interval.of(arm["measures"][measure]))]
-                + (["", ""] if pair is None else [f"{Interval.of(pair):+}", f"{pair['p_holm']:.3f}"])
-                for name, arm in table["arms"].items()
-                for pair in [table["against_mined"].get(name, {}).get(measure)]
-            ],
-        )
-        for measure in SHOWN
-    )
+    tables = []
+    for measure in SHOWN:
+        lines = []
+        for name, arm in table["arms"].items():
+            pair = table["against_mined"].get(name, {}).get(measure)
+            compared = ["", ""] if pair is None else [f"{Interval.of(pair):+}", f"{pair['p_holm']:.3f}"]
+            lines.append([name, str(arm["seeds"]), str(Interval.of(arm["measures"][measure])), *compared])
+        tables.append(text_table(["arm", "seeds", measure, "against mined", "p (Holm)"], lines))
+    return "\n\n".join(tables)
 
 
 def read_ablation(folder: str | Path) -> dict[str, Any]:

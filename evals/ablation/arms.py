@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data.base.errors import InputError
-from data.records import Negative, Row
+from data.records import Row
 from evals.ablation.config import AblateConfig
 from programs.synthesis.mined_verdicts import with_verdicts
 
@@ -72,7 +72,7 @@ def _controls(config: AblateConfig) -> Iterable[Arm]:
 
 
 def with_mined_only(row: Row, num_mined: int) -> Row:
-    """As many mined negatives as `with_generated` has negatives in all, best-ranked first.
+    """As many mined negatives as the arms with generated ones have negatives in all, best-ranked first.
 
     Without this the arm with generated negatives would also see more texts, and a gain could be theirs. A row with
     fewer mined negatives than that keeps all it has (`num_short` counts such rows).
@@ -80,16 +80,13 @@ def with_mined_only(row: Row, num_mined: int) -> Row:
     return replace(row, negatives=row.of_source("mined")[: num_mined + len(row.of_source("generated"))])
 
 
-def with_generated(row: Row, num_mined: int) -> Row:
-    """The first `num_mined` mined negatives and all generated ones."""
-    return replace(row, negatives=row.of_source("mined")[:num_mined] + row.of_source("generated"))
-
-
-def with_naive(row: Row, naive: Row, num_mined: int) -> Row:
-    """As many naive negatives as the row has generated ones; where naive ones ran short, mined ones fill up."""
-    generated = naive.of_source("generated")[: len(row.of_source("generated"))]
-    fill = len(row.of_source("generated")) - len(generated)
-    return replace(row, negatives=row.of_source("mined")[: num_mined + fill] + generated)
+def with_generated(row: Row, written: Row, num_mined: int) -> Row:
+    """The first `num_mined` mined negatives and as many generated ones of `written` as the row has of its own; where
+    those ran short, mined ones fill up.
+    """
+    wanted = len(row.of_source("generated"))
+    generated = written.of_source("generated")[:wanted]
+    return replace(row, negatives=row.of_source("mined")[: num_mined + wanted - len(generated)] + generated)
 
 
 def with_smoothed_labels(row: Row, num_mined: int, sharpness: float) -> Row:
@@ -117,8 +114,8 @@ def with_promoted(row: Row, num_mined: int) -> Row:
 # of graded relevance.
 NEGATIVES: Mapping[str, Callable[[Row, Row, int, float], Row]] = {
     "mined": lambda row, naive, num_mined, sharpness: with_mined_only(row, num_mined),
-    "generated": lambda row, naive, num_mined, sharpness: with_generated(row, num_mined),
-    "naive": lambda row, naive, num_mined, sharpness: with_naive(row, naive, num_mined),
+    "generated": lambda row, naive, num_mined, sharpness: with_generated(row, row, num_mined),
+    "naive": lambda row, naive, num_mined, sharpness: with_generated(row, naive, num_mined),
     "promoted": lambda row, naive, num_mined, sharpness: with_promoted(row, num_mined),
     "smoothed": lambda row, naive, num_mined, sharpness: with_smoothed_labels(row, num_mined, sharpness),
 }
@@ -137,18 +134,18 @@ def arm_rows(
     return [NEGATIVES[negatives](row, naive[row.query_id], num_mined, sharpness) for row in rows]
 
 
-def what_is_missing(arm: Arm, rows: Sequence[Row]) -> str:
-    """What the rows lack for the arm, in words; empty if nothing. `rows` as they came, naive ones for a naive arm."""
-    if arm.negatives == "promoted" and not any(n.verdict and n.verdict.answers_query for n in _mined(rows)):
+def what_is_missing(arm: Arm, rows: Sequence[Row], naive_rows: Sequence[Row] | None) -> str:
+    """What the rows, as they came, lack for the arm, in words; empty if nothing."""
+    if arm.negatives == "naive" and naive_rows is None:
+        return "no LM given"
+    mined = (negative for row in rows for negative in row.of_source("mined"))
+    if arm.negatives == "promoted" and not any(n.verdict and n.verdict.answers_query for n in mined):
         return "no mined negative with a verdict that it answers"
-    generated = (negative for row in rows for negative in row.of_source("generated"))
+    shown = naive_rows if naive_rows is not None and arm.negatives == "naive" else rows
+    generated = (negative for row in shown for negative in row.of_source("generated"))
     if arm.settings.get("relevance") == "graded" and any(negative.relevance is None for negative in generated):
         return "generated negatives without a verdict: just verify"
     return ""
-
-
-def _mined(rows: Iterable[Row]) -> Iterable[Negative]:
-    return (negative for row in rows for negative in row.of_source("mined"))
 
 
 def num_short(rows: Iterable[Row], generated: Iterable[Row]) -> int:

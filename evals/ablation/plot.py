@@ -1,12 +1,10 @@
 """The ablation as one picture: every arm against mined only, as an SVG file that needs nothing else."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from data.base.files import atomic_writer
 from data.base.stats import Interval
 from evals.ablation.arms import MINED
 from evals.charts import axis_of, svg_text, ticks
@@ -27,16 +25,10 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 """
 
 
-def write_ablation_plot(path: Path, result: Mapping[str, Any], measures: Sequence[str]) -> None:
-    """Draw what `just ablate` found (ablation.json). Raises InputError when the file cannot be written."""
-    with atomic_writer(path) as file:
-        file.write(str(ablation_plot(result, measures)) + "\n")
-
-
 def ablation_plot(result: Mapping[str, Any], measures: Sequence[str]) -> Markup:
-    """One line an arm, one panel a measure: the difference from mined only (the dashed line), paired by query.
+    """ablation.json drawn: a line an arm, a panel a measure, the difference from mined only (the dashed line).
 
-    The arms' own means differ little beside the spread of the queries, which pairing takes out.
+    The arms' own means differ little beside the spread of the queries, which pairing by query takes out.
     """
     arms = result["against_mined"]
     width = _NAMES + len(measures) * (_PANEL + _GAP)

@@ -133,8 +133,8 @@ def test_controls_change_one_thing_each() -> None:
     assert TrainConfig(rows="r", out="o", **smoothed.settings).grade_mined
 
     false = replace(full, negatives=(full.negatives[0], judged(full.negatives[1], answers=True), *full.negatives[2:]))
-    assert "no mined negative" in what_is_missing(promoted, [full])
-    assert what_is_missing(promoted, [false]) == ""
+    assert "no mined negative" in what_is_missing(promoted, [full], None)
+    assert what_is_missing(promoted, [false], None) == ""
     (shown,) = arm_rows(promoted.negatives or "", [false], None, 4)
     assert [p.text for p in shown.positives] == ["positive 1", "m11"] and len(shown.negatives) == 6
 
@@ -149,10 +149,10 @@ def test_controls_change_one_thing_each() -> None:
 def test_graded_arms_need_verdicts() -> None:
     *_, plain, graded = (arm for arm in arms_of(config()) if arm.negatives == "generated")
     unjudged = [row("1", mined=1, generated=1)]
-    assert what_is_missing(plain, unjudged) == ""
-    assert "just verify" in what_is_missing(graded, unjudged)
+    assert what_is_missing(plain, unjudged, None) == ""
+    assert "just verify" in what_is_missing(graded, unjudged, None)
     judged = [replace(unjudged[0], negatives=tuple(replace(n, grade=0.5) for n in unjudged[0].negatives))]
-    assert what_is_missing(graded, judged) == ""
+    assert what_is_missing(graded, judged, None) == ""
 
 
 def test_bundled_rows_are_mined_here_and_keep_their_verdicts(tmp_path: Path) -> None:
