@@ -167,14 +167,16 @@ def row_content_id(row: Row) -> str:
 
 def row_to_dict(row: Row) -> dict[str, Any]:
     """The JSON form of a row; fields that hold nothing are left out."""
-    return dict(_without_empty(asdict(row))) | {"negatives": [_without_empty(asdict(n)) for n in row.negatives]}
+    found: dict[str, Any] = without_empty(asdict(row))
+    return found if row.negatives else found | {"negatives": []}
 
 
-def _without_empty(value: Any) -> Any:
+def without_empty(value: Any) -> Any:
+    """A value of records or of JSON, of objects those fields alone that hold something; lists in place of tuples."""
     if isinstance(value, Mapping):
-        return {key: _without_empty(item) for key, item in value.items() if item is not None and item != ()}
+        return {key: without_empty(item) for key, item in value.items() if item is not None and item != ()}
     if isinstance(value, (list, tuple)):
-        return [_without_empty(item) for item in value]
+        return [without_empty(item) for item in value]
     return value
 
 

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from data.base.errors import STRICT, BadRows, InputError
 from data.base.fields import Line
 from data.base.files import atomic_path, atomic_writer, numbered_lines, open_bytes, unpacking
-from data.records import Row, row_from_dict, row_to_dict
+from data.records import Row, row_from_dict, row_to_dict, without_empty
 
 _GROUP = 1_000  # rows in memory at once
 PACKED = (".gz", ".zst")
@@ -220,7 +220,7 @@ def _read_parquet(path: Path) -> Iterator[Line]:
             for batch in file.iter_batches(batch_size=_GROUP):
                 for value in batch.to_pylist():
                     number += 1
-                    yield Line(_without_null(value), str(path), number)
+                    yield Line(without_empty(value), str(path), number)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"cannot read as Parquet: {error}", file=path) from error
 
@@ -234,11 +234,3 @@ def count_parquet_objects(path: Path) -> int:
         return int(parquet.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read as Parquet: {error}", file=path) from error
-
-
-def _without_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_null(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_null(item) for item in value]
-    return value
