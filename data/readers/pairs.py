@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from data.base.errors import STRICT, BadRows, InputError, first_line
 from data.base.fields import Line, Positives, Read, Text
 from data.base.files import open_text, read_json_object
+from data.base.options import options
 from data.base.text import clean_text, content_id, passage_text, same_text_key
 from data.readers.judged import Judged
-from data.readers.pair_options import PairOptions
 from data.retrieval_set import RetrievalSet
 from data.row_files import POSITIVE_FIELDS, QUERY_FIELDS, read_objects
 
@@ -18,6 +18,25 @@ log = logging.getLogger(__name__)
 # The names that public corpora give to an id and to a text.
 _ID_FIELDS = ("_id", "id", "docid", "doc_id")
 _TEXT_FIELDS = ("text", "passage", "document", "contents", "content")
+
+
+@options
+class PairOptions:
+    """How pairs are read."""
+
+    query: str | None = None
+    """Column or field of pairs that holds the query (None: query, anchor, question, claim or sentence1)."""
+
+    positive: str | None = None
+    """Column or field of pairs that holds the positive: text, or with --corpus the id of a passage (None: positive,
+    positives, pos, passage, document, answer, context or sentence2)."""
+
+    title: str | None = None
+    """Column or field of pairs that holds the positive's title, which is put in front of its text."""
+
+    corpus: str | None = None
+    """Corpus beside the pairs: a file with a passage a line (text, perhaps title and id), a BEIR folder, or a folder of
+    .txt files, each a passage under its name (None: the positives alone)."""
 
 
 def read_pairs(path: str | Path, bad_rows: BadRows = STRICT, pairs: PairOptions | None = None) -> RetrievalSet:

@@ -7,8 +7,7 @@ from data.base.errors import STRICT, BadRows, InputError
 from data.hub import pinned_revision
 from data.readers.beir import is_beir, read_beir
 from data.readers.mteb import read_mteb
-from data.readers.pair_options import PairOptions
-from data.readers.pairs import read_hf_dataset, read_pairs
+from data.readers.pairs import PairOptions, read_hf_dataset, read_pairs
 from data.readers.recorded import bundled_set
 from data.retrieval_set import RetrievalSet
 

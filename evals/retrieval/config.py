@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from data.base.options import Bound, options
 from data.base.outputs import ForceOption
-from data.readers.pair_options import PairOptions
+from data.readers.pairs import PairOptions
 from trainer.encoder.options import EncoderOptions
 
 # Where `report` looks for an evaluation in a run folder.

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from data.base.errors import require
 from data.base.options import Bound, Count, Finite, NotNegative, Seed, options
 from data.base.outputs import ForceOption
-from data.readers.pair_options import PairOptions
+from data.readers.pairs import PairOptions
 from trainer.encoder.options import EncoderOptions
 
 CandidateSource = Literal["dense", "bm25", "hybrid"]

@@ -12,8 +12,7 @@ from data.base.errors import STRICT, InputError
 from data.formats.convert import write_format
 from data.readers.beir import write_beir
 from data.readers.demo import demo_items
-from data.readers.pair_options import PairOptions
-from data.readers.pairs import read_hf_dataset, read_pairs
+from data.readers.pairs import PairOptions, read_hf_dataset, read_pairs
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
 from data.row_files import count_rows, read_rows, write_objects, write_rows
