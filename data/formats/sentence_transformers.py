@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from data.base.fields import Line, Positives, Text
 from data.formats.format import Format, mined, passages
@@ -52,55 +52,48 @@ class Origins(Tuples):
 
     name = "st-origins"
     carries = "texts and which negatives are generated"
+    expected: ClassVar[str] = "expected 0 or 1 for each of the {} negatives"
+
+    def label(self, negative: Negative) -> Any:
+        """What is said of a negative."""
+        return int(negative.source == "generated")
+
+    def labelled(self, negative: Negative, label: Any) -> Negative | None:
+        """The negative as a label says; None for what is no label."""
+        return replace(negative, source="generated" if label else "mined") if label in (0, 1) else None
 
     def encode(self, row: Row, negatives: Sequence[Negative]) -> list[dict[str, Any]]:
-        label = [int(negative.source == "generated") for negative in negatives]
-        return [line | {"label": label} for line in super().encode(row, negatives)]
+        labels = [self.label(negative) for negative in negatives]
+        return [line | {"label": labels} for line in super().encode(row, negatives)]
 
     def decode(self, lines: Sequence[Line]) -> Row:
-        row, label = super().decode(lines), lines[0].value.get("label")
-        if not isinstance(label, list) or len(label) != len(row.negatives) or not all(flag in (0, 1) for flag in label):
-            raise lines[0].fault(f"expected 0 or 1 for each of the {len(row.negatives)} negatives", "label")
-        return replace(
-            row,
-            negatives=tuple(
-                replace(negative, source="generated") if flag else negative
-                for negative, flag in zip(row.negatives, label, strict=True)
-            ),
-        )
+        row, labels = super().decode(lines), lines[0].value.get("label")
+        if isinstance(labels, list) and len(labels) == len(row.negatives):
+            found = [self.labelled(negative, label) for negative, label in zip(row.negatives, labels, strict=True)]
+            negatives = tuple(negative for negative in found if negative is not None)
+            if len(negatives) == len(labels):
+                return replace(row, negatives=negatives)
+        raise lines[0].fault(self.expected.format(len(row.negatives)), "label")
 
 
-class Graded(Tuples):
+class Graded(Origins):
     """The same with `label`: for each negative 1 if a language model wrote it, else 0, and its grade (-1: none)."""
 
     name = "st-graded"
     carries = "texts, which negatives are generated, and grades"
+    expected = "expected for each of the {} negatives 0 or 1, and a grade from 0 to 1 or -1"
 
-    def encode(self, row: Row, negatives: Sequence[Negative]) -> list[dict[str, Any]]:
-        label = [[float(n.source == "generated"), -1.0 if n.relevance is None else n.relevance] for n in negatives]
-        return [line | {"label": label} for line in super().encode(row, negatives)]
+    def label(self, negative: Negative) -> Any:
+        return [float(negative.source == "generated"), -1.0 if negative.relevance is None else negative.relevance]
 
-    def decode(self, lines: Sequence[Line]) -> Row:
-        row, label = super().decode(lines), lines[0].value.get("label")
-        if not isinstance(label, list) or len(label) != len(row.negatives) or not all(map(_is_graded, label)):
-            raise lines[0].fault(
-                f"expected for each of the {len(row.negatives)} negatives 0 or 1, and a grade from 0 to 1 or -1",
-                "label",
-            )
-        return replace(
-            row,
-            negatives=tuple(
-                replace(n, source="generated" if flag else "mined", grade=None if grade < 0 else float(grade))
-                for n, (flag, grade) in zip(row.negatives, label, strict=True)
-            ),
-        )
-
-
-def _is_graded(pair: Any) -> bool:
-    if not isinstance(pair, list) or [type(part) in (int, float) for part in pair] != [True, True]:
-        return False
-    flag, grade = pair
-    return flag in (0, 1) and (grade == -1 or 0 <= grade <= 1)
+    def labelled(self, negative: Negative, label: Any) -> Negative | None:
+        if not isinstance(label, list) or [type(part) in (int, float) for part in label] != [True, True]:
+            return None
+        flag, grade = label
+        if grade != -1 and not 0 <= grade <= 1:
+            return None
+        found = super().labelled(negative, flag)
+        return found and replace(found, grade=None if grade < 0 else float(grade))
 
 
 @dataclass(frozen=True, slots=True)
