@@ -28,7 +28,9 @@ def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows = STRIC
     an empty query or passage, a duplicate id, judgements of unknown ids, or a split without a positive.
     """
     folder = Path(folder)
-    corpus, topics, qrels_file = (_find(folder, name) for name in _names(split))
+    corpus, topics, qrels_file = (
+        _find(folder, name) for name in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")
+    )
     for path in (corpus, topics, qrels_file):
         if not path.is_file():
             found = _splits(folder)
@@ -59,10 +61,6 @@ def read_beir(folder: str | Path, split: str = "test", bad_rows: BadRows = STRIC
         qrels=qrels,
         families=families,
     )
-
-
-def _names(split: str) -> tuple[str, str, str]:
-    return "corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv"
 
 
 def _find(folder: Path, name: str) -> Path:

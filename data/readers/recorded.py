@@ -50,10 +50,10 @@ def bundled_rows(spec: str, generator: Generator) -> list[Row]:
     then the generated ones, each with its verdict. Raises InputError for another corpus.
     """
     if spec == DEMO:
-        naive = {line.value["id"]: line.value["negatives"] for line in read_objects(DEMO_FOLDER / "naive.jsonl")}
         rows = [item.row for item in demo_items()]
         if generator == "counterfactual":
             return rows
+        naive = {line.value["id"]: line.value["negatives"] for line in read_objects(DEMO_FOLDER / "naive.jsonl")}
         return [replace(row, negatives=recorded_negatives(naive[row.query_id], row, "recorded:naive")) for row in rows]
     _check(spec)
     return [_xquad_row(line.value, generator) for line in read_objects(XQUAD_FOLDER / "train.jsonl")]
