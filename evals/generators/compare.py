@@ -156,7 +156,7 @@ def _entry(config: CompareConfig, name: str, rows: list[Row], retriever: Retriev
         return {"unusable": str(error), "usage": found.get("usage"), "verifier": found.get("verifier")}
     enriched = list(read_rows(folder / "rows.jsonl"))
     bands = Bands(temperature=config.ranking_temperature)
-    style = corpus_style([text for row in rows for text in (n.text for n in row.of_source("mined"))])
+    style = corpus_style([negative.text for row in rows for negative in row.of_source("mined")])
     feedback = [row_feedback(row, synthesis_of_row(row), retriever, bands, style) for row in enriched]
     return {
         "unusable": None,

@@ -7,8 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from data.base.text import changed_ranges, content_id
-from data.records import Row, Verdict
-from programs.modules.candidates import Synthesis
+from data.records import Negative, Row
+from programs.modules.candidates import Candidate, Synthesis
 
 # Everything else of the page is well under 0.3 MB.
 MOST_BYTES = 4_400_000
@@ -56,33 +56,32 @@ def _query(
         return passages.setdefault(text, len(passages))
 
     positive = row.positives[0].text
+
+    def written(passage: Negative | Candidate, fate: str) -> dict[str, Any]:
+        """What there is to say of a passage that a language model wrote."""
+        in_positive, in_passage, kept = changed_ranges(positive, passage.text)
+        said = {
+            "marks": [in_positive, in_passage],
+            "kept": round(kept, 2),
+            "fate": fate,
+            "disruption": passage.disruption or "",
+            "requirement": passage.requirement.statement if passage.requirement else "",
+        }
+        if (verdict := passage.verdict) is not None:
+            said |= {"answers": verdict.answers_query, "satisfied": list(verdict.satisfied), "reason": verdict.reason}
+        return said
+
     negatives = []
     for negative in row.negatives:
-        entry: dict[str, Any] = {"p": place(negative.text), "source": negative.source}
         seen = _scores_of(negative.text, scores)
         if negative.score is not None and not seen:
             seen = {"mining": round(negative.score, 4)}
-        entry["scores"] = seen
+        entry: dict[str, Any] = {"p": place(negative.text), "source": negative.source, "scores": seen}
         if negative.source == "generated":
-            entry |= _marks(positive, negative.text) | _verdict(negative.verdict)
-            entry |= {
-                "fate": "accepted",
-                "disruption": negative.disruption or "",
-                "requirement": negative.requirement.statement if negative.requirement else "",
-                "generator": negative.generator or "",
-            }
+            entry |= written(negative, "accepted") | {"generator": negative.generator or ""}
         negatives.append(entry)
     negatives += [
-        {
-            "p": place(candidate.text),
-            "source": "refused",
-            "scores": {},
-            "fate": candidate.fate,
-            "disruption": candidate.disruption,
-            "requirement": candidate.requirement.statement if candidate.requirement else "",
-        }
-        | _marks(positive, candidate.text)
-        | _verdict(candidate.verdict)
+        {"p": place(candidate.text), "source": "refused", "scores": {}} | written(candidate, candidate.fate)
         for candidate in (synthesis.candidates if synthesis else ())
         if candidate.fate != "accepted" and candidate.text
     ]
@@ -99,14 +98,3 @@ def _query(
 def _scores_of(text: str, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     key = content_id(text)
     return {when: found[key] for when, found in scores.items() if key in found}
-
-
-def _marks(positive: str, negative: str) -> dict[str, Any]:
-    in_positive, in_negative, kept = changed_ranges(positive, negative)
-    return {"marks": [in_positive, in_negative], "kept": round(kept, 2)}
-
-
-def _verdict(verdict: Verdict | None) -> dict[str, Any]:
-    if verdict is None:
-        return {}
-    return {"answers": verdict.answers_query, "satisfied": list(verdict.satisfied), "reason": verdict.reason}
