@@ -72,22 +72,20 @@ def read_run_folder(path: str | Path) -> RunParts:
 
 
 def _results(run: RunParts) -> dict[str, Any]:
-    convert: Callable[[Mapping[str, Any]], dict[str, Any]] = _of_ablation
-    file = run.path / "ablation.json"
-    if file.is_file():
-        summary = read_ablation(run.path)
-    else:
-        file, convert = run.path / "summary.json", _of_demo
-        summary = read_json_object(file) if file.is_file() else {}
-        if not isinstance(summary.get("test"), Mapping):
-            file, convert = run.path / EVAL_FILE, _of_eval
-            if not file.is_file():
-                raise InputError(f"no comparison of trained models is in this folder, nor an {EVAL_FILE}")
-            summary = read_json_object(file)
-    try:
-        return convert(summary) | {"config": dict(summary.get("config", {}))}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"its results are in a form that this version does not know ({error})", file=file) from error
+    for name, convert in {"ablation.json": _of_ablation, "summary.json": _of_demo, EVAL_FILE: _of_eval}.items():
+        file = run.path / name
+        if not file.is_file():
+            continue
+        found = read_ablation(run.path) if convert is _of_ablation else read_json_object(file)
+        # Other commands write a summary, too.
+        if convert is _of_demo and not isinstance(found.get("test"), Mapping):
+            continue
+        try:
+            return convert(found) | {"config": dict(found.get("config", {}))}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            words = f"its results are in a form that this version does not know ({error})"
+            raise InputError(words, file=file) from error
+    raise InputError(f"no comparison of trained models is in this folder, nor an {EVAL_FILE}")
 
 
 def _interval(value: Mapping[str, Any]) -> dict[str, float]:
@@ -182,10 +180,6 @@ def _configs(run: RunParts) -> dict[str, dict[str, Any]]:
     return compared | {name: read_json_object(file) for name, file in files.items() if file.is_file()}
 
 
-def _synthesis(run: RunParts) -> dict[str, Any]:
-    return read_json_object(_synthesis_path(run) / "summary.json")
-
-
 def _synthesis_path(run: RunParts) -> Path:
     if run.synthesis_path is None:
         raise InputError("no synthesis is in this folder")
@@ -218,10 +212,6 @@ def _rows(run: RunParts) -> list[Row]:
     if not rows:
         raise InputError("holds no rows", file=found)
     return rows
-
-
-def _candidates(run: RunParts) -> dict[str, Synthesis]:
-    return read_syntheses(_synthesis_path(run), run.rows)
 
 
 def _diagnostics_file(run: RunParts, name: str) -> Path:
@@ -267,6 +257,14 @@ def _audit(run: RunParts) -> Agreement:
 
 # In this order: the configs name the rows that were trained on, which the funnel ends with.
 _READERS: dict[str, Callable[[RunParts], Any]] = {
-    "results": _results, "curves": _curves, "configs": _configs, "synthesis": _synthesis, "funnel": _funnel,
-    "rows": _rows, "candidates": _candidates, "diagnostics": _diagnostics, "scores": _scores, "audit": _audit,
-}  # fmt: skip
+    "results": _results,
+    "curves": _curves,
+    "configs": _configs,
+    "synthesis": lambda run: read_json_object(_synthesis_path(run) / "summary.json"),
+    "funnel": _funnel,
+    "rows": _rows,
+    "candidates": lambda run: read_syntheses(_synthesis_path(run), run.rows),
+    "diagnostics": _diagnostics,
+    "scores": _scores,
+    "audit": _audit,
+}
