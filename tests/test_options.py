@@ -36,10 +36,13 @@ SHARED = {
     "FeedbackOptions": "retriever",
     "ReflectionOptions": "reflection-lm reflection-api-base",
 }
-_SYNTHESIS = [
+OF_SYNTHESIS = [
     "FallbackOptions", "RankingOptions", "SendOptions", "RowRunOptions", "WritingOptions", "JudgingOptions",
     "LMOptions", "CallOptions",
 ]  # fmt: skip
+SYNTHESIZE = (
+    "rows out method program repairs retriever hardness judge-twice-above engine ray-actors ray-address style-passages"
+)
 ABLATE = (
     "rows test out naive-rows dev dev-split test-split seeds num-mined entropy-weights generated-weights "
     "grade-sharpness keep-models slices transfer controls"
@@ -68,34 +71,17 @@ OWN = {
     ),
     "trainer publish": (["HubOptions"], "model evaluations"),
     "programs try": (["WritingOptions", "JudgingOptions", "LMOptions", "CallOptions"], "query passage"),
-    "programs synthesize": (
-        _SYNTHESIS,
-        (
-            "rows out method program repairs retriever hardness judge-twice-above engine ray-actors ray-address "
-            "style-passages"
-        ),
-    ),
-    "programs prompts": (
-        _SYNTHESIS,
-        (
-            "write rows out method program repairs retriever hardness judge-twice-above engine ray-actors ray-address "
-            "style-passages force"
-        ),
-    ),
+    "programs synthesize": (OF_SYNTHESIS, SYNTHESIZE),
+    "programs prompts": (OF_SYNTHESIS, f"{SYNTHESIZE} write force"),
     "programs verify": (
         ["FallbackOptions", "SendOptions", "RowRunOptions", "JudgingOptions", "LMOptions", "CallOptions"],
         "rows out",
     ),
     "programs optimize": (
         [
-            "FeedbackOptions",
-            "ReflectionOptions",
-            "RankingOptions",
-            "WritingOptions",
-            "JudgingOptions",
-            "LMOptions",
+            "FeedbackOptions", "ReflectionOptions", "RankingOptions", "WritingOptions", "JudgingOptions", "LMOptions",
             "CallOptions",
-        ],
+        ],  # fmt: skip
         "rows out optimizer parts rollouts demos dev-share held-out-share style-passages",
     ),
     "programs dataset": (["HubOptions"], "run out source title cassette force"),

@@ -150,6 +150,7 @@ def test_an_audit_alone_needs_no_encoder(
         (["audit=-1"], "--audit: expected at least 0"),
         (["model=x", "temperature=0"], "--temperature: expected a number above 0"),
         (["model=x", "permutations=5"], "--permutations: expected at least 19"),
+        (["model=x", "max-rows=-1"], "--max-rows: expected at least 0"),
         (["audit=3", "baseline=x"], "--baseline: expected --model with it"),
         (["model=no/such/model"], "no/such/model"),
     ],
@@ -176,8 +177,3 @@ def test_a_sample_takes_rows_with_generated_negatives_first_and_keeps_their_orde
     assert [r.query_id for r in found if r.of_source("generated")] == ["q0", "q2", "q4", "q6", "q8"]
     assert found == sorted(found, key=mixed.index)
     assert sample_rows(mixed, 0, seed=1) == mixed == sample_rows(mixed, 10, seed=1)
-
-
-def test_the_config_names_the_flag() -> None:
-    with pytest.raises(InputError, match="--max-rows: expected at least 0"):
-        DiagnoseConfig(rows=Path("r"), out=Path("o"), model="m", max_rows=-1)

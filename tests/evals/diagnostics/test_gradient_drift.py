@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data.base.errors import InputError
-from evals.diagnostics.embedded_rows import GENERATED, MINED, POSITIVE, EmbeddedRows, embed_rows
+from evals.diagnostics.embedded_rows import embed_rows
 from evals.diagnostics.gradient_drift import angle_between, embedding_drift, parameter_drift
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 from trainer.losses import candidate_scores, graded_info_nce, info_nce
@@ -138,9 +138,3 @@ def test_parameter_drift_equals_the_gradients_taken_one_by_one_and_leaves_none_b
     assert found.num_rows == 4
     with pytest.raises(InputError, match="at least 2 rows"):
         parameter_drift(rows[:1], encoder, temperature=0.5)  # type: ignore[arg-type]
-
-
-def test_several_positives_use_the_first() -> None:
-    embedded = embed_rows([row(0, [mined("m"), generated("g")])], TableEncoder())
-    assert isinstance(embedded, EmbeddedRows)
-    assert embedded.kind_P.tolist() == [POSITIVE, MINED, GENERATED]
