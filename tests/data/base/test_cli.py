@@ -83,10 +83,6 @@ def test_help_wraps_a_docstring_of_several_lines_anew(
     assert run(["fell", "kind=elm"]) == (0, [FellConfig(kind="elm")])
 
 
-def test_the_command_chooses_the_function() -> None:
-    assert run(["fell"]) == (0, [FellConfig()])
-
-
 def test_a_fault_of_the_user_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     code, seen = run(["plant", "kind=oak", "height=0"])
     error = capsys.readouterr().err

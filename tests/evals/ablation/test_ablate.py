@@ -222,14 +222,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
     rows = []
     for i, item in enumerate(demo_items()[:8]):
         mined = tuple(Negative(text=corpus[40 + 10 * i + k], source="mined") for k in range(6))
-        rows.append(
-            Row(
-                query_id=item.row.query_id,
-                query=item.row.query,
-                positives=item.row.positives,
-                negatives=mined + item.row.negatives,
-            )
-        )
+        rows.append(replace(item.row, negatives=mined + item.row.negatives))
     write_rows(tmp_path / "rows.jsonl", rows)
     dev = demo_family_set("dev")
     write_beir(tmp_path / "dev", dev, "dev")

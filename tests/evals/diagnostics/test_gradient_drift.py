@@ -6,7 +6,7 @@ import torch
 
 from data.base.errors import InputError
 from evals.diagnostics.embedded_rows import embed_rows
-from evals.diagnostics.gradient_drift import angle_between, embedding_drift, parameter_drift
+from evals.diagnostics.gradient_drift import EmbeddingDrift, angle_between, embedding_drift, parameter_drift
 from tests.evals.synthetic import TableEncoder, generated, mined, row
 from trainer.losses import candidate_scores, graded_info_nce, info_nce
 
@@ -27,17 +27,24 @@ def autograd(
     return q.grad.numpy(), p.grad.numpy()
 
 
+Gradients = tuple[np.ndarray, np.ndarray]
+
+
+def assert_drift(found: EmbeddingDrift, without: Gradients, with_them: Gradients) -> None:
+    assert found.angle.mean == pytest.approx(angle_between(without[0], with_them[0]), abs=1e-6)
+    ratios = tuple(np.linalg.norm(w) / np.linalg.norm(o) for w, o in zip(with_them, without, strict=True))
+    assert (found.query_norm_ratio, found.positive_norm_ratio) == pytest.approx(ratios, rel=1e-6)
+
+
 @pytest.mark.parametrize("normalized", [True, False])
 def test_the_closed_form_equals_autograd(normalized: bool) -> None:
     embedded = embed_rows([row(0, [mined("a"), mined("b"), generated("c"), generated("d")])], TableEncoder())
-    found = embedding_drift(embedded, temperature=0.2, normalized=normalized)
     query, passages = embedded.queries_RD[0], embedded.passages_PD
-    without = autograd(query, passages[:3], 0.2, normalized)
-    with_them = autograd(query, passages, 0.2, normalized)
-    assert found.angle.mean == pytest.approx(angle_between(without[0], with_them[0]), abs=1e-6)
-    norms = [np.linalg.norm(w) / np.linalg.norm(o) for w, o in zip(with_them, without, strict=True)]
-    assert found.query_norm_ratio == pytest.approx(norms[0], rel=1e-6)
-    assert found.positive_norm_ratio == pytest.approx(norms[1], rel=1e-6)
+    assert_drift(
+        embedding_drift(embedded, temperature=0.2, normalized=normalized),
+        autograd(query, passages[:3], 0.2, normalized),
+        autograd(query, passages, 0.2, normalized),
+    )
 
 
 def test_the_graded_gradient_equals_autograd() -> None:
@@ -48,14 +55,13 @@ def test_the_graded_gradient_equals_autograd() -> None:
         generated("d", answers=None),
     ]
     embedded = embed_rows([row(0, negatives)], TableEncoder())
-    found = embedding_drift(embedded, temperature=0.2, normalized=True, grade_sharpness=3.0)
     # The grade of a mined negative is not believed, and what has no grade gets none of the target.
     query, passages = embedded.queries_RD[0], embedded.passages_PD[[0, 1, 3, 2, 4]]
-    without = autograd(query, passages[:3], 0.2, True)
-    with_them = autograd(query, passages, 0.2, True, [1.0, 0.0, 0.0, 0.5, 0.0])
-    assert found.angle.mean == pytest.approx(angle_between(without[0], with_them[0]), abs=1e-6)
-    norms = [np.linalg.norm(w) / np.linalg.norm(o) for w, o in zip(with_them, without, strict=True)]
-    assert (found.query_norm_ratio, found.positive_norm_ratio) == pytest.approx(tuple(norms), rel=1e-6)
+    assert_drift(
+        embedding_drift(embedded, temperature=0.2, normalized=True, grade_sharpness=3.0),
+        autograd(query, passages[:3], 0.2, True),
+        autograd(query, passages, 0.2, True, [1.0, 0.0, 0.0, 0.5, 0.0]),
+    )
 
 
 def test_the_graded_parameter_drift_nears_the_plain_one() -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from data.base.errors import InputError
-from data.records import Negative, Passage, Row
+from data.records import Row
 from evals.generators.compare import UNKNOWN, cell, compare, leaderboard_table, leaderboard_text, source_leak
 from evals.generators.config import CompareConfig
 from programs.lm.batches import calls
 from programs.synthesis.run import BatchesOutError
+from tests.evals.synthetic import generated, mined, row
 from tests.fakes.closed_loop import WordsRetriever
 from tests.fakes.fake_batches import FakeBatches, RunBatch
 from tests.fakes.fake_model import FakeModel
@@ -21,25 +22,23 @@ from tests.fakes.fake_model import FakeModel
 Rows = Callable[[int], Path]
 
 
-def row(number: int, mined: list[str], generated: list[str]) -> Row:
-    return Row(
-        query_id=f"q{number}",
-        query=f"q {number}",
-        positives=(Passage(id="p", text="p"),),
-        negatives=tuple(Negative(text=text, source="mined") for text in mined)
-        + tuple(Negative(text=text, source="generated") for text in generated),
-    )
+def set_servers(monkeypatch: pytest.MonkeyPatch, **servers: FakeModel | FakeBatches) -> None:
+    for provider, server in servers.items():
+        monkeypatch.setenv(f"{provider}_API_KEY", server.token)
+        monkeypatch.setenv(f"{provider}_API_BASE", server.api_base)
 
 
 def test_source_leak_is_a_half_for_the_same_words_and_one_for_a_tell_tale() -> None:
+    def rows(words: list[str], written: list[str]) -> list[Row]:
+        return [row(n, [*map(mined, words), *map(generated, written)]) for n in range(12)]
+
     words = ["apple", "pear", "plum", "fig"]
-    same = [row(n, words, words) for n in range(12)]
-    value = source_leak(same)["value"]
-    assert value == pytest.approx(0.5, abs=0.05)
-    told = source_leak([row(n, words, [f"{word} indeed" for word in words]) for n in range(12)])
+    same = rows(words, words)
+    assert source_leak(same)["value"] == pytest.approx(0.5, abs=0.05)
+    told = source_leak(rows(words, [f"{word} indeed" for word in words]))
     assert told["value"] == pytest.approx(1.0)
     assert told["low"] is not None and told["low"] > 0.9
-    assert source_leak(same[:3]) == source_leak([row(n, words, []) for n in range(12)]) == UNKNOWN
+    assert source_leak(same[:3]) == source_leak(rows(words, [])) == UNKNOWN
 
 
 def test_cells() -> None:
@@ -52,10 +51,7 @@ def test_models_are_ranked_and_unusable_ones_named(
     made_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeModel() as good, FakeModel(says_relevant=lambda passage: False) as bad:
-        monkeypatch.setenv("OPENAI_API_KEY", good.token)
-        monkeypatch.setenv("OPENAI_API_BASE", good.api_base)
-        monkeypatch.setenv("HOSTED_VLLM_API_BASE", bad.api_base)
-        monkeypatch.setenv("HOSTED_VLLM_API_KEY", bad.token)
+        set_servers(monkeypatch, OPENAI=good, HOSTED_VLLM=bad)
         config = CompareConfig(
             rows=made_rows(25),
             lms=("hosted_vllm/bad", "openai/good"),
@@ -86,10 +82,7 @@ def test_a_run_that_ended_shows_nothing_of_an_earlier_one(
 ) -> None:
     broken = [False]
     with FakeModel() as good, FakeModel(fault=lambda number: "401" if broken[0] else None) as once:
-        monkeypatch.setenv("OPENAI_API_KEY", good.token)
-        monkeypatch.setenv("OPENAI_API_BASE", good.api_base)
-        monkeypatch.setenv("HOSTED_VLLM_API_BASE", once.api_base)
-        monkeypatch.setenv("HOSTED_VLLM_API_KEY", once.token)
+        set_servers(monkeypatch, OPENAI=good, HOSTED_VLLM=once)
         config = CompareConfig(
             rows=made_rows(4), lms=("hosted_vllm/once", "openai/good"), out=tmp_path / "out", adapter="chat", max_rows=3
         )
@@ -118,8 +111,7 @@ def test_files_of_every_model_are_answered_one_after_the_other(
 ) -> None:
     monkeypatch.setattr(calls, "WaveSender", partial(calls.WaveSender, first_look_s=0.05, nothing_moves_s=0.1))
     with FakeBatches() as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
+        set_servers(monkeypatch, OPENAI=server)
         shared = CompareConfig(rows=made_rows(3), lms=("openai/one", "openai/two"), out=tmp_path / "f", adapter="chat")
         with RunBatch(tmp_path / "f", server):
             files = compare(replace(shared, send="files"), WordsRetriever())["board"]
@@ -136,8 +128,7 @@ def test_every_models_batches_go_out_before_any_is_waited_for(
     quick = partial(calls.WaveSender, first_look_s=0.05, nothing_moves_s=0.1)
     monkeypatch.setattr(calls, "WaveSender", quick)
     with FakeBatches(batch_s=60.0) as server:
-        monkeypatch.setenv("OPENAI_API_KEY", server.token)
-        monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
+        set_servers(monkeypatch, OPENAI=server)
         shared = CompareConfig(rows=made_rows(6), lms=("openai/one", "openai/two"), out=tmp_path / "b", adapter="chat")
         with pytest.raises(BatchesOutError) as left:
             compare(replace(shared, send="batch", wait=False), WordsRetriever())
