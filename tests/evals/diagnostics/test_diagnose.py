@@ -7,6 +7,7 @@ import pytest
 
 from data.base.errors import InputError
 from data.base.files import read_json_object, write_json
+from data.records import Row
 from data.row_files import read_objects, write_rows
 from evals.__main__ import main
 from evals.diagnostics.config import DiagnoseConfig
@@ -16,7 +17,7 @@ from tests.evals.run_folders import synthesis_summary
 from tests.evals.synthetic import generated, mined, row
 
 
-def rows(num: int = 12) -> list:
+def rows(num: int = 12) -> list[Row]:
     words = ["files", "team", "plan", "price", "room", "days"]
     return [
         row(r, [mined(f"{words[r % 6]} corpus {r} {n}") for n in range(2)]
@@ -25,18 +26,22 @@ def rows(num: int = 12) -> list:
     ]  # fmt: skip
 
 
+def diagnosed(folder: Path, looked_at: list[Row], *words: str) -> int:
+    """The exit code of `diagnose` on these rows, which writes into folder/out."""
+    write_rows(folder / "rows.jsonl", looked_at)
+    return main(["diagnose", f"rows={folder}/rows.jsonl", f"out={folder}/out", *words])
+
+
 def test_before_and_after_in_one_file(tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_rows(tmp_path / "rows.jsonl", rows())
     write_json(tmp_path / "run" / "summary.json", synthesis_summary(12))
-    out = tmp_path / "diagnostics"
-    words = ["diagnose", f"rows={tmp_path}/rows.jsonl", f"model={tiny_bert}", f"baseline={tiny_bert}", f"out={out}"]
-    assert main([*words, f"run={tmp_path}/run", "permutations=19", "parameter_rows=2"]) == 0
+    words = [f"model={tiny_bert}", f"baseline={tiny_bert}", f"run={tmp_path}/run", "permutations=19"]
+    assert diagnosed(tmp_path, rows(), *words, "parameter_rows=2") == 0
     shown = capsys.readouterr().out
     assert "12 of 12 rows, 24 mined and 24 generated negatives" in shown
     assert "warning: “note” opens 100% of generated and 0% of corpus passages" in shown
     assert "this verifier misses 1 of 10 known positives" in shown
     assert "audit: no audit has been made" in shown
-    found = read_json_object(out / "diagnostics.json")
+    found = read_json_object(tmp_path / "out" / "diagnostics.json")
     before, after = found["encoders"]["before"], found["encoders"]["after"]
     assert before == after, "the same encoder twice"
     assert after["leak"]["embedding_auc"]["low"] <= after["leak"]["embedding_auc"]["mean"]
@@ -49,7 +54,7 @@ def test_before_and_after_in_one_file(tmp_path: Path, tiny_bert: Path, capsys: p
     assert "similarity, grade 2/3" in shown and max(map(len, shown[: shown.index("warning")].splitlines()[3:])) <= 80
     assert found["text_leak"]["words_auc"]["mean"] == 1.0
     assert [step["name"] for step in found["funnel"]["steps"]][-1] == "accepted"
-    lines = [line.value for line in read_objects(out / "scores.jsonl")]
+    lines = [line.value for line in read_objects(tmp_path / "out" / "scores.jsonl")]
     assert len(lines) == 12
     assert len(lines[0]["scores"]["after"]) == 5
 
@@ -94,9 +99,8 @@ def test_a_folder_with_a_training_says_what_to_look_at(tmp_path: Path, tiny_bert
 def test_an_audit_that_is_stopped_at_once_is_no_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_rows(tmp_path / "rows.jsonl", rows())
     monkeypatch.setattr("sys.stdin", io.StringIO("q\n"))
-    assert main(["diagnose", f"rows={tmp_path}/rows.jsonl", f"out={tmp_path}", "audit=5"]) == 0
+    assert diagnosed(tmp_path, rows(), "audit=5") == 0
     assert "the audit has no answer yet" in capsys.readouterr().out
 
 
@@ -105,9 +109,8 @@ def test_two_rows_end_in_a_table_with_open_ends(
 ) -> None:
     many = [mined(f"m {i}") for i in range(4)] + [generated(f"g {i}") for i in range(4)]
     # Without the first row too little is left for an interval by leaving rows out.
-    write_rows(tmp_path / "rows.jsonl", [row(0, many), row(1, [mined("m"), generated("g")])])
-    words = ["diagnose", f"rows={tmp_path}/rows.jsonl", f"model={tiny_bert}", f"out={tmp_path}", "parameter_rows=0"]
-    assert main([*words, "permutations=19"]) == 0
+    few = [row(0, many), row(1, [mined("m"), generated("g")])]
+    assert diagnosed(tmp_path, few, f"model={tiny_bert}", "parameter_rows=0", "permutations=19") == 0
     assert "lengths, openings and phrases: too few rows: 2 have generated" in capsys.readouterr().out
 
 
@@ -119,9 +122,8 @@ def test_an_end_that_the_data_leave_open_is_a_dash() -> None:
 def test_rows_without_generated_negatives_still_tell_their_hardness(
     tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_rows(tmp_path / "rows.jsonl", [row(r, [mined(f"corpus {r}")]) for r in range(8)])
-    words = ["diagnose", f"rows={tmp_path}/rows.jsonl", f"model={tiny_bert}", f"out={tmp_path}/out"]
-    assert main([*words, "permutations=19"]) == 0
+    plain = [row(r, [mined(f"corpus {r}")]) for r in range(8)]
+    assert diagnosed(tmp_path, plain, f"model={tiny_bert}", "permutations=19") == 0
     shown = capsys.readouterr().out
     assert "text leak: no row has a generated negative" in shown
     assert "drift: gradient drift needs rows that have both mined and generated negatives" in shown
@@ -133,10 +135,8 @@ def test_rows_without_generated_negatives_still_tell_their_hardness(
 def test_an_audit_alone_needs_no_encoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_rows(tmp_path / "rows.jsonl", rows())
     monkeypatch.setattr("sys.stdin", io.StringIO("n\ny\nn\nq\n"))
-    words = ["diagnose", f"rows={tmp_path}/rows.jsonl", f"out={tmp_path}/out", "audit=10"]
-    assert main(words) == 0
+    assert diagnosed(tmp_path, rows(), "audit=10") == 0
     shown = capsys.readouterr().out
     assert "10 passages to judge, 0 already done" in shown
     assert "generated negatives answer the query after all by hand" in shown
@@ -158,16 +158,14 @@ def test_an_audit_alone_needs_no_encoder(
 def test_bad_input_is_one_line_and_exit_code_2(
     tmp_path: Path, words: list, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_rows(tmp_path / "rows.jsonl", rows(2))
-    assert main(["diagnose", f"rows={tmp_path}/rows.jsonl", f"out={tmp_path}/out", *words]) == 2
+    assert diagnosed(tmp_path, rows(2), *words) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_file_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "rows.jsonl").write_text("\n", encoding="utf-8")
-    assert main(["diagnose", f"rows={tmp_path}/rows.jsonl", f"out={tmp_path}/out", "model=x"]) == 2
+    assert diagnosed(tmp_path, [], "model=x") == 2
     assert "rows.jsonl: holds no rows" in capsys.readouterr().err
 
 

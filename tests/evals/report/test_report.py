@@ -48,6 +48,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "my <run>")
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A run of eight rows, to be changed."""
+    return write_run(tmp_path / "run", num_rows=8)
+
+
+def words_of(folder: Path) -> str:
+    """The text of the folder's page, one space between words."""
+    return " ".join(Page(render(read_run_folder(folder), "title")).words.split())
+
+
 @pytest.fixture(scope="module")
 def text(run: Path) -> str:
     return report(ReportConfig(run=run)).read_text(encoding="utf-8")
@@ -130,17 +141,16 @@ def test_a_difference_that_another_seed_may_undo_is_not_significant(low: float, 
     assert effect({"difference": {"mean": 0.02, "low": low, "high": 0.04}, "p_value": p_value}) == words
 
 
-def test_an_audit_is_shown_without_another_diagnosis(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", num_rows=8)
-    assert "Not audited by hand: no audit has been made" in Page(render(read_run_folder(folder), "t")).words
+def test_an_audit_is_shown_without_another_diagnosis(small: Path) -> None:
+    assert "Not audited by hand: no audit has been made" in words_of(small)
     used = rows(8)
     answers = [
         {"id": content_id(used[r].query, used[r].negatives[2].text), "kind": "generated", "verifier": False,
          "answer": answer}
         for r, answer in enumerate(["no", "no", "yes"])
     ]  # fmt: skip
-    write_objects(folder / "diagnostics" / "audit.jsonl", answers)
-    assert "1 of 3 generated negatives answer the query after all" in Page(render(read_run_folder(folder), "t")).words
+    write_objects(small / "diagnostics" / "audit.jsonl", answers)
+    assert "1 of 3 generated negatives answer the query after all" in words_of(small)
 
 
 def test_a_training_in_the_folder_train_is_shown(tmp_path: Path) -> None:
@@ -154,33 +164,29 @@ def test_a_training_in_the_folder_train_is_shown(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_never_none_in_words(tmp_path: Path) -> None:
     write_objects(tmp_path / "metrics.jsonl", [{"step": 1, "loss": 0.5}])
-    words = Page(render(read_run_folder(tmp_path), "t")).words
+    words = words_of(tmp_path)
     assert "Not here: no synthesis is in this folder" in words
     assert "None" not in words
 
 
-def test_scores_of_an_older_version_are_left_out_and_the_rest_stays(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", num_rows=8)
+def test_scores_of_an_older_version_are_left_out_and_the_rest_stays(small: Path) -> None:
     old = {"query_id": "q0", "scores": {"after": {"positives": [0.9], "negatives": [0.1, 0.2, 0.3]}}}
-    write_objects(folder / "diagnostics" / "scores.jsonl", [old])
-    run = read_run_folder(folder)
+    write_objects(small / "diagnostics" / "scores.jsonl", [old])
+    run = read_run_folder(small)
     assert run.diagnostics is not None and not run.scores
     assert "scores.jsonl:1: not a line of scores: run `diagnose` again" in run.absent["scores"]
 
 
 @pytest.mark.parametrize("part", ["synthesis", "train", "diagnostics", "summary.json"])
-def test_a_missing_part_is_said_plainly(tmp_path: Path, part: str) -> None:
-    folder = write_run(tmp_path / "run", num_rows=8)
-    gone = folder / part
-    gone.rename(tmp_path / "gone")
-    words = Page(render(read_run_folder(folder), "run")).words
+def test_a_missing_part_is_said_plainly(small: Path, tmp_path: Path, part: str) -> None:
+    (small / part).rename(tmp_path / "gone")
     reason = {
         "synthesis": "no synthesis is in this folder",
         "train": "no training is in this folder",
         "diagnostics": "no diagnostics have been made",
         "summary.json": "no comparison of trained models is in this folder",
     }[part]
-    assert reason in words
+    assert reason in words_of(small)
 
 
 def test_rows_alone_make_a_page(tmp_path: Path) -> None:
@@ -204,12 +210,12 @@ def test_an_eval_of_the_run_is_shown_and_a_loss_as_plainly_as_a_gain(tmp_path: P
         },
     }
     write_json(tmp_path / "eval.json", found)
-    words = " ".join(Page(render(read_run_folder(tmp_path), "eval")).words.split())
+    words = words_of(tmp_path)
     assert "corpus, test: 7 queries." in words
     assert "out/model against before nDCG@10 -0.060 [-0.110, -0.010] 0.001 significantly worse" in words
     assert "out/model against before MAP +0.060 [+0.010, +0.110] 0.002 significantly better" in words
     write_json(tmp_path / "eval.json", {name: value for name, value in found.items() if name != "baseline"})
-    words = " ".join(Page(render(read_run_folder(tmp_path), "eval")).words.split())
+    words = words_of(tmp_path)
     assert "0.600" in words and "compared with nothing" in words and "against" not in words
 
 
@@ -225,32 +231,29 @@ def test_an_ablation_folder(tmp_path: Path) -> None:
         },
     }
     write_json(tmp_path / "ablation.json", ablation)
-    words = " ".join(Page(render(read_run_folder(tmp_path), "ablation")).words.split())
+    words = words_of(tmp_path)
     assert "its 95% interval over queries and 5 training seeds" in words
     assert "mined + naive: no LM given." in words
     assert "mined + counterfactual against mined nDCG@10 +0.060 [+0.010, +0.110] 0.002 significantly better" in words
 
 
-def test_an_older_format_is_said_in_its_section_and_the_rest_is_shown(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", num_rows=8)
-    write_json(folder / "diagnostics" / "diagnostics.json", {"format": 0})
-    write_json(folder / "synthesis" / "summary.json", {"funnel": {"rows": 3}, "verifier": {}})
-    write_json(folder / "summary.json", {"test": {"arm": {"ndcg@10": 0.5}}})
-    words = Page(render(read_run_folder(folder), "old")).words
+def test_an_older_format_is_said_in_its_section_and_the_rest_is_shown(small: Path) -> None:
+    write_json(small / "diagnostics" / "diagnostics.json", {"format": 0})
+    write_json(small / "synthesis" / "summary.json", {"funnel": {"rows": 3}, "verifier": {}})
+    write_json(small / "summary.json", {"test": {"arm": {"ndcg@10": 0.5}}})
+    words = words_of(small)
     assert "has format 0, expected 1" in words
     assert "not the summary of a synthesis that this version knows" in words
     assert "in a form that this version does not know" in words
 
 
 @pytest.mark.parametrize("gone", ["margins", "hardness", "leak"])
-def test_diagnostics_with_a_part_gone_are_said_to_be_unknown(tmp_path: Path, gone: str) -> None:
-    folder = write_run(tmp_path / "run", num_rows=8)
-    found = read_json_object(folder / "diagnostics" / "diagnostics.json")
+def test_diagnostics_with_a_part_gone_are_said_to_be_unknown(small: Path, gone: str) -> None:
+    found = read_json_object(small / "diagnostics" / "diagnostics.json")
     del found["encoders"]["after"][gone]
-    write_json(folder / "diagnostics" / "diagnostics.json", found)
-    words = Page(render(read_run_folder(folder), "broken")).words
+    write_json(small / "diagnostics" / "diagnostics.json", found)
     # Without the leak all the rest can be shown.
-    assert ("in a form that this version does not know" in words) == (gone != "leak")
+    assert ("in a form that this version does not know" in words_of(small)) == (gone != "leak")
 
 
 @pytest.mark.parametrize("canaries", [0, 10])
@@ -262,8 +265,7 @@ def test_an_empty_synthesis_divides_nothing_by_zero(tmp_path: Path, canaries: in
         summary["verifier"] |= {"canaries": 0, "missed": 0, "miss_rate": None, "miss_rate_interval_95": [0.0, 1.0]}
     write_json(tmp_path / "summary.json", summary)
     write_rows(tmp_path / "rows.jsonl", [row(0, [])])
-    words = Page(render(read_run_folder(tmp_path), "empty")).words
-    assert "nothing was planned" in words
+    assert "nothing was planned" in words_of(tmp_path)
 
 
 def test_a_thousand_queries_stay_under_5_mb(tmp_path: Path) -> None:
@@ -302,15 +304,14 @@ def test_the_command_and_its_faults(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert read_json_object(tmp_path / "empty" / "summary.json")
 
 
-def test_how_far_the_ways_of_judging_agree_is_shown(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", num_rows=8)
+def test_how_far_the_ways_of_judging_agree_is_shown(small: Path) -> None:
     said = {"pairs": 40, "agree": 38, "kappa": 0.9, "interval_95": [0.7, 1.0]}
     summary = synthesis_summary(8) | {
         "agreement": {"rows": 8, "answers_query": said, "satisfied": said},
         "places": {"first": {"requirements": 30, "satisfied": 0.7, "interval_95": [0.5, 0.8]}},
     }
-    write_json(folder / "synthesis" / "summary.json", summary)
-    words = Page(render(read_run_folder(folder), "judged")).words
+    write_json(small / "synthesis" / "summary.json", summary)
+    words = words_of(small)
     assert "line-up and one by one on the same passages of 8 rows" in words
     assert "answers the query: 38 of 40 agree (kappa 0.90, 95% interval 0.70 to 1.00)" in words
     assert "first third 70.0% (50.0% to 80.0%)" in words
