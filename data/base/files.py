@@ -217,8 +217,13 @@ def unpacking(path: str | Path) -> Iterator[None]:
         raise InputError(f"cannot read: {error}", file=path) from error
 
 
-def read_json_object(path: str | Path) -> dict[str, Any]:
-    """Read one JSON object. Raises InputError when the file is missing, not JSON, not an object or not text."""
+def read_json_object(path: str | Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    """Read one JSON object, with `missing_ok` an empty one where no file is.
+
+    Raises InputError when the file is missing, not JSON, not an object or not text.
+    """
+    if missing_ok and not Path(path).is_file():
+        return {}
     with open_text(path) as file:
         try:
             value = json.load(file)

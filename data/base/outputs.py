@@ -186,8 +186,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _marker(folder: Path) -> dict[str, Any]:
-    file = folder / MARKER
-    return read_json_object(file) if file.is_file() else {}
+    return read_json_object(folder / MARKER, missing_ok=True)
 
 
 def _made(marker: dict[str, Any]) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def _scores_of(
         json.dumps(settings, sort_keys=True), *(json.dumps(asdict(row), sort_keys=True) for row in rows or ()), inputs
     )
     done = folder / "scores.json"
-    if done.is_file() and (found := read_json_object(done)).get("key") == key:
+    if (found := read_json_object(done, missing_ok=True)).get("key") == key:
         return dict(found["per_query"]), True
     log.info("== %s, seed %d", arm.name, seed)
     shutil.rmtree(folder, ignore_errors=True)

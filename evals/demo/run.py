@@ -58,7 +58,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     with folder_lock(config.out), at_work_in(config.out):
         synthesis = _synthesis(config)
         # What was asked and answered with these options need not be paid again.
-        kept = _is_of(synthesis)
+        kept = read_json_object(synthesis.out / "config.json", missing_ok=True) == config_dict(synthesis)
         claim_folder("demo", config.out, [name for name in WRITTEN if name != "synthesis" or not kept], restart=True)
         return _run(config, synthesis)
 
@@ -76,12 +76,6 @@ def _synthesis(config: DemoConfig) -> SynthesizeConfig:
         # The demo's own folder: what other prompts or other rows left there is replaced unasked.
         again=True,
     )
-
-
-def _is_of(config: SynthesizeConfig) -> bool:
-    """Whether a synthesis with these options has begun in its folder."""
-    begun = config.out / "config.json"
-    return begun.is_file() and read_json_object(begun) == config_dict(config)
 
 
 def _run(config: DemoConfig, writing: SynthesizeConfig) -> dict[str, Any]:

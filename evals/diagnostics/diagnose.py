@@ -123,21 +123,20 @@ def with_run_defaults(config: DiagnoseConfig) -> tuple[DiagnoseConfig, Path, Pat
 
 def _trained_sharpness(model: Path) -> float | None:
     """Of graded relevance, where this is the model of a `train` run that had it."""
-    file = model.parent / "config.json"
-    settings = read_json_object(file) if model.name == "model" and file.is_file() else {}
+    settings = read_json_object(model.parent / "config.json", missing_ok=True) if model.name == "model" else {}
     return settings.get("grade_sharpness") if settings.get("relevance") == "graded" else None
 
 
 def _encoders_of(run: Path) -> list[str]:
     """The encoders of a run in the order of training, the untrained one first; empty where it has trained none."""
-    summary_file, trained = run / "summary.json", run / "train"
-    models = read_json_object(summary_file).get("models") if summary_file.is_file() else None
+    models = read_json_object(run / "summary.json", missing_ok=True).get("models")
     if isinstance(models, dict) and models:
         return [str(model) for model in models.values()]
+    trained = run / "train"
     if not (trained / "model").is_dir():
         return []
-    settings = read_json_object(trained / "config.json") if (trained / "config.json").is_file() else {}
-    return [*([str(settings["model"])] if settings.get("model") else []), str(trained / "model")]
+    untrained = read_json_object(trained / "config.json", missing_ok=True).get("model")
+    return [str(model) for model in (untrained, trained / "model") if model]
 
 
 def _synthesis(config: DiagnoseConfig) -> Path:

@@ -148,8 +148,7 @@ def _entry(config: CompareConfig, name: str, rows: list[Row], retriever: Retriev
         raise
     except InputError as error:
         log.info("%s: %s", name, error)
-        refused = folder / "summary.json"
-        found = read_json_object(refused) if refused.is_file() else {}
+        found = read_json_object(folder / "summary.json", missing_ok=True)
         # A summary that an earlier start left says nothing of this one.
         if found.get("refused") is None or found["refused"] not in str(error):
             found = {}

@@ -123,7 +123,7 @@ def _save_run_file(out: Path, steps: Sequence[Step]) -> None:
 
 def _read_state(file: Path) -> dict[str, dict[str, Any]]:
     """What earlier starts left. Raises InputError for a file that is something else."""
-    state = read_json_object(file) if file.is_file() else {}
+    state = read_json_object(file, missing_ok=True)
     if set(state) - set(STEPS) or not all(isinstance(each, dict) for each in state.values()):
         raise InputError("is not what `pipeline` writes: choose another --out", file=file)
     return state
