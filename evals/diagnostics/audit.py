@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -19,7 +19,7 @@ import numpy as np
 from data.base.errors import InputError
 from data.base.stats import wilson_interval
 from data.base.text import content_id
-from data.records import Row
+from data.records import Row, Verdict
 from data.row_files import read_objects
 from programs.modules.candidates import Synthesis
 
@@ -32,14 +32,16 @@ _SHARES: dict[Kind, float] = {"generated": 0.6, "refused": 0.15, "mined": 0.1, "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditItem:
-    """One passage to judge. `verifier` is its verdict on "answers the query", None where it gave none."""
+    """One passage of a row to judge. `verifier` is its verdict on "answers the query", None where it gave none."""
 
-    id: str
-    query: str
-    positive: str
+    row: Row
     passage: str
     kind: Kind
     verifier: bool | None
+
+    @property
+    def id(self) -> str:
+        return content_id(self.row.query, self.passage)
 
 
 def audit_sample(
@@ -52,18 +54,20 @@ def audit_sample(
     generated negative.
     """
     by_kind: dict[Kind, list[AuditItem]] = {kind: [] for kind in _SHARES}
+
+    def add(row: Row, passage: str, kind: Kind, verdict: Verdict | None) -> None:
+        answers = None if verdict is None else verdict.answers_query
+        by_kind[kind].append(AuditItem(row=row, passage=passage, kind=kind, verifier=answers))
+
     for row in rows:
         synthesis = (syntheses or {}).get(row.query_id)
-        canary = synthesis.canary if synthesis else None
-        known = row.positives[0].text
         # Only the first positive is ever put before the verifier.
-        by_kind["positive"].append(_item(row, known, "positive", canary.answers_query if canary else None))
+        add(row, row.positives[0].text, "positive", synthesis.canary if synthesis else None)
         for negative in row.negatives:
-            verdict = None if negative.verdict is None else negative.verdict.answers_query
-            by_kind[negative.source].append(_item(row, negative.text, negative.source, verdict))
+            add(row, negative.text, negative.source, negative.verdict)
         for candidate in synthesis.candidates if synthesis else ():
             if candidate.fate != "accepted" and candidate.text and candidate.verdict is not None:
-                by_kind["refused"].append(_item(row, candidate.text, "refused", candidate.verdict.answers_query))
+                add(row, candidate.text, "refused", candidate.verdict)
     if not by_kind["generated"]:
         raise InputError("no row has a generated negative: there is nothing to audit")
     rng = np.random.default_rng(seed)
@@ -74,17 +78,6 @@ def audit_sample(
         shares = np.array([_SHARES[kind] for kind in kinds])
         chosen.append(queues[kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]].pop())
     return chosen
-
-
-def _item(row: Row, passage: str, kind: Kind, verifier: bool | None) -> AuditItem:
-    return AuditItem(
-        id=content_id(row.query, passage),
-        query=row.query,
-        positive=row.positives[0].text,
-        passage=passage,
-        kind=kind,
-        verifier=verifier,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,14 +123,14 @@ def run_audit(
             out.write("\n")
             break
         file.parent.mkdir(parents=True, exist_ok=True)
+        label = Label(id=item.id, kind=item.kind, verifier=item.verifier, answer=answer)
         with file.open("a", encoding="utf-8") as labels:
-            labels.write(json.dumps({"id": item.id, "kind": item.kind, "verifier": item.verifier, "answer": answer}))
-            labels.write("\n")
+            labels.write(json.dumps(asdict(label)) + "\n")
     return read_labels(file, rows) if file.exists() else []
 
 
 def _shown(item: AuditItem, place: str) -> str:
-    return f"\n{'─' * 78}\n{place}\n\nquery:\n{_wrapped(item.query)}\n\npassage:\n{_wrapped(item.passage)}\n\n"
+    return f"\n{'─' * 78}\n{place}\n\nquery:\n{_wrapped(item.row.query)}\n\npassage:\n{_wrapped(item.passage)}\n\n"
 
 
 def _wrapped(text: str) -> str:
@@ -156,7 +149,7 @@ def _ask(item: AuditItem, ask: Callable[[str], str], out: TextIO) -> Answer | No
             return _KEYS[word]
         if word == "p":
             # Not shown unasked: beside itself a known positive would give itself away.
-            out.write(f"\na passage known to answer the query:\n{_wrapped(item.positive)}\n\n")
+            out.write(f"\na passage known to answer the query:\n{_wrapped(item.row.positives[0].text)}\n\n")
         else:
             out.write("please answer y, n, s, p or q\n")
 
@@ -241,8 +234,8 @@ def agreement(labels: Sequence[Label]) -> Agreement:
         raise InputError("the audit has no answer yet")
     compared = [(label.answer == "yes", label.verifier) for label in answered if label.verifier is not None]
     agreed = sum(hand == verifier for hand, verifier in compared)
-    counts = Counter((label.kind, label.answer) for label in answered)
-    generated = counts["generated", "yes"] + counts["generated", "no"]
+    num = Counter(label.kind for label in answered)
+    num_yes = Counter(label.kind for label in answered if label.answer == "yes")
     return Agreement(
         labelled=len(answered),
         skipped=len(labels) - len(answered),
@@ -250,13 +243,13 @@ def agreement(labels: Sequence[Label]) -> Agreement:
         agreed=agreed,
         agreement_interval=wilson_interval(agreed, len(compared)),
         kappa=cohens_kappa(compared),
-        generated=generated,
-        false_negatives=counts["generated", "yes"],
-        false_negative_interval=wilson_interval(counts["generated", "yes"], generated),
-        positives=counts["positive", "yes"] + counts["positive", "no"],
-        known_positives_recognised=counts["positive", "yes"],
-        mined=counts["mined", "yes"] + counts["mined", "no"],
-        mined_answering=counts["mined", "yes"],
+        generated=num["generated"],
+        false_negatives=num_yes["generated"],
+        false_negative_interval=wilson_interval(num_yes["generated"], num["generated"]),
+        positives=num["positive"],
+        known_positives_recognised=num_yes["positive"],
+        mined=num["mined"],
+        mined_answering=num_yes["mined"],
     )
 
 

@@ -64,7 +64,7 @@ def test_the_screen_never_names_the_source_and_shows_the_positive_only_when_aske
     asked = io.StringIO()
     first = audit_sample(ROWS, 1)[0]
     run_audit(ROWS, tmp_path / "b.jsonl", num=1, ask=answering("p", "maybe", "n"), out=asked)
-    assert f"a passage known to answer the query:\n  {first.positive}" in asked.getvalue()
+    assert f"a passage known to answer the query:\n  {first.row.positives[0].text}" in asked.getvalue()
     assert "please answer y, n, s, p or q" in asked.getvalue()
 
 
