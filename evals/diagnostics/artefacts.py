@@ -158,20 +158,17 @@ def _whole_phrase(kind: str, name: str, words_P: list[list[str]]) -> str:
     phrase = name.split(" ")
     while len(phrase) < _LONGEST:
         size = len(phrase)
-        around: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
-        count = 0
+        before, after = Counter[str](), Counter[str]()
         for words in words_P:
-            places = (i for i in range(1 if kind == "opening" else len(words)) if words[i : i + size] == phrase)
-            for i in places:
-                count += 1
-                around[True][words[i + size] if i + size < len(words) else ""] += 1
-                around[False][words[i - 1] if i else ""] += 1
-        after, often = around[True].most_common(1)[0]
-        before, often_before = around[False].most_common(1)[0]
-        if after and often >= 0.95 * count:
-            phrase = [*phrase, after]
-        elif before and often_before >= 0.95 * count:
-            phrase = [before, *phrase]
+            for i in range(1 if kind == "opening" else len(words)):
+                if words[i : i + size] == phrase:
+                    before[words[i - 1] if i else ""] += 1
+                    after[words[i + size] if i + size < len(words) else ""] += 1
+        (last, last_count), (first, first_count) = after.most_common(1)[0], before.most_common(1)[0]
+        if last and last_count >= 0.95 * after.total():
+            phrase = [*phrase, last]
+        elif first and first_count >= 0.95 * before.total():
+            phrase = [first, *phrase]
         else:
             break
     return " ".join(phrase)

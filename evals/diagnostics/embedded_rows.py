@@ -75,30 +75,28 @@ def embed_rows(rows: Sequence[Row], encoder: TextEncoder, *, progress: bool = Fa
     """
     if not rows:
         raise InputError("there are no rows to look at: expected at least one")
-    texts, row_of, kind_of, position_of = [], [], [], []
+    found = []
     for number, row in enumerate(rows):
         seen = set()
         positives = [(POSITIVE, place, passage.text) for place, passage in enumerate(row.positives)]
         negatives = [(KINDS.index(n.source), place, n.text) for place, n in enumerate(row.negatives)]
         for kind, place, text in positives + negatives:
             key = same_text_key(text)
-            if kind != POSITIVE and key in seen:
-                continue
+            if kind == POSITIVE or key not in seen:
+                found.append((text, number, kind, place))
             seen.add(key)
-            texts.append(text)
-            row_of.append(number)
-            kind_of.append(kind)
-            position_of.append(place)
-    if not any(kind_of):
+    texts, *numbers = zip(*found, strict=True)
+    row_P, kind_P, position_P = (np.array(each, dtype=np.int64) for each in numbers)
+    if (kind_P == POSITIVE).all():
         raise InputError("none of the rows has a negative: expected rows as `mine` or `synthesize` write them")
     return EmbeddedRows(
         rows=tuple(rows),
         queries_RD=_encode_distinct([row.query for row in rows], lambda t: encoder.encode(t, "query")),
         passages_PD=_encode_distinct(texts, lambda t: encoder.encode(t, "document", progress=progress)),
-        texts_P=tuple(texts),
-        row_P=np.array(row_of, dtype=np.int64),
-        kind_P=np.array(kind_of, dtype=np.int64),
-        position_P=np.array(position_of, dtype=np.int64),
+        texts_P=texts,
+        row_P=row_P,
+        kind_P=kind_P,
+        position_P=position_P,
     )
 
 
