@@ -38,14 +38,10 @@ class _Frame:
     def draw(self, content: Sequence[Markup], x_label: str, y_format: str, summary: str) -> Markup:
         left, bottom = _LEFT, _HEIGHT - _BOTTOM
         grid = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>')
-        parts = [
-            piece
-            for tick in ticks(*self._y, most=5)
-            for piece in (
-                grid.format(left, _WIDTH - _RIGHT, self.y(tick), self.y(tick)),
-                svg_text("tick", left - 5, self.y(tick) + 4, "end", format(tick, y_format)),
-            )
-        ]
+        parts = []
+        for tick in ticks(*self._y, most=5):
+            parts.append(grid.format(left, _WIDTH - _RIGHT, self.y(tick), self.y(tick)))
+            parts.append(svg_text("tick", left - 5, self.y(tick) + 4, "end", format(tick, y_format)))
         parts += [
             svg_text("tick", self.x(tick), bottom + 15, "middle", f"{tick:g}") for tick in ticks(*self._x, most=7)
         ]

@@ -90,9 +90,10 @@ def assigned_texts(kinds: Sequence[type], words: Sequence[str], help_command: st
             off = None if found else known_name(hints, re.sub("^no[-_]", "", spelled))
             if off is None or bool not in _alternatives(hints[off]):
                 # A command may say why it has not what others have.
-                if why := refused.get(spelled.replace("_", "-")):
+                dashed = spelled.replace("_", "-")
+                if why := refused.get(dashed):
                     raise InputError(f"--{spelled}: {why} ({help_command})")
-                raise unknown_option(spelled, hints, help_command)
+                raise InputError(f"--{dashed}: no such option{nearest(dashed, hints)} ({help_command})")
             assigned[off] = ["false"]
         elif bool in _alternatives(hints[name]):
             assigned[name] = ["true"]
@@ -105,12 +106,6 @@ def assigned_texts(kinds: Sequence[type], words: Sequence[str], help_command: st
                 raise InputError(f"--{name.replace('_', '-')}: expected a value, got nothing")
             assigned[name] = taken
     return assigned
-
-
-def unknown_option(spelled: str, known: Iterable[str], help_command: str) -> InputError:
-    """The fault of a name that no option has."""
-    name = spelled.replace("_", "-")
-    return InputError(f"--{name}: no such option{nearest(name, known)} ({help_command})")
 
 
 def known_name(known: Iterable[str], spelled: str) -> str | None:
