@@ -68,22 +68,25 @@ def read_plan(config: PipelineConfig, commands: Commands) -> tuple[Path, list[St
 
 def _overridden(config: PipelineConfig, commands: Commands) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The file's keys at the top and its tables by step, names with dashes; the command line holds over both."""
-    file = read_toml(config.config)
-    every = {option for step in STEPS for option in option_types(commands[step][0])}
-    tables = {name: value for name, value in file.items() if name in STEPS}
-    for name, table in file.items():
-        if name in STEPS and not isinstance(table, dict):
-            raise InputError(f"{name}: expected a table, [{name}]", file=config.config)
-        if name not in STEPS and isinstance(table, dict) and known_name(every, name) is None:
+    known = {step: option_types(commands[step][0]) for step in STEPS}
+    every = {option for options in known.values() for option in options}
+    top: dict[str, Any] = {}
+    tables: dict[str, dict[str, Any]] = {}
+    for name, value in read_toml(config.config).items():
+        if name in STEPS:
+            if not isinstance(value, dict):
+                raise InputError(f"{name}: expected a table, [{name}]", file=config.config)
+            tables[name] = {key.replace("_", "-"): each for key, each in value.items()}
+        elif isinstance(value, dict) and known_name(every, name) is None:
             raise InputError(f"[{name}]: no such step{nearest(name, STEPS)}", file=config.config)
+        else:
+            top[name.replace("_", "-")] = value
     if not tables:
         raise InputError(f"has no table of a step: expected some of [{'], ['.join(STEPS)}]", file=config.config)
-    top = {name.replace("_", "-"): value for name, value in file.items() if name not in STEPS}
-    taken = {option for step in tables for option in option_types(commands[step][0])} | {"out"}
+    taken = {option for step in tables for option in known[step]} | {"out"}
     for name in top:
         if known_name(taken, name) is None:
             raise InputError(f"{name}: no step takes it{nearest(name, taken)}", file=config.config)
-    tables = {step: {key.replace("_", "-"): value for key, value in table.items()} for step, table in tables.items()}
     for name in ("data", "dev", "model", "lm"):
         if (value := getattr(config, name)) is not None:
             top[name] = value
@@ -94,8 +97,8 @@ def _overridden(config: PipelineConfig, commands: Commands) -> tuple[dict[str, A
         step, _, option = name.removeprefix("--").partition(".")
         if step not in tables:
             raise InputError(f"--{name}: {config.config} has no [{step}]{nearest(step, tables)}")
-        if known_name(option_types(commands[step][0]), option) is None:
-            near = nearest(option.replace("_", "-"), option_types(commands[step][0]))
+        if known_name(known[step], option) is None:
+            near = nearest(option.replace("_", "-"), known[step])
             raise InputError(f"--{name}: no such option of `{step}`{near}")
         tables[step][option.replace("_", "-")] = value
     return top, tables
