@@ -25,7 +25,6 @@ Disruption = Literal[
     "entity_shift", "attribute_shift", "constraint_violation", "relation_break", "intent_drift", "adjacent_stage"
 ]
 RequirementKind = Literal["entity", "attribute", "relation", "constraint", "intent"]
-DISRUPTIONS: tuple[str, ...] = get_args(Disruption)
 REQUIREMENT_KINDS: tuple[str, ...] = get_args(RequirementKind)
 
 

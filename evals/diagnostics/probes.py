@@ -42,10 +42,6 @@ class Information:
     p_value: float
     ceiling: float
 
-    @property
-    def above_chance(self) -> bool:
-        return self.p_value < 0.05
-
 
 def check_two_sources(is_generated_P: Bools) -> None:
     """Raise InputError unless there are at least five passages of each source."""
@@ -170,10 +166,7 @@ def auc_interval(
     wins_RR, pairs_RR = np.zeros((num_rows, num_rows)), np.zeros((num_rows, num_rows))
     fold_P = np.zeros_like(row_P) if fold_P is None else fold_P
     for fold in np.unique(fold_P):
-        generated, natural = (
-            np.flatnonzero((fold_P == fold) & is_generated_P),
-            np.flatnonzero((fold_P == fold) & ~is_generated_P),
-        )
+        generated, natural = (np.flatnonzero((fold_P == fold) & side_P) for side_P in (is_generated_P, ~is_generated_P))
         difference = score_P[generated][:, None] - score_P[natural][None, :]
         where = (row_P[generated][:, None], row_P[natural][None, :])
         np.add.at(wins_RR, where, (difference > 0) + 0.5 * (difference == 0))

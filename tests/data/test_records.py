@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from data.base.errors import BadRows, InputError
 from data.base.text import clean_text, content_id, passage_text, same_text_key
 from data.records import (
-    DISRUPTIONS,
+    Disruption,
     Negative,
     Passage,
     Requirement,
@@ -43,7 +44,7 @@ negatives = st.builds(
     id=st.none() | texts,
     score=st.none() | st.floats(-1, 1),
     requirement=st.none() | requirements,
-    disruption=st.none() | st.sampled_from(DISRUPTIONS),
+    disruption=st.none() | st.sampled_from(get_args(Disruption)),
     verdict=st.none() | verdicts,
     generator=st.none() | texts,
     program=st.none() | texts,
