@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+from data.base.errors import require
 from data.base.options import Natural, Positive, at_least, options
 from trainer.config import Recipe
 from trainer.encoder.options import EncoderOptions
@@ -70,6 +71,11 @@ class AblateConfig(Recipe, EncoderOptions):
 
     keep_models: bool = False
     """Keep every trained model (about 90 MB each for the bundled one)."""
+
+    def __post_init__(self) -> None:
+        names = {file.stem for file in self.slices}
+        given = ", ".join(map(str, self.slices))
+        require(len(names) == len(self.slices), "slices", "files of different names", given)
 
 
 @options

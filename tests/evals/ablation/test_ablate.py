@@ -286,6 +286,7 @@ def test_an_ablation_runs_resumes_and_prints_its_table(
         ("generated-weights=0", "--generated-weights: expected a number above 0"),
         ("grade-sharpness=0", "--grade-sharpness: expected a number above 0"),
         ("num-mined=-1", "--num-mined: expected at least 0"),
+        ("slices=a/hard.txt,b/hard.txt", "--slices: expected files of different names, got 'a/hard.txt, b/hard.txt'"),
         ("seeds=2", "no_such.jsonl: cannot read"),
     ],
 )
