@@ -208,6 +208,15 @@ def test_a_value_out_of_bounds_names_its_flag(values: dict[str, Any], fault: str
     assert Special(name="none", margin=None).margin is None
 
 
+def test_rules_hold_for_a_class_that_inherits_them() -> None:
+    @options
+    class Another(Special):
+        place: str = ""
+
+    with pytest.raises(InputError, match="--sizes: none has none"):
+        Another(name="none", sizes=(1,))
+
+
 def test_python_may_give_a_path_as_text() -> None:
     @options
     class Both:

@@ -6,7 +6,7 @@
         "First rank that may be taken."
 
 A value out of bounds is an InputError that names the flag, from the command line and from Python alike. None is in
-every bound. A rule over several options belongs into `__post_init__` of the class that is made.
+every bound. A rule over several options belongs into `__post_init__` of the class that has them all.
 """
 
 import math
@@ -51,7 +51,8 @@ OpenShare = Annotated[float, Bound("a share above 0 and below 1", lambda value: 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def options(cls: type[Made]) -> type[Made]:
     """A frozen dataclass with keywords alone, checked when it is made; its own options come before inherited ones."""
-    own_rules = cls.__dict__.get("__post_init__")
+    # Under a name of its own, so that it holds for the classes that inherit from this one, too.
+    cls._rules = cls.__dict__.get("__post_init__")  # type: ignore[attr-defined]
 
     def check(config: Any) -> None:
         for name, bounds in _bounds(config.__class__).items():
@@ -61,8 +62,9 @@ def options(cls: type[Made]) -> type[Made]:
             for each in value if isinstance(value, tuple) else (value,):
                 for bound in bounds:
                     require(each is None or bound.holds(each), name, bound.expected, value)
-        if own_rules is not None:
-            own_rules(config)
+        for kind in reversed(config.__class__.__mro__):
+            if (rules := kind.__dict__.get("_rules")) is not None:
+                rules(config)
 
     cls.__post_init__ = check  # type: ignore[attr-defined]
     made = dataclass(frozen=True, kw_only=True)(cls)
