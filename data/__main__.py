@@ -2,7 +2,8 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,6 @@ from data.formats.sidecar import sidecar_path
 from data.readers.beir import write_beir
 from data.readers.demo import demo_split
 from data.readers.source import read_source
-from data.records import Row
 from data.retrieval_set import find_leakage
 from data.row_files import read_rows
 
@@ -109,15 +109,6 @@ class ConvertConfig(ForceOption):
     """Count and report bad rows instead of stopping at the first one."""
 
 
-def _some(rows: Iterator[Row], file: Path) -> Iterator[Row]:
-    """The rows; raises InputError at the end of a file that holds none."""
-    number = 0
-    for number, row in enumerate(rows, start=1):  # noqa: B007
-        yield row
-    if not number:
-        raise InputError("holds no rows", file=file)
-
-
 def _convert(config: ConvertConfig) -> None:
     bad_rows = BadRows(config.skip_bad_rows)
     outputs = Outputs("convert", [config.out, sidecar_path(config.out)], inputs=[config.input], force=config.force)
@@ -127,8 +118,11 @@ def _convert(config: ConvertConfig) -> None:
         counted = BadRows(config.skip_bad_rows)
         num_negatives = fewest_negatives(read_format(config.input, config.source, counted), config.to)
     unknown: Counter[str] = Counter()
-    rows = _some(read_format(config.input, config.source, bad_rows, unknown), config.input)
-    report = write_format(config.out, config.to, rows, num_negatives)
+    rows = read_format(config.input, config.source, bad_rows, unknown)
+    first = next(rows, None)
+    if first is None:
+        raise InputError("holds no rows", file=config.input)
+    report = write_format(config.out, config.to, chain([first], rows), num_negatives)
     outputs.record()
     sidecar = None if target.lossless else sidecar_path(config.out)
     sys.stdout.write(report.summary(target, num_negatives or 0, sidecar) + "\n")

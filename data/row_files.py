@@ -215,12 +215,10 @@ def _read_parquet(path: Path) -> Iterator[Line]:
     from pyarrow import parquet
 
     try:
-        number = 0
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_GROUP):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield Line(without_empty(value), str(path), number)
+            values = (value for batch in file.iter_batches(batch_size=_GROUP) for value in batch.to_pylist())
+            for number, value in enumerate(values, start=1):
+                yield Line(without_empty(value), str(path), number)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"cannot read as Parquet: {error}", file=path) from error
 
