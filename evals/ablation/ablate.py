@@ -254,10 +254,11 @@ def _matrix(scores: Sequence[Scores], measure: str) -> Floats:
 
 
 def _summary(scores: Sequence[Scores]) -> dict[str, Any]:
+    by_measure = {measure: _matrix(scores, measure) for measure in scores[0]}
     return {
         "seeds": len(scores),
-        "measures": {m: asdict(seeds_and_queries_interval(_matrix(scores, m))) for m in scores[0]},
-        "seed_means": {m: _matrix(scores, m).mean(axis=1).tolist() for m in scores[0]},
+        "measures": {measure: asdict(seeds_and_queries_interval(found)) for measure, found in by_measure.items()},
+        "seed_means": {measure: found.mean(axis=1).tolist() for measure, found in by_measure.items()},
     }
 
 

@@ -43,6 +43,13 @@ def written(folder: Path) -> dict[str, str | None]:
     return {name: fingerprint(folder / name) for name in names}
 
 
+def mined_and_trained(folder: Path) -> Path:
+    """The file of a pipeline of two short steps."""
+    file = folder / "run.toml"
+    file.write_text("data = 'bundled:demo'\n[mine]\nrelative-margin = 'none'\n[train]\nepochs = 1\n", encoding="utf-8")
+    return file
+
+
 @pytest.mark.slow
 def test_each_step_runs_once_goes_on_and_is_done_again_where_something_changed(
     tiny_bert: Path,
@@ -110,8 +117,7 @@ def test_each_step_runs_once_goes_on_and_is_done_again_where_something_changed(
 def test_what_a_training_that_was_begun_anew_and_killed_left_is_not_taken_for_it(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, out = tmp_path / "run.toml", tmp_path / "run"
-    file.write_text("data = 'bundled:demo'\n[mine]\nrelative-margin = 'none'\n[train]\nepochs = 1\n", encoding="utf-8")
+    file, out = mined_and_trained(tmp_path), tmp_path / "run"
     given = [f"out={out}", f"model={tiny_bert}"]
     assert pipeline(*given, config=file) == 0
     first = fingerprint(out / "train" / "model")
@@ -128,8 +134,7 @@ def test_what_a_training_that_was_begun_anew_and_killed_left_is_not_taken_for_it
 
 
 def test_a_training_of_another_folder_is_never_thrown_away(tiny_bert: Path, tmp_path: Path) -> None:
-    file = tmp_path / "run.toml"
-    file.write_text("data = 'bundled:demo'\n[mine]\nrelative-margin = 'none'\n[train]\nepochs = 1\n", encoding="utf-8")
+    file = mined_and_trained(tmp_path)
     given = [f"out={tmp_path / 'run'}", f"model={tiny_bert}"]
     assert pipeline(*given, config=file) == 0
     other = tmp_path / "other"
