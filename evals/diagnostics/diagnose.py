@@ -71,29 +71,32 @@ def diagnose(config: DiagnoseConfig, *, show: bool = True) -> dict[str, Any]:
             return {}
     assert config.model is not None  # the config or the run folder has named one
     sample = sample_rows(rows, config.max_rows, config.seed)
-    encoders = {"after" if config.baseline else "now": config.model}
-    if config.baseline:
-        encoders = {"before": config.baseline} | encoders
-    looks = {when: diagnose_encoder(sample, name, config) for when, name in encoders.items()}
-    margins = margin_histograms({when: seen for when, (_, seen) in looks.items()})
-    latest, embedded = looks[list(looks)[-1]]
-    text = try_diagnostic(lambda: text_leak(embedded, seed=config.seed))
-    warnings = [] if isinstance(text, Absent) else leak_warnings(text, latest["leak"])
+    models = {"before": config.baseline, "after": config.model} if config.baseline else {"now": config.model}
+    encoders: dict[str, dict[str, Any]] = {}
+    embedded: dict[str, EmbeddedRows] = {}
+    for when, name in models.items():
+        encoders[when], embedded[when] = diagnose_encoder(sample, name, config)
+    for when, margins in margin_histograms(embedded).items():
+        encoders[when]["margins"] = margins
+    latest = list(models)[-1]
+    last = embedded[latest]
+    text = try_diagnostic(lambda: text_leak(last, seed=config.seed))
+    warnings = [] if isinstance(text, Absent) else leak_warnings(text, encoders[latest]["leak"])
     result: dict[str, Any] = to_json(
         {
             "format": FORMAT,
             "config": config_dict(config),
             "num_rows": len(rows),
             "num_rows_used": len(sample),
-            "num_negatives": {"mined": embedded.count(MINED), "generated": embedded.count(GENERATED)},
+            "num_negatives": {"mined": last.count(MINED), "generated": last.count(GENERATED)},
             "text_leak": text,
-            "encoders": {when: found | {"margins": margins[when]} for when, (found, _) in looks.items()},
+            "encoders": encoders,
             "warnings": warnings,
             "funnel": try_diagnostic(lambda: read_funnel(_synthesis(config))),
             "audit": try_diagnostic(lambda: agreement(read_labels(labels_file, rows))),
         }
     )
-    write_objects(out / SCORES_FILE, score_lines(sample, {when: seen for when, (_, seen) in looks.items()}))
+    write_objects(out / SCORES_FILE, score_lines(sample, embedded))
     write_json(out / DIAGNOSTICS_FILE, result)
     outputs.record()
     if show:
