@@ -11,7 +11,7 @@ from typing import Any
 import docstring_parser
 import pytest
 
-from data.base.arguments import read_arguments
+from data.base.arguments import assigned_texts
 from data.base.cli import run_command
 from data.base.errors import InputError
 from data.base.options import Count, NotNegative, options
@@ -157,7 +157,7 @@ def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("command", ["programs optimize", "programs profile", "evals probe"])
 def test_what_takes_no_batches_says_so(command: str) -> None:
     with pytest.raises(InputError, match=r"^--send: .* takes no batches") as raised:
-        read_arguments(config_of(command), ["send=batch"], "help")
+        assigned_texts([config_of(command)], ["send=batch"], "help")
     assert "\n" not in str(raised.value)
 
 

@@ -32,17 +32,10 @@ class MayBeEmpty:
     """In the annotation of an option: a text of no characters means something."""
 
 
-def read_arguments(kind: type[Made], words: Sequence[str], help_command: str) -> Made:
-    """The options that the words give. The last one holds of an option that is given twice.
-
-    Raises InputError, one line, for a word that is no option (with the nearest one), a value that is none of the
-    option's, and options that are missing.
-    """
-    return from_texts(kind, assigned_texts([kind], words, help_command), help_command)
-
-
 def from_texts(kind: type[Made], texts: Mapping[str, list[str]], help_command: str) -> Made:
-    """The options of these texts. Raises InputError as `read_arguments` does; it names all that are missing."""
+    """The options of these texts. Raises InputError for a value that is none of the option's, and for options that are
+    missing: it names them all.
+    """
     missing = [
         f"--{field.name.replace('_', '-')}"
         for field in fields(kind)  # type: ignore[arg-type]
@@ -70,7 +63,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def assigned_texts(kinds: Sequence[type], words: Sequence[str], help_command: str) -> dict[str, list[str]]:
-    """The texts that the words give to options of these classes. Raises InputError as `read_arguments` does."""
+    """The texts that the words give to options of these classes. The last one holds of an option that is given twice.
+
+    Raises InputError for a word that is no option (with the nearest one) and for an option without a value.
+    """
     hints = {name: hint for kind in kinds for name, hint in option_types(kind).items()}
     refused = {name: why for kind in kinds for name, why in getattr(kind, "refused", ())}
     assigned: dict[str, list[str]] = {}

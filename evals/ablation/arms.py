@@ -15,7 +15,7 @@ ZERO_SHOT, MINED, NAIVE, COUNTERFACTUAL = "zero-shot", "mined", "mined + naive",
 INFONCE: Mapping[str, Any] = {"entropy_weight": 0.0, "generated_weight": 1.0}
 
 # Where a generated negative counts for what its verdict says.
-GRADED: Mapping[str, Any] = {"entropy_weight": 0.0, "generated_weight": 1.0, "relevance": "graded"}
+GRADED: Mapping[str, Any] = {**INFONCE, "relevance": "graded"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from tyro.constructors import PrimitiveConstructorSpec
 
-from data.base.arguments import MayBeEmpty, Split, read_arguments
+from data.base.arguments import MayBeEmpty, Split, assigned_texts, from_texts
 from data.base.errors import InputError
 
 Pairs = Annotated[
@@ -53,6 +53,10 @@ class Plot:
     """Sunny."""
 
 
+def plot(words: list[str]) -> Plot:
+    return from_texts(Plot, assigned_texts([Plot], words, "help"), "help")
+
+
 @pytest.mark.parametrize(
     ("words", "values"),
     [
@@ -72,7 +76,7 @@ class Plot:
 )
 def test_words_become_values(words: list[str], values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/me")
-    assert read_arguments(Plot, words, "help") == Plot(**values)
+    assert plot(words) == Plot(**values)
 
 
 @pytest.mark.parametrize(
@@ -97,4 +101,4 @@ def test_words_become_values(words: list[str], values: dict[str, Any], monkeypat
 )
 def test_what_is_no_value_is_said_in_one_line(words: list[str], fault: str) -> None:
     with pytest.raises(InputError, match=f"^{fault}$"):
-        read_arguments(Plot, words, "help")
+        plot(words)
