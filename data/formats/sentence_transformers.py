@@ -115,11 +115,13 @@ class Labelled(Format):
         line, labels = lines[0].read(_Documents), lines[0].value.get("labels")
         if not isinstance(labels, list) or len(labels) != len(line.docs):
             raise lines[0].fault(f"expected one label for each of the {len(line.docs)} docs", "labels")
+        if not all(isinstance(label, (int, float)) for label in labels):
+            raise lines[0].fault("expected labels that are numbers, above 0 for a positive", "labels")
         labelled = list(zip(line.docs, labels, strict=True))
-        if not any(labels):
+        if not any(label > 0 for label in labels):
             raise lines[0].fault("expected at least one positive", "docs")
         return Row(
             query=line.query,
-            positives=passages(text for text, label in labelled if label),
-            negatives=mined(text for text, label in labelled if not label),
+            positives=passages(text for text, label in labelled if label > 0),
+            negatives=mined(text for text, label in labelled if label <= 0),
         )

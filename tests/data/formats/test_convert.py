@@ -139,7 +139,9 @@ def test_titles_of_tevatron_are_joined(tmp_path: Path) -> None:
         ("st-graded", {"anchor": "q", "positive": "p", "negative_1": "n", "label": [[1, 1.5]]}, "label"),
         ("st-graded", {"anchor": "q", "positive": "p", "negative_1": "n", "label": [1]}, "label"),
         ("st-labelled", {"query": "q", "docs": ["a"], "labels": [1, 0]}, "labels"),
+        ("st-labelled", {"query": "q", "docs": ["a", "b"], "labels": ["1", "0"]}, "labels"),
         ("st-labelled", {"query": "q", "docs": ["a"], "labels": [0]}, "docs"),
+        ("st-labelled", {"query": "q", "docs": ["a"], "labels": [-1]}, "docs"),
     ],
 )
 def test_a_bad_line_names_file_line_and_field(name: str, line: dict, field: str, tmp_path: Path) -> None:
