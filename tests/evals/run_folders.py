@@ -1,6 +1,5 @@
 """Run folders for the report's tests: a demo-like run with every part, in which texts try to break out of the page."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,11 +138,10 @@ def write_run(folder: Path, num_rows: int = 30) -> Path:
     with RunStore(folder / "synthesis" / "store.sqlite", program="k") as store:
         store.finish(row_content_id(used[1]), Synthesis(candidates=(refused,)))
     training = folder / "train" / "mined_only"
-    training.mkdir(parents=True)
     lines = [{"step": 0, "dev_ndcg_at_10": 0.7}] + [
         {"step": s, "loss": 1 / s, **({"dev_ndcg_at_10": 0.7 + s / 100} if s % 4 == 0 else {})} for s in range(1, 9)
     ]
-    (training / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_objects(training / "metrics.jsonl", lines)
     write_json(training / "config.json", {"rows": str(folder / "synthesis" / "rows.jsonl"), "max_generated": 1})
     write_diagnostics(folder / "diagnostics", used)
     return folder

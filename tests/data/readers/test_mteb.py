@@ -1,6 +1,5 @@
 """MTEB's own loader reads a task from a folder; our measures equal MTEB's on it."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from data.readers.demo import demo_family_set
 from data.readers.mteb import retrieval_set_of
 from data.readers.source import read_source
 from data.retrieval_set import RetrievalSet
+from data.row_files import write_objects
 from evals.retrieval.measures import evaluate
 from trainer.encoder.encoder import Encoder
 
@@ -30,16 +30,16 @@ configs:
 
 
 def write_task_folder(folder: Path, retrieval_set: RetrievalSet) -> None:
-    def write(name: str, lines: list[dict[str, Any]]) -> None:
-        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
     folder.mkdir()
     (folder / "README.md").write_text(_CARD, encoding="utf-8")
     titled = {pid: text.rpartition("\n") for pid, text in retrieval_set.passages.items()}
-    write("corpus.jsonl", [{"_id": pid, "title": title, "text": text} for pid, (title, _, text) in titled.items()])
-    write("queries.jsonl", [{"_id": qid, "text": text} for qid, text in retrieval_set.queries.items()])
+    write_objects(
+        folder / "corpus.jsonl",
+        [{"_id": pid, "title": title, "text": text} for pid, (title, _, text) in titled.items()],
+    )
+    write_objects(folder / "queries.jsonl", [{"_id": qid, "text": text} for qid, text in retrieval_set.queries.items()])
     lines = [(qid, pid, grade) for qid, graded in retrieval_set.qrels.items() for pid, grade in graded.items()]
-    write("qrels.jsonl", [{"query-id": q, "corpus-id": p, "score": grade} for q, p, grade in lines])
+    write_objects(folder / "qrels.jsonl", [{"query-id": q, "corpus-id": p, "score": grade} for q, p, grade in lines])
 
 
 def make_task(folder: Path, shared_ids: bool = False, **changes: Any) -> Any:

@@ -32,7 +32,7 @@ def test_pairs_merge_equal_queries_and_passages(tmp_path: Path) -> None:
         {"query": "q  one", "positives": ["A ", {"title": "T", "text": "b"}]},
         {"anchor": "q two", "pos": ["a"]},
     ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_objects(path, lines)
     found = read_pairs(path)
     assert sorted(found.passages.values()) == ["T\nb", "a"]
     assert sorted(found.queries.values()) == ["Q one", "q two"]
