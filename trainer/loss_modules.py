@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.losses import candidate_scores, info_nce, loss_sums, negative_scores, query_view
+from trainer.losses import candidate_scores, info_nce, loss_sums, mined_mask, negative_scores, query_view
 
 
 class InfoNCE(nn.Module):
@@ -33,7 +33,7 @@ class InfoNCE(nn.Module):
 
     def __init__(self, temperature: float = 0.05):
         super().__init__()
-        self.temperature = _checked_temperature(temperature)
+        self.temperature = _above_zero("temperature", temperature)
 
     def forward(self, queries_BD: Tensor, candidates_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
         """The mean over rows, a scalar. `valid_BN`: which candidates are there (None: all)."""
@@ -65,7 +65,7 @@ class QueryViewEntropy(nn.Module):
 
     def __init__(self, temperature: float = 0.1):
         super().__init__()
-        self.temperature = _checked_temperature(temperature)
+        self.temperature = _above_zero("temperature", temperature)
 
     def forward(
         self, queries_BD: Tensor, candidates_BND: Tensor, generated_BN: Tensor, valid_BN: Tensor | None = None
@@ -73,7 +73,7 @@ class QueryViewEntropy(nn.Module):
         """A scalar. `generated_BN`: which candidates a language model wrote; never column 0."""
         valid_BN, generated_BN = _checked_masks(queries_BD, candidates_BND, valid_BN, generated_BN)
         scores_BN = negative_scores(queries_BD, candidates_BND, generated_BN)
-        loss_R = query_view(scores_BN, _mined(valid_BN, generated_BN), generated_BN, self.temperature).loss
+        loss_R = query_view(scores_BN, mined_mask(valid_BN, generated_BN), generated_BN, self.temperature).loss
         return loss_R.sum() / max(len(loss_R), 1)
 
     def extra_repr(self) -> str:
@@ -118,17 +118,15 @@ class CounterfactualLoss(nn.Module):
         plain = grade_sharpness is None
         entropy_weight = (0.05 if plain else 0.0) if entropy_weight is None else entropy_weight
         generated_weight = (0.1 if plain else 1.0) if generated_weight is None else generated_weight
-        if grade_sharpness is not None and not (math.isfinite(grade_sharpness) and grade_sharpness > 0):
-            raise ValueError(f"grade_sharpness: expected a number above 0, got {grade_sharpness}")
-        if not (math.isfinite(generated_weight) and generated_weight > 0):
-            raise ValueError(f"generated_weight: expected a number above 0, got {generated_weight}")
-        if not (math.isfinite(entropy_weight) and entropy_weight >= 0):
+        if grade_sharpness is not None:
+            _above_zero("grade_sharpness", grade_sharpness)
+        if not 0 <= entropy_weight < math.inf:
             raise ValueError(f"entropy_weight: expected a number of at least 0, got {entropy_weight}")
         self.model = model
-        self.temperature = _checked_temperature(temperature)
+        self.temperature = _above_zero("temperature", temperature)
         self.grade_sharpness, self.entropy_weight = grade_sharpness, entropy_weight
-        self.entropy_temperature = _checked_temperature(entropy_temperature)
-        self.in_batch, self.generated_weight = in_batch, generated_weight
+        self.entropy_temperature = _above_zero("temperature", entropy_temperature)
+        self.in_batch, self.generated_weight = in_batch, _above_zero("generated_weight", generated_weight)
 
     def forward(
         self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
@@ -179,10 +177,10 @@ class CounterfactualLoss(nn.Module):
         return {name: getattr(self, name) for name in names}
 
 
-def _checked_temperature(temperature: float) -> float:
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-    return temperature
+def _above_zero(name: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a number above 0, got {value}")
+    return value
 
 
 def _checked_masks(queries_BD: Tensor, candidates_BND: Tensor, *masks: Tensor | None) -> list[Tensor]:
@@ -200,12 +198,6 @@ def _checked_masks(queries_BD: Tensor, candidates_BND: Tensor, *masks: Tensor | 
     if not found[0][:, 0].all() or (len(found) > 1 and (found[1][:, 0].any() or (found[1] & ~found[0]).any())):
         raise ValueError("column 0 is the positive: valid, not generated; and what is generated must be valid")
     return found
-
-
-def _mined(valid_BN: Tensor, generated_BN: Tensor) -> Tensor:
-    mined_BN = valid_BN & ~generated_BN
-    mined_BN[:, 0] = False
-    return mined_BN
 
 
 def _read_labels(labels: Tensor | None, candidates_BND: Tensor, *, graded: bool) -> tuple[Tensor, Tensor | None]:

@@ -75,6 +75,13 @@ class QueryView:
         return torch.where(most > 0, self.entropy_R / most.clamp(min=1e-9), 1.0)
 
 
+def mined_mask(valid_BN: Tensor, generated_BN: Tensor) -> Tensor:
+    """The negatives [B, N] that were not generated: what is valid, without column 0."""
+    mined_BN = valid_BN & ~generated_BN
+    mined_BN[:, 0] = False
+    return mined_BN
+
+
 def query_view(scores_BN: Tensor, mined_BN: Tensor, generated_BN: Tensor, temperature: float) -> QueryView:
     """The parts of the query-view entropy loss, from `negative_scores` and the masks of the two origins.
 
@@ -158,10 +165,8 @@ def loss_sums(
     `grade_sharpness`; `mask_above` leaves out mined and in-batch negatives of grade 0 that score above the positive by
     more than this.
     """
-    negatives_BN = valid_BN.clone()
-    negatives_BN[:, 0] = False
-    mined_BN = negatives_BN & ~generated_BN
-    target_BN = None if grades_BN is None else graded_target(grades_BN.to(queries_BD.dtype), grade_sharpness)
+    mined_BN = mined_mask(valid_BN, generated_BN)
+    maskable_BN = mined_BN if grades_BN is None else mined_BN & (grades_BN <= 0)
 
     num_masked = 0
     if in_batch_BP is None:
@@ -169,15 +174,13 @@ def loss_sums(
         scores_BN = candidate_scores(queries_BD, nn.functional.embedding(candidates_BN, passages_PD))
         counted_BN = valid_BN
         if mask_above is not None:
-            maskable_BN = mined_BN if grades_BN is None else mined_BN & (grades_BN <= 0)
             masked_BN = maskable_BN & (scores_BN.detach() > scores_BN.detach()[:, :1] + mask_above)
             counted_BN, num_masked = valid_BN & ~masked_BN, int(masked_BN.sum())
         weighed_BN = weigh_generated(scores_BN, generated_BN, temperature, generated_weight)
-        if target_BN is None:
+        if grades_BN is None:
             info_nce_B = info_nce(weighed_BN, counted_BN, temperature)
         else:
-            logits_BN = (weighed_BN / temperature).masked_fill(~counted_BN, float("-inf"))
-            info_nce_B = _cross_entropy(logits_BN, logits_BN, target_BN)
+            info_nce_B = graded_info_nce(weighed_BN, counted_BN, grades_BN, temperature, grade_sharpness)
     else:
         # All scores at once; a row's own candidates, which are distinct passages, are looked up among them.
         scores_BP = queries_BD @ passages_PD.T
@@ -186,9 +189,7 @@ def loss_sums(
         own_V = candidates_BN[row_V, column_V]
         counted_BP = in_batch_BP.index_put((row_V, own_V), torch.ones_like(own_V, dtype=torch.bool))
         if mask_above is not None:
-            kept_V = ~mined_BN[row_V, column_V]
-            if grades_BN is not None:
-                kept_V = kept_V | (grades_BN[row_V, column_V] > 0)
+            kept_V = ~maskable_BN[row_V, column_V]
             above_BP = scores_BP.detach() > scores_BN[:, :1] + mask_above
             masked_BP = counted_BP & above_BP.index_put((row_V[kept_V], own_V[kept_V]), kept_V.new_tensor(False))
             counted_BP, num_masked = counted_BP & ~masked_BP, int(masked_BP.sum())
@@ -198,10 +199,11 @@ def loss_sums(
             offset_V = (weighed_BN - scores_BN)[row_V, column_V] / temperature
             logits_BP.index_put_((row_V, own_V), offset_V, accumulate=True)
         logits_BP.masked_fill_(~counted_BP, float("-inf"))
-        if target_BN is None:
+        if grades_BN is None:
             positive_B = logits_BP.gather(1, candidates_BN[:, :1]).squeeze(1)
             info_nce_B = torch.logsumexp(logits_BP, dim=1) - positive_B
         else:
+            target_BN = graded_target(grades_BN.to(logits_BP.dtype), grade_sharpness)
             info_nce_B = _cross_entropy(logits_BP, logits_BP.gather(1, candidates_BN), target_BN)
     # The query's view has a gradient through the generated passages alone, as in `negative_scores`.
     row_G, column_G = generated_BN.nonzero(as_tuple=True)
