@@ -48,8 +48,7 @@ class FastDropout(nn.Dropout):
 
 
 def use_fast_dropout(module: nn.Module) -> None:
-    """Replace every nn.Dropout below `module`."""
-    for parent in module.modules():
-        for name, child in parent.named_children():
-            if type(child) is nn.Dropout:
-                setattr(parent, name, FastDropout(child.p))
+    """Make every nn.Dropout below `module` a FastDropout."""
+    for child in module.modules():
+        if type(child) is nn.Dropout:
+            child.__class__ = FastDropout

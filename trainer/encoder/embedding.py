@@ -45,19 +45,10 @@ class RowEmbedding(nn.Embedding):
 
 
 def use_row_embeddings(module: nn.Module) -> None:
-    """Replace every plain nn.Embedding below `module`."""
-    for parent in module.modules():
-        for name, child in parent.named_children():
-            if (
-                type(child) is nn.Embedding
-                and child.max_norm is None
-                and not (child.sparse or child.scale_grad_by_freq)
-            ):
-                rows = RowEmbedding(
-                    child.num_embeddings, child.embedding_dim, padding_idx=child.padding_idx, device="meta"
-                )
-                rows.weight = child.weight
-                setattr(parent, name, rows.train(child.training))
+    """Make every plain nn.Embedding below `module` a RowEmbedding, with the same weights."""
+    for child in module.modules():
+        if type(child) is nn.Embedding and child.max_norm is None and not (child.sparse or child.scale_grad_by_freq):
+            child.__class__ = RowEmbedding
 
 
 @contextmanager

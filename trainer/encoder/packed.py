@@ -179,8 +179,7 @@ def _attend(
         mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if mask is not None:
         weights = weights.masked_fill(~mask, float("-inf"))
-    weights = weights.softmax(dim=-1)
-    return (dropout(weights, probability) if probability > 0 else weights) @ value
+    return dropout(weights.softmax(dim=-1), probability) @ value
 
 
 def token_chunks(tokens: Sequence[Tokens], max_tokens: int, padded: bool = True) -> list[list[int]]:
