@@ -158,7 +158,7 @@ def make_batch(examples: Sequence[Example], in_batch: bool) -> Batch:
     mined_end_B = torch.tensor([1 + len(e.mined) for e in examples])
     columns_N = torch.arange(width)
     valid_BN = columns_N < lengths_B[:, None]
-    batch = Batch(
+    return Batch(
         queries=[e.query for e in examples],
         passages=list(position),
         candidates_BN=torch.tensor([found + rest for found, rest in zip(lists, padding, strict=True)]),
@@ -167,7 +167,6 @@ def make_batch(examples: Sequence[Example], in_batch: bool) -> Batch:
         grades_BN=torch.tensor(grades, dtype=torch.float32),
         in_batch_BP=_in_batch_mask(examples, lists, list(position)) if in_batch else None,
     )
-    return batch
 
 
 def _in_batch_mask(examples: Sequence[Example], lists: list[list[int]], passages: list[str]) -> Tensor:
