@@ -125,7 +125,7 @@ class CounterfactualLoss(nn.Module):
         self.model = model
         self.temperature = _above_zero("temperature", temperature)
         self.grade_sharpness, self.entropy_weight = grade_sharpness, entropy_weight
-        self.entropy_temperature = _above_zero("temperature", entropy_temperature)
+        self.entropy_temperature = _above_zero("entropy_temperature", entropy_temperature)
         self.in_batch, self.generated_weight = in_batch, _above_zero("generated_weight", generated_weight)
 
     def forward(

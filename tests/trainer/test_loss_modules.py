@@ -64,6 +64,7 @@ def test_without_generated_negatives_the_term_is_zero_and_differentiable(embeddi
         (lambda q, c: InfoNCE()(q, c, ~VALID), "column 0"),
         (lambda q, c: QueryViewEntropy()(q, c, VALID), "column 0"),
         (lambda q, c: QueryViewEntropy()(q, c, GENERATED, ~GENERATED), "must be valid"),
+        (lambda q, c: CounterfactualLoss(torch.nn.Identity(), entropy_temperature=0.0), "^entropy_temperature"),
         (lambda q, c: CounterfactualLoss(torch.nn.Identity(), generated_weight=0.0), "generated_weight"),
         (lambda q, c: CounterfactualLoss(torch.nn.Identity(), entropy_weight=-1), "entropy_weight"),
         (lambda q, c: CounterfactualLoss(torch.nn.Identity(), grade_sharpness=0.0), "grade_sharpness"),
