@@ -2,24 +2,20 @@
 
 import contextlib
 import importlib
-import io
 import json
-import logging
 import os
 import shutil
-import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.base.cli import run_command
 from data.readers.beir import write_beir
 from data.readers.demo import demo_family_set, demo_items
 from data.row_files import write_rows
-from tests.chaos.inputs import BAD_FILES, Late, patience
-from tests.chaos.promises import promise
+from tests.chaos.inputs import BAD_FILES, ending
+from tests.chaos.promises import promise, run_here
 from tests.chaos.training import write_tiny_training
 
 # What each command is asked, in a folder that `lay_out_runs` made, and the folders and files that it reads there.
@@ -47,25 +43,19 @@ def damaged(folder: Path, *, only: str = "", every: int = 1) -> dict[str, Any]:
     whole = folder / "whole"
     lay_out_runs(whole)
     tried, held, broken = Counter[str](), Counter[str](), list[str]()
-    here, number = Path.cwd(), 0
+    number = 0
     for (room, command, words), read in _READS.items():
         if only not in command:
             continue
+        argv = [command, *words.split()]
         for path in sorted(_files(whole, read.split())):
             for what, damage in _damages(path):
                 number += 1
                 if number % every:
                     continue
-                at = folder / "damaged"
-                shutil.copytree(whole, at, symlinks=True)
-                damaged_path = at / path.relative_to(whole)
-                damage(damaged_path)
-                os.chdir(at)
-                try:
-                    fault = fault_of(room, [command, *words.split()])
-                finally:
-                    os.chdir(here)
-                    shutil.rmtree(at)
+                with _working_in_a_copy(whole):
+                    damage(path.relative_to(whole))
+                    fault = fault_of(room, argv)
                 tried[command] += 1
                 held[command] += fault is None
                 if fault:
@@ -73,6 +63,17 @@ def damaged(folder: Path, *, only: str = "", every: int = 1) -> dict[str, Any]:
     total, right = sum(tried.values()), sum(held.values())
     promise(right >= 0.99 * total, f"{total} tried, {right} held:\n" + "\n".join(broken))
     return {"tried": total, "held": right, "by_command": {n: f"{held[n]} of {tried[n]}" for n in tried}, "not": broken}
+
+
+@contextlib.contextmanager
+def _working_in_a_copy(whole: Path) -> Iterator[None]:
+    copy = whole.with_name("damaged")
+    shutil.copytree(whole, copy, symlinks=True)
+    try:
+        with contextlib.chdir(copy):
+            yield
+    finally:
+        shutil.rmtree(copy)
 
 
 def lay_out_runs(folder: Path) -> None:
@@ -83,27 +84,17 @@ def lay_out_runs(folder: Path) -> None:
     write_rows(folder / "mined.jsonl", [replace(item.row, negatives=()) for item in demo_items()[:4]])
     shutil.copy(Path(importlib.import_module("programs.profiles").__file__ or "").parent / "generic.toml",
                 folder / "profile.toml")  # fmt: skip
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
-        for room, *words in (
-            (
-                "trainer",
-                "train",
-                *["rows=rows.jsonl", "model=tiny", "out=train", "device=cpu", "epochs=2", "checkpoint-every=2"],
-            ),
-            ("programs", "synthesize", *["rows=mined.jsonl", "out=synthesis", "lm=recorded:demo"]),
-            ("trainer", "mine", *["data=beir", "split=dev", "out=m.jsonl", "model=tiny", "device=cpu", "cache=cache"]),
-            ("evals", "eval", *["model=train/model", "data=beir", "split=dev", "device=cpu", "out=eval.json"]),
-            ("evals", "diagnose", *["run=synthesis", "model=train/model", "out=diagnostics", "device=cpu"]),
-            ("data", "convert", *["input=synthesis/rows.jsonl", "to=flag-embedding", "out=converted.jsonl"]),
+    with contextlib.chdir(folder):
+        for room, words in (
+            ("trainer", "train rows=rows.jsonl model=tiny out=train device=cpu epochs=2 checkpoint-every=2"),
+            ("programs", "synthesize rows=mined.jsonl out=synthesis lm=recorded:demo"),
+            ("trainer", "mine data=beir split=dev out=m.jsonl model=tiny device=cpu cache=cache"),
+            ("evals", "eval model=train/model data=beir split=dev device=cpu out=eval.json"),
+            ("evals", "diagnose run=synthesis model=train/model out=diagnostics device=cpu"),
+            ("data", "convert input=synthesis/rows.jsonl to=flag-embedding out=converted.jsonl"),
         ):
-            err = io.StringIO()
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
-                code = run_command(importlib.import_module(f"{room}.__main__").COMMANDS, words)
-            promise(code == 0, f"{words} ends with {code}: {err.getvalue()[-300:]}")
-    finally:
-        os.chdir(here)
+            code, said = run_here(room, words.split())
+            promise(code == 0, f"{words} ends with {code}: {said[-300:]}")
 
 
 def _files(folder: Path, read: list[str]) -> Iterator[Path]:
@@ -150,22 +141,12 @@ def _with(value: Any, place: tuple[Any, ...], wrong: Any) -> Any:
 
 def fault_of(room: str, words: list[str]) -> str | None:
     """What is wrong with how a command takes damaged input; None when it ends with 0, or with 2 and one line."""
-    out, err = io.StringIO(), io.StringIO()
-    logging.getLogger().handlers.clear()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), patience():
-        try:
-            code = run_command(importlib.import_module(f"{room}.__main__").COMMANDS, words)
-        except Late:
-            return "still working after 20 s"
-        except SystemExit as end:
-            return f"ends by itself with {end.code}"
-        except BaseException as error:  # noqa: BLE001 - whatever gets out is a traceback for the user
-            ours = [f for f in traceback.extract_tb(error.__traceback__) if "/site-packages/" not in f.filename]
-            where = [f"{Path(f.filename).name}:{f.lineno}" for f in ours[-2:]]
-            return f"{type(error).__name__} at {' '.join(where)}: {str(error)[:100]}"
-    lines = [line for line in err.getvalue().splitlines() if line.startswith("error: ")]
+    code, said = ending(room, words)
+    if code is None:
+        return said
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
     if code == 0:
         return None
     if code != 2:
         return f"ends with code {code}"
-    return None if len(lines) == 1 and len(lines[0]) < 1000 else f"says {err.getvalue()[-200:]!r}"
+    return None if len(lines) == 1 and len(lines[0]) < 1000 else f"says {said[-200:]!r}"

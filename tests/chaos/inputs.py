@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import io
 import logging
 import os
 import signal
@@ -15,10 +14,9 @@ from types import FrameType
 from typing import Any, get_args
 
 from data.base.arguments import is_list, option_types
-from data.base.cli import run_command
 from data.base.options import Bound
 from tests.chaos.owner import lay_out
-from tests.chaos.promises import promise
+from tests.chaos.promises import promise, run_here
 
 ROOMS = ("data", "trainer", "programs", "evals")
 # So long a command may take to refuse what it was given.
@@ -155,29 +153,35 @@ def bad_paths(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
 def refusal_fault(room: str, words: list[str], *, named: str) -> str | None:
     """Why a command does not refuse these words as it should, with a line that names the option or the value of the
     word `named`; None when it does."""
-    commands = importlib.import_module(f"{room}.__main__").COMMANDS
-    out, err = io.StringIO(), io.StringIO()
-    logging.getLogger().handlers.clear()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), patience():
-        try:
-            code = run_command(commands, words)
-        except Late:
-            return f"still working after {PATIENCE_S} s"
-        except SystemExit as end:
-            return f"ends by itself with {end.code}"
-        except BaseException as error:  # noqa: BLE001 - whatever gets out is a traceback for the user
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            return f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {str(error)[:100]}"
-    lines = [line for line in err.getvalue().splitlines() if line.startswith("error: ")]
+    code, said = ending(room, words)
+    if code is None:
+        return said
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
     if code != 2:
         return f"ends with code {code}"
-    if len(lines) != 1 or err.getvalue().splitlines()[-1:] != lines:
-        return f"says {err.getvalue()[-200:]!r}"
+    if len(lines) != 1 or said.splitlines()[-1:] != lines:
+        return f"says {said[-200:]!r}"
     if len(lines[0]) > 1000:
         return f"a line of {len(lines[0])} characters"
     option, _, value = named.partition("=")
     about = [option.replace("_", "-"), *([value.removesuffix("/x.jsonl")] if value else [])]
     return None if any(each in lines[0] for each in about) else f"says of something else: {lines[0][:200]!r}"
+
+
+def ending(room: str, words: list[str]) -> tuple[int | None, str]:
+    """A command's exit code and what it says on stderr; or None, and how else it ends."""
+    logging.getLogger().handlers.clear()
+    try:
+        with patience():
+            return run_here(room, words)
+    except Late:
+        return None, f"still working after {PATIENCE_S} s"
+    except SystemExit as end:
+        return None, f"ends by itself with {end.code}"
+    except BaseException as error:  # noqa: BLE001 - whatever gets out is a traceback for the user
+        ours = [f for f in traceback.extract_tb(error.__traceback__) if "/site-packages/" not in f.filename]
+        where = [f"{Path(f.filename).name}:{f.lineno}" for f in ours[-2:]]
+        return None, f"{type(error).__name__} at {' '.join(where)}: {str(error)[:100]}"
 
 
 class Late(BaseException):

@@ -1,26 +1,18 @@
 """Outputs against inputs, files of the user's and folders of other runs: every command refuses and touches nothing."""
 
-import contextlib
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.__main__ import COMMANDS as DATA
-from data.base.cli import run_command
 from data.base.files import write_json
 from data.base.outputs import claim_folder
 from data.readers.beir import write_beir
 from data.readers.demo import demo_family_set, demo_items
 from data.row_files import write_rows
-from evals.__main__ import COMMANDS as EVALS
-from programs.__main__ import COMMANDS as PROGRAMS
-from tests.chaos.promises import promise
-from trainer.__main__ import COMMANDS as TRAINER
+from tests.chaos.promises import promise, run_here
 
-_ROOMS = {"data": DATA, "trainer": TRAINER, "programs": PROGRAMS, "evals": EVALS}
 # What each command is asked, without its output, and how that ends; the folder stands for {}.
 _FILES = {
     "mine": ("trainer", ".jsonl", "data={}/beir", "split=dev"),
@@ -64,7 +56,7 @@ def owner(folder: Path, commands: Sequence[str] = (*_FILES, *_FOLDERS)) -> dict[
         for target in targets:
             argv = [command, *(word.format(folder) for word in words), f"{_OUT.get(command, 'out')}={folder / target}"]
             before = _snapshot(folder)
-            code, line = _run(room, argv)
+            code, line = run_here(room, argv)
             promise(_snapshot(folder) == before, f"{' '.join(argv)} changed a file that is not its own")
             errors = [part for part in line.splitlines() if part.startswith("error: ")]
             promise(code == 2 and len(errors) == 1, f"{' '.join(argv)} ended with {code}: {line[-300:]!r}")
@@ -74,13 +66,6 @@ def owner(folder: Path, commands: Sequence[str] = (*_FILES, *_FOLDERS)) -> dict[
             )
             tried[command] = tried.get(command, 0) + 1
     return {"tried": sum(tried.values()), "held": sum(tried.values()), "by_command": tried}
-
-
-def _run(room: str, argv: list[str]) -> tuple[int, str]:
-    error = io.StringIO()
-    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
-        code = run_command(_ROOMS[room], argv)
-    return code, error.getvalue()
 
 
 def lay_out(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """What every chaos scenario shares: a promise that is checked, and a synthesis process to be ill-treated."""
 
+import contextlib
 import importlib
+import io
 import itertools
 import multiprocessing
 import os
@@ -49,6 +51,14 @@ def write_made_rows(path: Path, count: int) -> dict[str, str]:
     rows = [made_row(number) for number in range(count)]
     write_rows(path, rows)
     return {row_content_id(row): row.query for row in rows}
+
+
+def run_here(room: str, words: Sequence[str]) -> tuple[int, str]:
+    """Run a command in this process; its exit code, and what it says on stderr."""
+    err = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
+        code = run_command(importlib.import_module(f"{room}.__main__").COMMANDS, words)
+    return code, err.getvalue()
 
 
 def start_command(room: str, words: Sequence[str]) -> Any:
