@@ -21,7 +21,7 @@ from tests.chaos.training import write_tiny_training
 # What each command is asked, in a folder that `lay_out_runs` made, and the folders and files that it reads there.
 _READS = {
     ("trainer", "train", "rows=rows.jsonl model=tiny out=train device=cpu epochs=2 checkpoint-every=2"): "train",
-    ("trainer", "train", "rows=rows.jsonl model=tiny out=new device=cpu epochs=1 max-steps=1"): "tiny rows.jsonl",
+    ("trainer", "train", "rows=rows.jsonl model=tiny out=new device=cpu epochs=1"): "tiny rows.jsonl",
     ("trainer", "mine", "data=beir split=dev out=new.jsonl model=tiny device=cpu cache=cache"): "beir cache",
     ("trainer", "publish", "model=train/model evaluations=eval.json"): "train/model eval.json",
     ("programs", "synthesize", "rows=mined.jsonl out=synthesis lm=recorded:demo"): "synthesis",
@@ -30,7 +30,9 @@ _READS = {
     ("evals", "eval", "model=train/model data=beir split=dev device=cpu out=eval.json force=true"): "train/model",
     ("evals", "report", "run=. out=new.html"): "train synthesis eval.json diagnostics",
     ("evals", "diagnose", "run=. out=new device=cpu"): "train/model synthesis",
-    ("data", "convert", "input=converted.jsonl to=rows out=new.jsonl"): "converted.jsonl .converted.jsonl.sidecar",
+    ("data", "convert", "input=converted.jsonl source=flag-embedding out=new.jsonl"): (
+        "converted.jsonl converted.jsonl.provenance.jsonl"
+    ),
 }
 _WRONG: tuple[Any, ...] = (None, "x", -1, 10**30, float("nan"), True, [], {}, [None], {"../../x": 1}, "../../x")
 
@@ -48,6 +50,9 @@ def damaged(folder: Path, *, only: str = "", every: int = 1) -> dict[str, Any]:
         if only not in command:
             continue
         argv = [command, *words.split()]
+        with _working_in_a_copy(whole):
+            code, said = run_here(room, argv)
+            promise(code == 0, f"{command} ends with {code} where nothing is damaged: {said[-300:]}")
         for path in sorted(_files(whole, read.split())):
             for what, damage in _damages(path):
                 number += 1
@@ -100,7 +105,7 @@ def lay_out_runs(folder: Path) -> None:
 def _files(folder: Path, read: list[str]) -> Iterator[Path]:
     for name in read:
         path = folder / name
-        yield from (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.exists() else []
+        yield from (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
 def _damages(path: Path) -> Iterator[tuple[str, Any]]:
