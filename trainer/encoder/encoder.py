@@ -105,6 +105,10 @@ class Encoder(nn.Module):
         longest = max(longest_input(transformer, tokenizer), position_limit(transformer) or 0)
         if options.max_length is not None and not 3 <= options.max_length <= longest:
             raise InputError(f"expected 3 to {longest} tokens for {spec}, got {options.max_length}", field="max_length")
+        if settings.max_length is not None and settings.max_length < 3:
+            raise InputError(
+                f"takes {settings.max_length} tokens by its files, expected at least 3", file=folder.transformer
+            )
         width = int(transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
         if options.dimensions is not None and not 1 <= options.dimensions <= width:
             raise InputError(f"expected 1 to {width} for {spec}, got {options.dimensions}", field="dimensions")

@@ -62,7 +62,10 @@ class CrossEncoder:
             transformer.to(device).eval()
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"cannot put {spec} on {device}: {first_line(error)}", field="device") from error
-        return cls(transformer, tokenizer, activation, min(length or 10**6, longest_input(transformer, tokenizer)))
+        most = min(length or 10**6, longest_input(transformer, tokenizer))
+        if most < 4:
+            raise InputError(f"takes {most} tokens by its files, expected at least 4", file=folder)
+        return cls(transformer, tokenizer, activation, most)
 
     @torch.inference_mode()
     def scores(self, pairs: Sequence[tuple[str, str]], world: World = ALONE) -> Floats:

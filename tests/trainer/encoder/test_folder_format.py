@@ -4,6 +4,7 @@ A reproduced folder gives sentence-transformers' vectors and its similarity's ra
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -355,6 +356,19 @@ def test_a_setting_of_a_wrong_type_is_one_line(file: str, values: dict[str, Any]
     write(file, **values)(folder)
     with pytest.raises(InputError):
         Encoder.load(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("length", [-1, 0, 2])
+def test_a_tokenizer_that_takes_no_text_is_refused_unless_a_length_is_given(
+    length: int, tiny_bert: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_bert, tmp_path / "plain")
+    for each in (tmp_path / "plain", folder):
+        write("tokenizer_config.json", model_max_length=length)(each)
+    with pytest.raises(InputError, match=f"takes {length} tokens by its files, expected at least 3"):
+        Encoder.load(str(tmp_path / "plain"), device="cpu")
+    assert Encoder.load(str(tmp_path / "plain"), device="cpu", max_length=9).max_length == 9
+    assert Encoder.load(str(folder), device="cpu").max_length == 64
 
 
 def test_modules_that_are_too_deep_are_one_line(tmp_path: Path) -> None:

@@ -103,6 +103,11 @@ def with_prompts(folder: Path) -> None:
     (folder / "config_sentence_transformers.json").write_text('{"prompts": {"query": "Judge: "}}')
 
 
+def of_no_length(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": -1}))
+
+
 def own_module(folder: Path) -> None:
     (folder / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "my_code.Thing"}]')
 
@@ -114,6 +119,7 @@ def own_module(folder: Path) -> None:
         (other_activation, "my_code.Activation"),
         (with_prompts, "prompts"),
         (own_module, "expected the one module Transformer"),
+        (of_no_length, "takes -1 tokens by its files"),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(change, words: str, tmp_path: Path) -> None:
