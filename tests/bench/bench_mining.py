@@ -19,9 +19,9 @@ from data.base.files import write_json
 from data.base.options import Count, options
 from data.retrieval_set import RetrievalSet
 from tests.bench.bench_process import TurnsOptions, against, in_turns, measure, median_and_range, report_to_parent
+from trainer.encoder.encoder import Floats
 from trainer.mining.config import MineConfig
 from trainer.mining.mine import mine_rows
-from trainer.mining.rules import Floats
 
 VARIANTS = ("peer", "ours")
 NUM_NEGATIVES, RANK_TO, RELATIVE_MARGIN = 15, 100, 0.05

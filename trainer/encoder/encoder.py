@@ -23,20 +23,22 @@ from data.base.files import atomic_path
 from data.base.progress import progress_bar
 from trainer.encoder.dropout import use_fast_dropout
 from trainer.encoder.embedding import use_row_embeddings
-from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input, position_limit
+from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input, position_limit, put_on
 from trainer.encoder.options import EncoderOptions, Precision
 from trainer.encoder.packed import (
+    TOKENIZE_AT_ONCE,
     Tokens,
     filled_up,
     hidden_states,
     pack,
     pool_packed,
     token_chunks,
+    tokens_at_once,
     use_packed_attention,
 )
 from trainer.encoder.pooling import POOLINGS, pool
 from trainer.encoder.precision import autocast_type, precision_name
-from trainer.encoder.st_folder import EncoderSettings, ModelFolder, override, read_model_folder, write_settings
+from trainer.encoder.st_folder import EncoderSettings, ModelFolder, read_model_folder, write_settings
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -44,12 +46,8 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 Role = Literal["query", "document"]
 log = logging.getLogger(__name__)
 
-# On CPU, chunks this small keep a layer's activations in cache; on a GPU they must fill the device.
-_CPU_TOKENS, _GPU_TOKENS = 4096, 65536
 # With a gradient a CPU is faster with still smaller parts, and needs less memory for them.
 _CPU_TOKENS_WITH_GRADIENT = 1024
-# Texts that are tokenised at once while encoding a corpus.
-_TOKENIZE_AT_ONCE = 4096
 
 
 class Encoder(nn.Module):
@@ -92,14 +90,11 @@ class Encoder(nn.Module):
         if pooling is not None and pooling not in POOLINGS:
             raise InputError(f"expected one of {', '.join(POOLINGS)}, got {pooling!r}", field="pooling")
         transformer, tokenizer = load_transformer(folder, spec)
-        settings = override(
+        others = {n: getattr(options, n) for n in ("query_prompt", "document_prompt", "max_length", "dimensions")}
+        given = {"pooling": pooling, "normalize": normalize} | others
+        settings = replace(
             _own_settings(folder, transformer, tokenizer),
-            pooling=pooling,
-            normalize=normalize,
-            query_prompt=options.query_prompt,
-            document_prompt=options.document_prompt,
-            max_length=options.max_length,
-            dimensions=options.dimensions,
+            **{name: value for name, value in given.items() if value is not None},
         )
         _say_prompts(spec, settings.query_prompt, settings.document_prompt)
         longest = max(longest_input(transformer, tokenizer), position_limit(transformer) or 0)
@@ -109,15 +104,10 @@ class Encoder(nn.Module):
             raise InputError(
                 f"takes {settings.max_length} tokens by its files, expected at least 3", file=folder.transformer
             )
-        width = int(transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
-        if options.dimensions is not None and not 1 <= options.dimensions <= width:
-            raise InputError(f"expected 1 to {width} for {spec}, got {options.dimensions}", field="dimensions")
         encoder = cls(name=spec, transformer=transformer, tokenizer=tokenizer, settings=settings)
-        device = default_device(options.device)
-        try:
-            encoder = encoder.to(device).eval()
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"cannot put {spec} on {device}: {first_line(error)}", field="device") from error
+        if options.dimensions is not None and not 1 <= options.dimensions <= encoder.width:
+            raise InputError(f"expected 1 to {encoder.width} for {spec}, got {options.dimensions}", field="dimensions")
+        put_on(encoder, default_device(options.device), spec)
         encoder.autocast = autocast_type(options.precision, encoder.device)
         return encoder
 
@@ -149,10 +139,6 @@ class Encoder(nn.Module):
     def precision(self) -> Precision:
         """What its matrix products are computed in; never auto."""
         return precision_name(self.autocast)
-
-    @property
-    def _tokens_at_once(self) -> int:
-        return _CPU_TOKENS if self.device.type == "cpu" else _GPU_TOKENS
 
     def part_tokens(self, max_tokens: int) -> int:
         """Tokens of one part of a batch that is computed in parts, forward and backward: at most `max_tokens`."""
@@ -199,7 +185,7 @@ class Encoder(nn.Module):
         return pool_packed(hidden_states(self.transformer, packing), packing, self.settings.pooling), packing.order
 
     def _forward_chunks(self, tokens: Sequence[Tokens]) -> tuple[Tensor, list[int]]:
-        chunks = token_chunks(tokens, self._tokens_at_once)
+        chunks = token_chunks(tokens, tokens_at_once(self.device))
         pooled_BW = torch.cat([self._forward_padded([tokens[i] for i in chunk]) for chunk in chunks])
         return pooled_BW, [i for chunk in chunks for i in chunk]
 
@@ -227,13 +213,13 @@ class Encoder(nn.Module):
         max_tokens_per_batch: int | None = None,
         progress: bool = False,
         count: Callable[[int], object] | None = None,
-    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+    ) -> Floats:
         """Embeddings float32 [B, D] without gradient and without dropout, in chunks of texts of like length.
 
         `max_tokens_per_batch` bounds one pass (None: chosen for the device). Order is kept. `progress` shows a bar;
         `count` instead gets the number of texts of every pass.
         """
-        max_tokens = max_tokens_per_batch or self._tokens_at_once
+        max_tokens = max_tokens_per_batch or tokens_at_once(self.device)
         out_BD = np.empty((len(texts), self.dimension), dtype=np.float32)
         # Longest first: a bound that is too high for the memory shows at once, and the time left is not underestimated.
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
@@ -241,8 +227,8 @@ class Encoder(nn.Module):
         self.eval()
         try:
             with progress_bar(total=len(texts), unit="text", desc=f"encode {role}s", enabled=progress) as bar:
-                for start in range(0, len(order), _TOKENIZE_AT_ONCE):
-                    part = order[start : start + _TOKENIZE_AT_ONCE]
+                for start in range(0, len(order), TOKENIZE_AT_ONCE):
+                    part = order[start : start + TOKENIZE_AT_ONCE]
                     tokens = self.tokenize([texts[i] for i in part], role)
                     for chunk in token_chunks(tokens, max_tokens, padded=not self.packed):
                         out_BD[[part[i] for i in chunk]] = self([tokens[i] for i in chunk]).float().cpu().numpy()
@@ -329,7 +315,8 @@ def _say_prompts(spec: str, query: str, document: str) -> None:
 
 def _own_settings(folder: ModelFolder, transformer: nn.Module, tokenizer: Any) -> EncoderSettings:
     """What the folder says, completed by what its transformer and its tokenizer can take."""
-    settings, width = folder.settings or EncoderSettings(), int(transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    config: Any = transformer.config
+    settings = folder.settings or EncoderSettings()
     length, limit = settings.max_length, position_limit(transformer)
     if length is None:
         length = longest_input(transformer, tokenizer)
@@ -339,7 +326,7 @@ def _own_settings(folder: ModelFolder, transformer: nn.Module, tokenizer: Any) -
             f"expected 3{most or ' at least'}, got {length}", file=folder.length_file, field="max_seq_length"
         )
     # A cut beyond the width cuts nothing.
-    cut = settings.dimensions if settings.dimensions is not None and settings.dimensions < width else None
+    cut = settings.dimensions if settings.dimensions is not None and settings.dimensions < config.hidden_size else None
     return replace(settings, max_length=length, dimensions=cut)
 
 

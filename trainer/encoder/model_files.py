@@ -109,6 +109,14 @@ def load_transformer(folder: ModelFolder, spec: str, kind: str = "AutoModel") ->
     return transformer, tokenizer
 
 
+def put_on(model: nn.Module, device: torch.device | str, spec: str) -> None:
+    """Move a model to a device, for use without training. Raises InputError where it does not fit."""
+    try:
+        model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"cannot put {spec} on {device}: {first_line(error)}", field="device") from error
+
+
 def _check_weights(transformer: nn.Module, found: dict[str, Any], folder: Path) -> None:
     """Raises InputError when the files lack a weight that is used; a pooler that they lack, which is not, becomes 0."""
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))

@@ -30,6 +30,8 @@ PACKABLE = frozenset({"bert", "roberta", "xlm-roberta", "qwen2", "qwen3", "llama
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta"})
 # A CPU's library builds a kernel for every number of tokens that it meets in half precision, and keeps a thousand.
 _TOKENS_AT_A_TIME = 64
+# Texts that are tokenised at once while a corpus is encoded.
+TOKENIZE_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +182,11 @@ def _attend(
     if mask is not None:
         weights = weights.masked_fill(~mask, float("-inf"))
     return dropout(weights.softmax(dim=-1), probability) @ value
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Tokens of one pass without a gradient: so few on a CPU that a layer's activations stay in cache; a GPU filled."""
+    return 4096 if device.type == "cpu" else 65536
 
 
 def token_chunks(tokens: Sequence[Tokens], max_tokens: int, padded: bool = True) -> list[list[int]]:

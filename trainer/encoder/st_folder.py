@@ -5,7 +5,7 @@ Every file and key that sentence-transformers 6 reads is obeyed, or refused in o
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -159,11 +159,6 @@ def write_settings(folder: Path, settings: EncoderSettings, width: int) -> None:
         }
         | ({} if settings.dimensions is None else {"truncate_dim": settings.dimensions}),
     )
-
-
-def override(settings: EncoderSettings, **values: Any) -> EncoderSettings:
-    """Replace the settings whose value is not None."""
-    return replace(settings, **{name: value for name, value in values.items() if value is not None})
 
 
 def read_modules(path: Path) -> list[dict[str, Any]]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from data.base.options import shared_options
 from data.records import Row
-from trainer.encoder.encoder import Indices
+from trainer.encoder.encoder import Floats, Indices
 from trainer.mining.config import MarginAnchor, MineConfig
 from trainer.mining.ranked import Ranked, Ranker
-from trainer.mining.rules import KEPT, Floats, Limits
+from trainer.mining.rules import KEPT, Limits
 
 # Queries on which the changes are tried, evenly chosen, and the most ranked passages that are held for them.
 _MOST_TRIED, _MOST_RANKED = 1000, 4_000_000

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.base.errors import InputError, first_line
+from data.base.errors import InputError
 from data.base.files import read_json_object
 from data.base.progress import progress_bar
 from trainer.distributed import ALONE, World
 from trainer.encoder.encoder import Floats
-from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input
-from trainer.encoder.packed import token_chunks
+from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input, put_on
+from trainer.encoder.packed import TOKENIZE_AT_ONCE, token_chunks, tokens_at_once
 from trainer.encoder.st_folder import ModelFolder, read_modules
 
 # Under the names that sentence-transformers saves.
@@ -25,8 +25,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "torch.nn.modules.activation.Sigmoid": torch.sigmoid,
     "torch.nn.modules.linear.Identity": lambda logits: logits,
 }
-_CPU_TOKENS, _GPU_TOKENS = 4096, 65536
-_TOKENIZE_AT_ONCE = 4096
 
 
 class CrossEncoder:
@@ -58,10 +56,7 @@ class CrossEncoder:
         labels = int(transformer.config.num_labels)  # type: ignore[union-attr, arg-type]
         if labels != 1:
             raise InputError(f"cannot use {spec} to rescore: it has {labels} labels, expected one score", file=folder)
-        try:
-            transformer.to(device).eval()
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"cannot put {spec} on {device}: {first_line(error)}", field="device") from error
+        put_on(transformer, device, spec)
         most = min(length or 10**6, longest_input(transformer, tokenizer))
         if most < 4:
             raise InputError(f"takes {most} tokens by its files, expected at least 4", file=folder)
@@ -75,15 +70,14 @@ class CrossEncoder:
         mine = np.empty(len(share), dtype=np.float32)
         # Longest first: a bound that is too high for the memory shows at once.
         order = sorted(range(len(share)), key=lambda n: -sum(map(len, pairs[share[n]])))
-        most_tokens = _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
         with progress_bar(total=len(share), unit="pair", desc="rescore", enabled=world.is_main) as bar:
-            for start in range(0, len(order), _TOKENIZE_AT_ONCE):
-                part = order[start : start + _TOKENIZE_AT_ONCE]
+            for start in range(0, len(order), TOKENIZE_AT_ONCE):
+                part = order[start : start + TOKENIZE_AT_ONCE]
                 queries, passages = zip(*(pairs[share[n]] for n in part), strict=True)
                 batch = self._tokenizer(
                     list(queries), list(passages), truncation="longest_first", max_length=self._max_length
                 )
-                for chunk in token_chunks(batch["input_ids"], most_tokens):
+                for chunk in token_chunks(batch["input_ids"], tokens_at_once(device)):
                     padded = self._tokenizer.pad(
                         {name: [values[i] for i in chunk] for name, values in batch.items()}, return_tensors="pt"
                     )

@@ -19,12 +19,12 @@ from data.retrieval_set import RetrievalSet
 from data.row_files import write_rows
 from trainer.distributed import ALONE, World, join_world
 from trainer.encoder import Encoder
-from trainer.encoder.encoder import Indices, default_device
+from trainer.encoder.encoder import Floats, Indices, default_device
 from trainer.mining.advice import advice
 from trainer.mining.config import MineConfig
 from trainer.mining.embedding_cache import cached_embeddings
 from trainer.mining.ranked import Ranker
-from trainer.mining.rules import KEPT, RULES, Floats, Limits
+from trainer.mining.rules import KEPT, RULES, Limits
 from trainer.mining.search import CPU
 
 log = logging.getLogger(__name__)

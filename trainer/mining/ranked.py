@@ -5,7 +5,6 @@ Axes: Q queries, K ranked passages, S positives of a query, P passages, D width.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +13,12 @@ from data.base.text import same_text_key
 from data.records import Found, Row
 from data.retrieval_set import RetrievalSet
 from trainer.distributed import ALONE, World
-from trainer.encoder.encoder import Indices
+from trainer.encoder.encoder import Floats, Indices
 from trainer.mining.config import MarginAnchor, MineConfig
 from trainer.mining.cross_encoder import CrossEncoder
-from trainer.mining.rules import CODE, KEPT, Codes, Floats, Limits, apply_rules
+from trainer.mining.rules import CODE, KEPT, Codes, Flags, Limits, apply_rules
 from trainer.mining.search import CPU
 from trainer.mining.sources import Bm25, Dense, Source, fuse
-
-Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
+from trainer.encoder.encoder import Floats
+
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 Codes = np.ndarray[Any, np.dtype[np.int8]]
 
 KEPT = 0
@@ -44,8 +46,8 @@ def score_ceilings(anchor_QK: Floats, limits: Limits) -> dict[str, Floats]:
 
 def apply_rules(
     scores_QK: Floats,
-    is_positive_QK: np.ndarray[Any, np.dtype[np.bool_]],
-    is_same_text_QK: np.ndarray[Any, np.dtype[np.bool_]],
+    is_positive_QK: Flags,
+    is_same_text_QK: Flags,
     anchor_QK: Floats,
     limits: Limits,
 ) -> Codes:
@@ -57,7 +59,7 @@ def apply_rules(
     """
     codes_QK = np.zeros(scores_QK.shape, dtype=np.int8)
 
-    def drop(rule: str, broken_QK: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+    def drop(rule: str, broken_QK: Flags) -> None:
         codes_QK[broken_QK & (codes_QK == KEPT)] = CODE[rule]
 
     drop("positive", is_positive_QK)
