@@ -5,7 +5,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object, write_json
@@ -14,9 +14,7 @@ from trainer.config import Tracking, TrainConfig
 
 # Settings that may differ between a run and its resumption.
 FREE = frozenset({"out", "device", "restart", "keep_checkpoints", "tracking"})
-
-
-_WRITTEN = (*("config.json", "metrics.jsonl", "summary.json", "checkpoints", "model", "remining", "tensorboard"),)
+_WRITTEN = ("config.json", "metrics.jsonl", "summary.json", "checkpoints", "model", "remining", "tensorboard")
 
 
 class RunFolder:
@@ -31,7 +29,7 @@ class RunFolder:
         # As JSON gives them back: lists for tuples.
         self._settings = json.loads(json.dumps(asdict(config)))
         self._tracking = config.tracking
-        self._tracker: Tracker = NoTracker()
+        self._tracker = Tracker()
 
     def open(self, restart: bool) -> None:
         """Begin, or check that what is there may be gone on with; only the main process calls this.
@@ -120,15 +118,12 @@ class TrainResult:
         return Path(self.model)
 
 
-class Tracker(Protocol):
-    """Takes the numbers of one step. `step` rises; a resumed run repeats steps that were not checkpointed."""
+class Tracker:
+    """Takes the numbers of one step, and does nothing with them.
 
-    def log(self, step: int, values: dict[str, float]) -> None: ...
+    `step` rises; a resumed run repeats steps that were not checkpointed.
+    """
 
-    def close(self) -> None: ...
-
-
-class NoTracker:
     def log(self, step: int, values: dict[str, float]) -> None:
         pass
 
@@ -136,7 +131,7 @@ class NoTracker:
         pass
 
 
-class _TensorBoard:
+class _TensorBoard(Tracker):
     def __init__(self, module: Any, folder: Path):
         self._writer = module.SummaryWriter(str(folder / "tensorboard"))
 
@@ -148,7 +143,7 @@ class _TensorBoard:
         self._writer.close()
 
 
-class _Project:
+class _Project(Tracker):
     """W&B, and trackio, which has the same calls."""
 
     def __init__(self, module: Any, folder: Path, settings: dict[str, Any]):
@@ -165,7 +160,7 @@ class _Project:
 def make_tracker(kind: Tracking, folder: Path, settings: dict[str, Any]) -> Tracker:
     """The tracker of that name. Raises InputError when its package is not installed; keys come from its environment."""
     if kind == "none":
-        return NoTracker()
+        return Tracker()
     name = "torch.utils.tensorboard" if kind == "tensorboard" else kind
     try:
         module = importlib.import_module(name)
