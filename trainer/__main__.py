@@ -52,9 +52,13 @@ def _train(config: TrainConfig) -> str | None:
 
 
 def _publish(config: PublishConfig) -> None:
-    from trainer.publish.publish import run_publish
+    from trainer.encoder.model_files import find_model_folder
+    from trainer.publish.publish import publish
 
-    run_publish(config)
+    address = publish(config)
+    sys.stdout.write(f"card: {find_model_folder(str(config.model)) / 'README.md'}\n")
+    if address:
+        sys.stdout.write(f"on the hub: {address}\n")
 
 
 def _closing(result: "TrainResult") -> str:

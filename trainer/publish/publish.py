@@ -1,7 +1,5 @@
 """`just publish`: measures into a trained model's card, and the folder onto the hub."""
 
-import sys
-
 from data.base.errors import InputError
 from data.hub import push_folder, write_token
 from trainer.encoder.model_files import find_model_folder
@@ -21,13 +19,4 @@ def publish(config: PublishConfig) -> str | None:
         return None
     return push_folder(
         model, config.hub, "model", private=config.private, message="Trained with hard negatives of CausalNeg"
-    )
-
-
-def run_publish(config: PublishConfig) -> None:
-    """The command: publish and say where."""
-    address = publish(config)
-    sys.stdout.write(
-        f"card: {find_model_folder(str(config.model)) / 'README.md'}\n"
-        + (f"on the hub: {address}\n" if address else "")
     )
