@@ -1,6 +1,7 @@
 """From the word for a model to its checked folder (bundled, local, or from the Hugging Face hub) and what it holds."""
 
 import hashlib
+import json
 import re
 from functools import lru_cache
 from importlib.util import find_spec
@@ -151,8 +152,13 @@ def _prepare_tokenizer(tokenizer: Any, folder: ModelFolder) -> None:
         # What is padded is masked; sentence-transformers needs a token for it all the same.
         known = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token)
         tokenizer.pad_token = next(filter(None, known), None) or tokenizer.convert_ids_to_tokens(0)
+    config_file = folder.transformer / "tokenizer_config.json"
     if not isinstance(tokenizer.model_max_length, int | float):
-        raise InputError("model_max_length: expected a number", file=folder.transformer / "tokenizer_config.json")
+        raise InputError("model_max_length: expected a number", file=config_file)
+    try:
+        json.dumps(tokenizer.init_kwargs, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise InputError("holds half a character, so that it cannot be saved again", file=config_file) from error
     if not tokenizer(["a"])["input_ids"][0]:
         raise InputError("its tokenizer makes no tokens of a text", file=folder.transformer)
     if any(any(kinds) for kinds in tokenizer(["a"]).get("token_type_ids", [])):

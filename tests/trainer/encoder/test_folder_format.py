@@ -350,6 +350,7 @@ def test_a_tokenizer_in_python_is_cached_and_counts_what_it_cuts(tiny_bert: Path
         ("tokenizer.json", {"added_tokens": [1.5]}),
         ("tokenizer_config.json", {"model_max_length": {}}),
         ("tokenizer_config.json", {"tokenizer_class": 5}),
+        ("tokenizer_config.json", {"a": "\ud800"}),
     ],
 )
 def test_a_setting_of_a_wrong_type_is_one_line(file: str, values: dict[str, Any], folder: Path) -> None:
