@@ -9,23 +9,18 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from data.row_files import write_rows
+from tests.trainer.runs import Gradients, assert_same_gradients, one_step, small_run
 from tests.trainer.tiny_data import dev_set, judged_rows
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE, World, join_world
 from trainer.encoder.encoder import Encoder
 from trainer.loop import train
 from trainer.run.dev import rank_corpus
-from trainer.step.batches import Examples
-from trainer.step.gradients import accumulate_gradients
 
 
-def one_step(config: TrainConfig, world: World) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    encoder = Encoder.load(config.model, device="cpu").double().train()
-    encoder.set_dropout(0.0)
-    batches = list(Examples(judged_rows(), config).epoch(0))[:2]
-    report = accumulate_gradients(encoder, batches, config, world)
-    return {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}, dataclasses.asdict(report)
+def first_step(config: TrainConfig, world: World = ALONE) -> tuple[Gradients, dict[str, Any]]:
+    gradients, report = one_step(config, judged_rows(), world=world)
+    return gradients, dataclasses.asdict(report)
 
 
 def in_process(rank_: int, config: TrainConfig, port: int, folder: str, job: str) -> None:
@@ -42,7 +37,7 @@ def in_process(rank_: int, config: TrainConfig, port: int, folder: str, job: str
             encoder = Encoder.load(config.model, device="cpu")
             torch.save(rank_corpus(encoder, dev_set(), world=world), f"{folder}/{rank_}")
         else:
-            torch.save(one_step(config, world), f"{folder}/{rank_}")
+            torch.save(first_step(config, world), f"{folder}/{rank_}")
 
 
 def two_processes(config: TrainConfig, folder: Path, job: str = "step") -> list[Any]:
@@ -57,11 +52,9 @@ def two_processes(config: TrainConfig, folder: Path, job: str = "step") -> list[
 
 @pytest.fixture
 def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
-    write_rows(tmp_path / "rows.jsonl", judged_rows())
-    return TrainConfig(
-        rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), batch_size=4,
-        grad_accumulation=2, entropy_weight=0.5, device="cpu", lr=1e-3, epochs=1, in_batch="none",
-    )  # fmt: skip
+    return small_run(
+        tiny_bert, tmp_path, judged_rows(), grad_accumulation=2, entropy_weight=0.5, lr=1e-3, epochs=1, in_batch="none"
+    )
 
 
 GRADED = {"relevance": "graded", "grade_mined": True, "mask_above": 0.01}
@@ -75,12 +68,10 @@ def test_two_processes_give_the_gradient_of_one(
     config: TrainConfig, mode: str, max_tokens: int, values: dict[str, Any], tmp_path: Path
 ) -> None:
     config = dataclasses.replace(config, in_batch=mode, max_tokens_per_step=max_tokens, **values)
-    expected, expected_report = one_step(config, ALONE)
+    expected, expected_report = first_step(config)
     results = two_processes(config, tmp_path)
     for gradients, report in results:
-        assert gradients.keys() == expected.keys()
-        for name, gradient in expected.items():
-            torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-12)
+        assert_same_gradients(gradients, expected)
         # Explicit negatives and the entropy term are in this loss: its weight must not depend on the processes.
         for name in ("loss", "info_nce", "query_view", "entropy_ratio", "generated_mass", "num_rows"):
             assert report[name] == pytest.approx(expected_report[name], rel=1e-9), name
@@ -88,7 +79,7 @@ def test_two_processes_give_the_gradient_of_one(
 
 def test_in_batch_negatives_stay_on_their_process(config: TrainConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(config, in_batch="in-batch")
-    _, alone = one_step(config, ALONE)
+    _, alone = first_step(config)
     (_, first), (_, second) = two_processes(config, tmp_path)
     assert first == second
     assert first["info_nce"] < alone["info_nce"]

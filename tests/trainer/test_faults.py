@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.outputs import claim_folder
-from data.row_files import write_rows
 from tests.chaos import training
-from tests.trainer.tiny_data import training_rows
+from tests.trainer.runs import assert_same_weights, small_run
 from trainer import loop as train_module
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
@@ -25,20 +23,7 @@ from trainer.loop import train
 @pytest.fixture
 def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
     """Twelve steps with a checkpoint after every second."""
-    write_rows(tmp_path / "rows.jsonl", training_rows())
-    return TrainConfig(
-        rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), epochs=4, batch_size=4,
-        lr=2e-3, checkpoint_every=2, keep_checkpoints=3, device="cpu",
-    )  # fmt: skip
-
-
-def weights(folder: str) -> dict[str, torch.Tensor]:
-    return Encoder.load(folder, device="cpu").transformer.state_dict()
-
-
-def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    return small_run(tiny_bert, tmp_path, epochs=4, lr=2e-3, checkpoint_every=2, keep_checkpoints=3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -65,38 +50,7 @@ def test_a_number_that_is_not_finite_stops_the_run_and_the_weights_before_it_are
         "step-00000002", "step-00000004", "step-00000006",
     ]  # fmt: skip
     resumed = train(config)
-    assert_same(weights(whole.model), weights(resumed.model))
-
-
-@pytest.mark.parametrize("damage", ["cut in half", "one bit"])
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used_and_said(
-    config: TrainConfig, file: str, damage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    real = train_module.RunFolder.log_metrics
-
-    def dying(self: Any, **values: Any) -> None:
-        real(self, **values)
-        if values["step"] == 7:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_module.RunFolder, "log_metrics", dying)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
-    path = Path(config.out) / "checkpoints" / "step-00000006" / file
-    raw = bytearray(path.read_bytes())
-    if damage == "cut in half":
-        path.write_bytes(raw[: len(raw) // 2])
-    else:
-        # In the JSON file: a digit of the first checksum, which then fits no file.
-        place = raw.index(b'"model.safetensors": "') + 25 if file == "state.json" else len(raw) // 2
-        raw[place] ^= 1
-        path.write_bytes(raw)
-    train(config)
-    assert "step-00000006 is damaged, trying the one before" in caplog.text
-    assert "resuming after step 4 of 12" in caplog.text
+    assert_same_weights(whole.model, resumed.model)
 
 
 @pytest.mark.slow

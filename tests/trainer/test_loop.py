@@ -11,31 +11,24 @@ import torch
 from data.base.errors import InputError
 from data.base.files import folder_lock
 from data.readers.beir import write_beir
-from data.records import Row
 from data.row_files import write_rows
+from tests.trainer.runs import assert_same_gradients, assert_same_weights, one_step, small_run
 from tests.trainer.tiny_data import dev_set, judged_rows, training_rows
 from trainer import loop as train_module
 from trainer.__main__ import _closing as closing
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
+from trainer.encoder.packed import token_chunks
 from trainer.loop import train
-from trainer.step.batches import Examples
-from trainer.step.gradients import accumulate_gradients
+from trainer.run.dev import ndcg_at_10, rank_corpus
+from trainer.step.gradients import accumulate_gradients, cached_backward
 from trainer.step.optimizer import learning_rate
 
 
 @pytest.fixture
 def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
-    write_rows(tmp_path / "rows.jsonl", training_rows())
     write_beir(tmp_path / "beir", dev_set(), "dev")
-    return TrainConfig(
-        rows=str(tmp_path / "rows.jsonl"), dev=str(tmp_path / "beir"), model=str(tiny_bert), out=str(tmp_path / "run"),
-        epochs=3, batch_size=4, lr=2e-3, in_batch="none", dropout=None, device="cpu",
-    )  # fmt: skip
-
-
-def weights(folder: str | Path) -> dict[str, torch.Tensor]:
-    return Encoder.load(str(folder), device="cpu").transformer.state_dict()
+    return small_run(tiny_bert, tmp_path, dev=str(tmp_path / "beir"), epochs=3, lr=2e-3, in_batch="none", dropout=None)
 
 
 def test_training_lowers_the_loss_and_writes_the_run_folder(config: TrainConfig) -> None:
@@ -64,16 +57,12 @@ def test_training_lowers_the_loss_and_writes_the_run_folder(config: TrainConfig)
 
 
 def test_saved_model_is_the_best_one_by_dev(config: TrainConfig) -> None:
-    from trainer.run.dev import ndcg_at_10, rank_corpus
-
     result = train(dataclasses.replace(config, eval_every=1))
     best = Encoder.load(result.model, device="cpu")
     assert ndcg_at_10(rank_corpus(best, dev_set(), k=10), dev_set().qrels) == pytest.approx(result.dev_after)
 
 
 def test_a_query_without_a_relevant_passage_is_not_scored() -> None:
-    from trainer.run.dev import ndcg_at_10
-
     assert ndcg_at_10({"q": {"a": 1.0}, "z": {"a": 1.0}}, {"q": {"a": 1}, "z": {"a": 0}}) == 1.0
     assert ndcg_at_10({"q": {"a": 1.0}}, {"q": {"a": 1}, "unanswered": {"a": 2}}) == 0.5
 
@@ -82,12 +71,9 @@ def test_same_seed_same_weights_to_the_bit_and_other_seed_others(config: TrainCo
     first = train(config)
     again = train(dataclasses.replace(config, out=config.out + "2"))
     other = train(dataclasses.replace(config, out=config.out + "3", seed=1))
-    assert all(
-        torch.equal(a, b) for a, b in zip(weights(first.model).values(), weights(again.model).values(), strict=True)
-    )
-    assert not all(
-        torch.equal(a, b) for a, b in zip(weights(first.model).values(), weights(other.model).values(), strict=True)
-    )
+    assert_same_weights(first.model, again.model)
+    with pytest.raises(AssertionError):
+        assert_same_weights(first.model, other.model)
     assert first.last_loss == again.last_loss
 
 
@@ -101,54 +87,39 @@ def test_a_finished_run_is_read_without_loading_anything(
             patch.delattr(train_module, name)
         assert train(config) == first
         assert "finished: nothing was trained" in caplog.text
-        with pytest.raises(InputError, match="holds a run with other settings"):
-            train(dataclasses.replace(config, seed=1))
+        with pytest.raises(InputError, match=r"holds a run with other settings \(--epochs was 3, now 1\)"):
+            train(dataclasses.replace(config, epochs=1))
     assert train(dataclasses.replace(config, restart=True)).last_loss == first.last_loss
-
-
-def gradient(
-    config: TrainConfig, dropout: float = 0.0, rows: list[Row] | None = None
-) -> tuple[dict[str, torch.Tensor], float]:
-    encoder = Encoder.load(config.model, device="cpu").double().train()
-    encoder.set_dropout(dropout)
-    examples = Examples(rows or training_rows(), config)
-    batches = list(examples.epoch(0))[: config.grad_accumulation]
-    report = accumulate_gradients(encoder, batches, config)
-    return {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}, report.loss
+    assert train(dataclasses.replace(config, epochs=1, restart=True)).steps == 3
 
 
 @pytest.mark.parametrize("max_tokens", [1, 100, 400])
 def test_parts_of_a_batch_add_up_to_its_gradient(config: TrainConfig, max_tokens: int) -> None:
     config = dataclasses.replace(config, batch_size=12, entropy_weight=0.5)
-    whole, loss = gradient(config)
-    parts, parts_loss = gradient(dataclasses.replace(config, max_tokens_per_step=max_tokens))
-    assert parts_loss == pytest.approx(loss, rel=1e-12)
-    for name, expected in whole.items():
-        torch.testing.assert_close(parts[name], expected, rtol=1e-9, atol=1e-12)
+    whole, report = one_step(config)
+    parts, parts_report = one_step(dataclasses.replace(config, max_tokens_per_step=max_tokens))
+    assert parts_report.loss == pytest.approx(report.loss, rel=1e-12)
+    assert_same_gradients(parts, whole)
 
 
 def test_accumulated_batches_are_one_large_batch(config: TrainConfig) -> None:
-    large, loss = gradient(dataclasses.replace(config, batch_size=12))
-    small, small_loss = gradient(dataclasses.replace(config, batch_size=4, grad_accumulation=3))
-    assert small_loss == pytest.approx(loss, rel=1e-12)
-    for name, expected in large.items():
-        torch.testing.assert_close(small[name], expected, rtol=1e-9, atol=1e-12)
+    large, report = one_step(dataclasses.replace(config, batch_size=12))
+    small, small_report = one_step(dataclasses.replace(config, batch_size=4, grad_accumulation=3))
+    assert small_report.loss == pytest.approx(report.loss, rel=1e-12)
+    assert_same_gradients(small, large)
 
 
 @pytest.mark.parametrize("mode", ["in-batch", "cross-device"])
 def test_in_batch_negatives_raise_the_loss_and_train(config: TrainConfig, mode: str) -> None:
-    _, alone = gradient(config)
-    _, together = gradient(dataclasses.replace(config, in_batch=mode))
-    assert together > alone
+    _, alone = one_step(config)
+    _, together = one_step(dataclasses.replace(config, in_batch=mode))
+    assert together.loss > alone.loss
     result = train(dataclasses.replace(config, in_batch=mode))
     assert result.last_loss < result.first_loss
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradient_caching_equals_one_graph_over_all_texts(config: TrainConfig, dropout: float) -> None:
-    from trainer.encoder.packed import token_chunks
-    from trainer.step import gradients as grad_cache
-
     def in_one_graph(encoder, tokens, max_tokens, embeddings_gradient):  # type: ignore[no-untyped-def]
         parts = token_chunks(tokens, max_tokens, padded=False)
         whole = torch.cat([encoder([tokens[i] for i in part]) for part in parts])
@@ -158,23 +129,19 @@ def test_gradient_caching_equals_one_graph_over_all_texts(config: TrainConfig, d
 
     config = dataclasses.replace(config, in_batch="in-batch", batch_size=12, max_tokens_per_step=60, entropy_weight=0.5)
     torch.manual_seed(5)
-    cached, loss = gradient(config, dropout)
+    cached, report = one_step(config, dropout=dropout)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.step.gradients.cached_backward", in_one_graph)
         torch.manual_seed(5)
-        plain, plain_loss = gradient(config, dropout)
-    assert grad_cache.cached_backward is not in_one_graph
-    assert loss == pytest.approx(plain_loss, rel=1e-12)
-    for name, expected in plain.items():
-        torch.testing.assert_close(cached[name], expected, rtol=1e-9, atol=1e-12)
+        plain, plain_report = one_step(config, dropout=dropout)
+    assert report.loss == pytest.approx(plain_report.loss, rel=1e-12)
+    assert_same_gradients(cached, plain)
 
 
 @pytest.mark.parametrize(("max_tokens", "times"), [(24, 1), (23, 2), (5, 2)])
 def test_graphs_are_kept_where_all_texts_fit_and_else_encoded_twice(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, max_tokens: int, times: int
 ) -> None:
-    from trainer.step.gradients import cached_backward
-
     encoder = Encoder.load(config.model).train()
     monkeypatch.setattr(encoder, "part_tokens", lambda most: 6)
     encoded: list[int] = []
@@ -223,12 +190,11 @@ def test_parts_add_up_with_grades_and_a_mask(config: TrainConfig, mode: str) -> 
     config = dataclasses.replace(
         config, batch_size=12, relevance="graded", grade_mined=True, mask_above=0.01, in_batch=mode
     )
-    whole, loss = gradient(config, rows=judged_rows())
-    parts, parts_loss = gradient(dataclasses.replace(config, max_tokens_per_step=60), rows=judged_rows())
-    _, plain_loss = gradient(dataclasses.replace(config, relevance="plain"), rows=judged_rows())
-    assert parts_loss == pytest.approx(loss, rel=1e-12) and loss != plain_loss
-    for name, expected in whole.items():
-        torch.testing.assert_close(parts[name], expected, rtol=1e-9, atol=1e-12)
+    whole, report = one_step(config, judged_rows())
+    parts, parts_report = one_step(dataclasses.replace(config, max_tokens_per_step=60), judged_rows())
+    _, plain_report = one_step(dataclasses.replace(config, relevance="plain"), judged_rows())
+    assert parts_report.loss == pytest.approx(report.loss, rel=1e-12) and report.loss != plain_report.loss
+    assert_same_gradients(parts, whole)
 
 
 def test_grades_of_unjudged_generated_negatives_are_asked_for(config: TrainConfig) -> None:
@@ -268,7 +234,7 @@ def test_a_run_that_dies_after_its_last_step_does_not_go_on_training(
             run(scores, config.out)
     resumed = run([0.9], config.out)
     assert (resumed.steps, resumed.best_step, resumed.dev_after) == (whole.steps, whole.best_step, whole.dev_after)
-    assert all(torch.equal(one, weights(whole.model)[name]) for name, one in weights(resumed.model).items())
+    assert_same_weights(whole.model, resumed.model)
 
 
 def test_bad_lines_of_dev_data_are_skipped_on_demand(config: TrainConfig, tmp_path: Path) -> None:
@@ -298,14 +264,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(config: TrainConfig, mo
     after = torch.cat([p.detach().flatten() for p in encoders[-1].parameters()])
     assert torch.equal(before[-1], after)
     assert not (Path(config.out) / "model").exists() and not (Path(config.out) / "summary.json").exists()
-
-
-def test_another_run_is_not_overwritten_unless_asked(config: TrainConfig) -> None:
-    first = train(dataclasses.replace(config, epochs=1))
-    with pytest.raises(InputError, match=r"other settings \(--epochs was 1, now 3\)"):
-        train(config)
-    assert train(dataclasses.replace(config, epochs=1)) == first
-    assert train(dataclasses.replace(config, restart=True)).steps == 9
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(config: TrainConfig) -> None:

@@ -10,10 +10,10 @@ from sentence_transformers import SentenceTransformer
 
 from data.base.errors import InputError
 from data.readers.beir import write_beir
-from data.row_files import read_rows, write_rows
+from data.row_files import read_rows
 from tests.trainer.conftest import TEXTS
-from tests.trainer.tiny_data import dev_set, training_rows
-from trainer.config import TrainConfig
+from tests.trainer.runs import small_run
+from tests.trainer.tiny_data import dev_set
 from trainer.encoder import Encoder
 from trainer.loop import train
 from trainer.mining.config import MineConfig
@@ -88,12 +88,8 @@ def test_mining_ranks_with_the_width_and_the_prompts(tiny_bert: Path, tmp_path: 
 
 
 def test_training_evaluation_and_the_saved_folder_agree(tiny_bert: Path, tmp_path: Path, settings: dict) -> None:
-    write_rows(tmp_path / "rows.jsonl", training_rows())
     write_beir(tmp_path / "beir", dev_set(), "dev")
-    config = TrainConfig(
-        rows=str(tmp_path / "rows.jsonl"), dev=str(tmp_path / "beir"), model=str(tiny_bert), out=str(tmp_path / "run"),
-        matryoshka=(4,), lr=2e-3, epochs=1, device="cpu", **settings,
-    )  # fmt: skip
+    config = small_run(tiny_bert, tmp_path, dev=str(tmp_path / "beir"), matryoshka=(4,), lr=2e-3, epochs=1, **settings)
     result = train(config)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     saved = json.loads((Path(result.model) / "config_sentence_transformers.json").read_text())
@@ -109,13 +105,3 @@ def test_training_evaluation_and_the_saved_folder_agree(tiny_bert: Path, tmp_pat
         assert lines[-1][name] == pytest.approx(ndcg_at_10(best, dev.qrels), abs=1e-9)
     other = train(dataclasses.replace(config, query_prompt=None, out=config.out + "2"))
     assert other.first_loss != result.first_loss
-
-
-def test_matryoshka_widths_lie_below_the_width_in_use(tiny_bert: Path, tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.jsonl", training_rows())
-    config = TrainConfig(
-        rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), dimensions=8,
-        matryoshka=(8,), device="cpu",
-    )  # fmt: skip
-    with pytest.raises(InputError, match="expected widths below the embeddings' 8"):
-        train(config)

@@ -9,16 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from data.base.errors import InputError
 from data.base.files import write_json
 from data.readers.beir import write_beir
 from data.row_files import write_rows
+from tests.trainer.runs import assert_same_weights, die_after, small_run
 from tests.trainer.tiny_data import mined_source, training_rows
-from trainer import loop as train_module
 from trainer.config import TrainConfig
-from trainer.encoder.encoder import Encoder
 from trainer.loop import train
 from trainer.mining.config import MineConfig
 from trainer.run import checkpoints
@@ -27,45 +25,20 @@ from trainer.run import checkpoints
 @pytest.fixture
 def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
     """Twelve steps that mine anew at the third, sixth and ninth, with a checkpoint after every second."""
-    write_rows(tmp_path / "rows.jsonl", training_rows())
     write_beir(tmp_path / "beir", mined_source(), "train")
     mining = MineConfig(data=str(tmp_path / "beir"), out=str(tmp_path / "mined.jsonl"), num_negatives=4, rank_to=20,
                         relative_margin=None)  # fmt: skip
     write_json(f"{mining.out}.report.json", {"config": dataclasses.asdict(mining)})
-    return TrainConfig(
-        rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), epochs=4, batch_size=4,
-        lr=2e-3, dropout=0.2, max_length=7, checkpoint_every=2, device="cpu", remine_every=3,
+    return small_run(
+        tiny_bert, tmp_path, epochs=4, lr=2e-3, dropout=0.2, max_length=7, checkpoint_every=2, remine_every=3,
         remine_like=f"{mining.out}.report.json",
     )  # fmt: skip
 
 
-def assert_same_weights(first: str, second: str) -> None:
-    one, two = (Encoder.load(folder, device="cpu").transformer.state_dict() for folder in (first, second))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the run die (as if the power went) right after the metrics of `step` were written."""
-    real = train_module.RunFolder.log_metrics
-
-    def dying(self, **values):  # type: ignore[no-untyped-def]
-        real(self, **values)
-        if values["step"] == step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(train_module.RunFolder, "log_metrics", dying)
-
-
 @pytest.mark.parametrize("step", [0, 1, 2, 5, 11])
-def test_a_stopped_run_goes_on_to_the_same_weights(
-    config: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_goes_on_to_the_same_weights(config: TrainConfig, step: int) -> None:
     whole = train(dataclasses.replace(config, out=config.out + "-whole"))
-    with monkeypatch.context() as patch:
-        stop_after(step, patch)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
+    die_after(step, config)
     resumed = train(config)
     assert_same_weights(whole.model, resumed.model)
     assert (resumed.steps, resumed.last_loss, resumed.first_loss) == (whole.steps, whole.last_loss, whole.first_loss)
@@ -108,21 +81,26 @@ def test_only_the_newest_checkpoints_are_kept(config: TrainConfig) -> None:
     assert names == ["step-00000008", "step-00000010"]
 
 
+@pytest.mark.parametrize("damage", ["cut in half", "one bit"])
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "mined.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_passed_over(
-    config: TrainConfig, file: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used_and_said(
+    config: TrainConfig, file: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     whole = train(dataclasses.replace(config, out=config.out + "-whole"))
-    with monkeypatch.context() as patch:
-        stop_after(9, patch)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
-    damaged = Path(config.out) / "checkpoints" / "step-00000008" / file
-    raw = bytearray(damaged.read_bytes())
-    raw[-5] ^= 0xFF
-    damaged.write_bytes(raw)
+    die_after(9, config)
+    path = Path(config.out) / "checkpoints" / "step-00000008" / file
+    raw = bytearray(path.read_bytes())
+    if damage == "cut in half":
+        path.write_bytes(raw[: len(raw) // 2])
+    else:
+        # In the JSON file: a digit of the first checksum, which then fits no file.
+        place = raw.index(b'"model.safetensors": "') + 25 if file == "state.json" else len(raw) // 2
+        raw[place] ^= 1
+        path.write_bytes(raw)
     resumed = train(config)
-    assert "step-00000008 is damaged" in caplog.text
+    assert "step-00000008 is damaged, trying the one before" in caplog.text
+    assert "resuming after step 6 of 12" in caplog.text
     assert_same_weights(whole.model, resumed.model)
 
 
@@ -146,13 +124,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(config: TrainConfig, mo
     assert_same_weights(whole.model, train(config).model)
 
 
-def test_checkpoints_of_other_rows_or_another_model_are_refused(
-    config: TrainConfig, tiny_qwen: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        stop_after(5, patch)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
+def test_checkpoints_of_other_rows_or_another_model_are_refused(config: TrainConfig, tiny_qwen: Path) -> None:
+    die_after(5, config)
     newest = max((Path(config.out) / "checkpoints").glob("step-*")) / "state.json"
     state = json.loads(newest.read_text())
     newest.write_text(json.dumps(state | {"num_processes": 2}))

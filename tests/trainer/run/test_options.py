@@ -11,31 +11,17 @@ import pytest
 import torch
 
 from data.base.errors import InputError
-from data.row_files import write_rows
 from tests.trainer.conftest import TEXTS
-from tests.trainer.tiny_data import training_rows
+from tests.trainer.runs import assert_same_weights, die_after, one_step, small_run
 from trainer.config import TrainConfig
 from trainer.encoder import precision
 from trainer.encoder.encoder import Encoder
 from trainer.loop import train
-from trainer.run.run_folder import RunFolder
-from trainer.step.batches import Examples
-from trainer.step.gradients import StepReport, accumulate_gradients
 
 
 @pytest.fixture
 def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
-    write_rows(tmp_path / "rows.jsonl", training_rows())
-    return TrainConfig(
-        rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), epochs=6, batch_size=4,
-        lr=5e-3, dropout=0.0, device="cpu",
-    )  # fmt: skip
-
-
-def one_step(encoder: Encoder, config: TrainConfig, dropout: float = 0.0) -> tuple[dict[str, torch.Tensor], StepReport]:
-    encoder.set_dropout(dropout)
-    report = accumulate_gradients(encoder.train(), list(Examples(training_rows(), config).epoch(0))[:1], config)
-    return {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}, report
+    return small_run(tiny_bert, tmp_path, epochs=6, lr=5e-3, dropout=0.0)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -46,16 +32,15 @@ def test_recomputing_layers_gives_the_same_gradient(config: TrainConfig, dropout
         if recompute:
             encoder.checkpoint_gradients()
         torch.manual_seed(0)
-        gradients.append(one_step(encoder, config, dropout)[0])
-    for name, expected in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-10, atol=1e-13)
+        gradients.append(one_step(config, encoder=encoder, dropout=dropout)[0])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-13)
 
 
 def test_bfloat16_is_near_float32_and_leaves_the_weights_float32(config: TrainConfig) -> None:
-    exact, _ = one_step(Encoder.load(config.model, device="cpu"), config)
+    exact, _ = one_step(config, encoder=Encoder.load(config.model, device="cpu"))
     encoder = Encoder.load(config.model, device="cpu")
     encoder.autocast = torch.bfloat16
-    rough, _ = one_step(encoder, config)
+    rough, _ = one_step(config, encoder=encoder)
     flat = [torch.cat([g.flatten() for g in gradients.values()]) for gradients in (exact, rough)]
     assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.95
     assert not torch.equal(*flat)
@@ -70,17 +55,8 @@ def test_a_resumed_run_keeps_what_it_began_with(config: TrainConfig, monkeypatch
     monkeypatch.setattr(precision, "_gain", lambda device: 3.0)
     whole = train(config)
     assert whole.precision == "bfloat16"
-    real = RunFolder.log_metrics
-
-    def dying(self: RunFolder, **values: float) -> None:
-        real(self, **values)
-        if values["step"] == 2:
-            raise KeyboardInterrupt
-
     config = dataclasses.replace(config, out=config.out + "-again")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RunFolder, "log_metrics", dying)
-        train(config)
+    die_after(2, config)
     precision._chosen.cache_clear()
     monkeypatch.setattr(precision, "_gain", lambda device: 1.0)  # a busy minute, or another machine
     again = train(config)
@@ -128,22 +104,11 @@ def test_steps_that_overflow_are_skipped_counted_and_resumed_exactly(
     scales = [json.loads(line)["loss_scale"] for line in metrics[1:]]
     assert scales[:5] == [2.0**39, 2.0**38, 2.0**37, 2.0**36, 2.0**35]
     assert scales[-1] == 2.0 ** (40 - whole.num_skipped)
-    real = RunFolder.log_metrics
-
-    def dying(self, **values):  # type: ignore[no-untyped-def]
-        real(self, **values)
-        if values["step"] == 5:
-            raise KeyboardInterrupt
-
     config = dataclasses.replace(config, out=config.out + "-stopped")
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "log_metrics", dying)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
+    die_after(5, config)
     resumed = train(config)
     assert resumed.num_skipped == whole.num_skipped
-    one, two = (Encoder.load(r.model, device="cpu").transformer.state_dict() for r in (whole, resumed))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert_same_weights(whole.model, resumed.model)
 
 
 @pytest.mark.usefixtures("float16_anywhere")
@@ -184,21 +149,18 @@ def test_matryoshka_loss_is_the_mean_over_widths(config: TrainConfig) -> None:
 
         dimension = 8  # type: ignore[assignment]
 
-    def load(kind: type[Encoder]) -> Encoder:
-        return kind.load(config.model, device="cpu").double()
-
-    full, full_report = one_step(load(Encoder), config)
-    narrow, _ = one_step(load(Narrow), config)
-    both, report = one_step(load(Encoder), dataclasses.replace(config, matryoshka=(8,)))
+    full, full_report = one_step(config)
+    narrow, _ = one_step(config, encoder=Narrow.load(config.model, device="cpu").double())
+    both, report = one_step(dataclasses.replace(config, matryoshka=(8,)))
     assert report.info_nce == pytest.approx(full_report.info_nce)
-    for name, gradient in both.items():
-        torch.testing.assert_close(gradient, (full[name] + narrow[name]) / 2, rtol=1e-8, atol=1e-12)
+    mean = {name: (gradient + narrow[name]) / 2 for name, gradient in full.items()}
+    torch.testing.assert_close(both, mean, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("widths", [(32,), (8, 64)])
-def test_matryoshka_widths_lie_below_the_model(config: TrainConfig, widths: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="--matryoshka: expected widths below the embeddings' 32"):
-        train(dataclasses.replace(config, matryoshka=widths))
+@pytest.mark.parametrize(("width", "widths"), [(32, (32,)), (32, (8, 64)), (8, (8,))])
+def test_matryoshka_widths_lie_below_the_one_in_use(config: TrainConfig, width: int, widths: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=f"--matryoshka: expected widths below the embeddings' {width}"):
+        train(dataclasses.replace(config, dimensions=width, matryoshka=widths))
     with pytest.raises(InputError, match="--matryoshka"):
         dataclasses.replace(config, matryoshka=(0,))
 

@@ -11,6 +11,7 @@ from data.base.errors import InputError
 from data.base.text import same_text_key
 from data.readers.beir import write_beir
 from data.row_files import read_rows, write_rows
+from tests.trainer.runs import small_run
 from tests.trainer.tiny_data import mined_source, training_rows
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE
@@ -33,12 +34,8 @@ def mining(tiny_bert: Path, tmp_path: Path) -> MineConfig:
 
 @pytest.fixture
 def config(tiny_bert: Path, tmp_path: Path, mining: MineConfig) -> TrainConfig:
-    write_rows(tmp_path / "rows.jsonl", training_rows())
     mine(mining)
-    return TrainConfig(
-        rows=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), out=str(tmp_path / "run"), batch_size=4, epochs=2,
-        lr=5e-3, device="cpu", remine_every=2, remine_like=f"{mining.out}.report.json",
-    )  # fmt: skip
+    return small_run(tiny_bert, tmp_path, epochs=2, lr=5e-3, remine_every=2, remine_like=f"{mining.out}.report.json")
 
 
 def test_rows_get_what_mine_would_find_with_these_weights(
