@@ -82,16 +82,32 @@ class Lookup(torch.nn.Module):
         return {"sentence_embedding": features["x"]}
 
 
-@pytest.mark.parametrize("in_batch", [False, True])
-def test_the_loss_for_tuples(in_batch: bool, embeddings: tuple[Tensor, Tensor]) -> None:
+@pytest.fixture
+def unit(embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The embeddings at length 1, without a gradient."""
     queries, candidates = (torch.nn.functional.normalize(e.detach(), dim=-1) for e in embeddings)
-    features = [{"x": x} for x in (queries, *candidates.unbind(dim=1))]
-    labels = GENERATED[:, 1:].long()
-    loss = CounterfactualLoss(Lookup(), in_batch=in_batch, generated_weight=1.0)(features, labels)
+    return queries, candidates
+
+
+def columns(queries: Tensor, candidates: Tensor) -> list[dict[str, Tensor]]:
+    return [{"x": x} for x in (queries, *candidates.unbind(dim=1))]
+
+
+def all_scores(queries: Tensor, candidates: Tensor, in_batch: bool) -> Tensor:
+    """Those of a row's own candidates, and then of the other rows'."""
     scores = candidate_scores(queries, candidates)
-    if in_batch:
-        others = torch.stack([torch.cat([candidates[j] for j in range(3) if j != i]) for i in range(3)])
-        scores = torch.cat([scores, candidate_scores(queries, others)], dim=1)
+    if not in_batch:
+        return scores
+    others = torch.stack([torch.cat([candidates[j] for j in range(3) if j != i]) for i in range(3)])
+    return torch.cat([scores, candidate_scores(queries, others)], dim=1)
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_the_loss_for_tuples(in_batch: bool, unit: tuple[Tensor, Tensor]) -> None:
+    queries, candidates = unit
+    features, labels = columns(*unit), GENERATED[:, 1:].long()
+    loss = CounterfactualLoss(Lookup(), in_batch=in_batch, generated_weight=1.0)(features, labels)
+    scores = all_scores(*unit, in_batch)
     expected = info_nce(scores, torch.ones_like(scores, dtype=torch.bool), 0.05).mean()
     torch.testing.assert_close(loss["info_nce"], expected)
     torch.testing.assert_close(loss["query_view"], 0.05 * QueryViewEntropy()(queries, candidates, GENERATED))
@@ -107,17 +123,13 @@ def test_the_loss_for_tuples(in_batch: bool, embeddings: tuple[Tensor, Tensor]) 
 
 
 @pytest.mark.parametrize("in_batch", [False, True])
-def test_the_graded_loss_for_tuples(in_batch: bool, embeddings: tuple[Tensor, Tensor]) -> None:
-    queries, candidates = (torch.nn.functional.normalize(e.detach(), dim=-1) for e in embeddings)
-    features = [{"x": x} for x in (queries, *candidates.unbind(dim=1))]
+def test_the_graded_loss_for_tuples(in_batch: bool, unit: tuple[Tensor, Tensor]) -> None:
+    features = columns(*unit)
     grades = torch.tensor([[-1.0, 0.5, 0.25], [-1, 0.9, -1], [1.0, -1, 0.5]], dtype=torch.float64)
     labels = torch.stack([GENERATED[:, 1:].double(), grades], dim=-1)
     loss = CounterfactualLoss(Lookup(), in_batch=in_batch, grade_sharpness=4.0)(features, labels)
     own = torch.cat([torch.ones(3, 1), torch.where(GENERATED[:, 1:], grades, 0.0)], dim=1)
-    scores = candidate_scores(queries, candidates)
-    if in_batch:
-        others = torch.stack([torch.cat([candidates[j] for j in range(3) if j != i]) for i in range(3)])
-        scores = torch.cat([scores, candidate_scores(queries, others)], dim=1)
+    scores = all_scores(*unit, in_batch)
     padded = torch.nn.functional.pad(own, (0, scores.shape[1] - 4))
     expected = graded_info_nce(scores, torch.ones_like(scores, dtype=torch.bool), padded, 0.05, 4.0).mean()
     torch.testing.assert_close(loss["info_nce"], expected)
@@ -130,13 +142,10 @@ def test_the_graded_loss_for_tuples(in_batch: bool, embeddings: tuple[Tensor, Te
 
 
 @pytest.mark.parametrize("in_batch", [False, True])
-def test_half_precision_embeddings_lose_nothing_more(in_batch: bool, embeddings: tuple[Tensor, Tensor]) -> None:
-    queries, candidates = (torch.nn.functional.normalize(e.detach(), dim=-1).bfloat16() for e in embeddings)
-    labels = GENERATED[:, 1:].long()
-
+def test_half_precision_embeddings_lose_nothing_more(in_batch: bool, unit: tuple[Tensor, Tensor]) -> None:
     def losses(kind: torch.dtype) -> dict[str, Tensor]:
-        features = [{"x": x.to(kind)} for x in (queries, *candidates.unbind(dim=1))]
-        return CounterfactualLoss(Lookup(), in_batch=in_batch)(features, labels)
+        features = columns(*(embeddings.bfloat16().to(kind) for embeddings in unit))
+        return CounterfactualLoss(Lookup(), in_batch=in_batch)(features, GENERATED[:, 1:].long())
 
     exact = losses(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):

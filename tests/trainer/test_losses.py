@@ -1,6 +1,7 @@
 """Closed forms, hand-computed ragged rows, gradients: who may be moved by which term."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from trainer.losses import (
 )
 
 TEMPERATURE, ENTROPY_TEMPERATURE = 0.05, 0.1
+sums_of = partial(loss_sums, temperature=TEMPERATURE, entropy_temperature=ENTROPY_TEMPERATURE)
 
 
 def masks(*rows: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,10 +81,7 @@ def test_ragged_batch_by_hand() -> None:
     passages = torch.tensor([[0.9, 0.1], [0.6, 0.7], [0.8, 0.3], [0.5, 0.5], [0.2, 0.4]], dtype=torch.float64)
     candidates = torch.tensor([[0, 1, 2, 3], [1, 4, 0, 0]])
     valid, _, generated = masks("pmgg", "pm--")
-    sums = loss_sums(
-        queries, passages, candidates, valid, generated,
-        temperature=TEMPERATURE, entropy_temperature=ENTROPY_TEMPERATURE,
-    )  # fmt: skip
+    sums = sums_of(queries, passages, candidates, valid, generated)
     first = -math.log(math.exp(18) / (math.exp(18) + math.exp(12) + math.exp(16) + math.exp(10)))
     second = -math.log(math.exp(14) / (math.exp(14) + math.exp(8)))
     weights = [math.exp(6), math.exp(8), math.exp(5)]  # mined 0.6, generated 0.8 and 0.5, each over 0.1
@@ -113,10 +112,7 @@ def test_entropy_term_moves_generated_embeddings_and_nothing_else() -> None:
     queries, passages, candidates, valid, generated = random_batch(ROWS)
     queries.requires_grad_()
     passages.requires_grad_()
-    sums = loss_sums(
-        queries, passages, candidates, valid, generated,
-        temperature=TEMPERATURE, entropy_temperature=ENTROPY_TEMPERATURE,
-    )  # fmt: skip
+    sums = sums_of(queries, passages, candidates, valid, generated)
     (passage_gradient,) = torch.autograd.grad(sums.query_view, [passages], retain_graph=True)
     # "pg" has one generated negative and nothing to balance it against: its entropy and balance are constant.
     moving = generated.clone()
@@ -153,10 +149,9 @@ def test_gradients_agree_with_finite_differences() -> None:
 
 def test_sums_of_parts_are_the_sum_of_the_whole() -> None:
     queries, passages, candidates, valid, generated = random_batch(ROWS)
-    settings = {"temperature": TEMPERATURE, "entropy_temperature": ENTROPY_TEMPERATURE}
-    whole = loss_sums(queries, passages, candidates, valid, generated, **settings)
+    whole = sums_of(queries, passages, candidates, valid, generated)
     parts = [
-        loss_sums(queries[rows], passages, candidates[rows], valid[rows], generated[rows], **settings)
+        sums_of(queries[rows], passages, candidates[rows], valid[rows], generated[rows])
         for rows in (slice(0, 2), slice(2, 3), slice(3, 5))
     ]
     for name in ("info_nce", "query_view", "num_rows", "num_generated_rows", "mass", "entropy_ratio"):
@@ -165,14 +160,11 @@ def test_sums_of_parts_are_the_sum_of_the_whole() -> None:
 
 def test_in_batch_passages_enter_info_nce_only() -> None:
     queries, passages, candidates, valid, generated = random_batch(ROWS)
-    settings = {"temperature": TEMPERATURE, "entropy_temperature": ENTROPY_TEMPERATURE}
-    alone = loss_sums(queries, passages, candidates, valid, generated, **settings)
+    alone = sums_of(queries, passages, candidates, valid, generated)
     nobody = torch.zeros(len(queries), len(passages), dtype=torch.bool)
-    everybody = ~nobody
-    for b in range(len(queries)):
-        everybody[b, candidates[b]] = False
-    same = loss_sums(queries, passages, candidates, valid, generated, in_batch_BP=nobody, **settings)
-    more = loss_sums(queries, passages, candidates, valid, generated, in_batch_BP=everybody, **settings)
+    everybody = (~nobody).scatter(1, candidates, False)
+    same = sums_of(queries, passages, candidates, valid, generated, in_batch_BP=nobody)
+    more = sums_of(queries, passages, candidates, valid, generated, in_batch_BP=everybody)
     torch.testing.assert_close(same.info_nce, alone.info_nce)
     assert more.info_nce > alone.info_nce
     torch.testing.assert_close(more.query_view, alone.query_view)
@@ -203,8 +195,7 @@ def test_a_small_weight_leaves_the_mined_ones_alone() -> None:
 
 def test_a_weight_changes_info_nce_alone() -> None:
     batch = random_batch(ROWS)
-    settings = {"temperature": TEMPERATURE, "entropy_temperature": ENTROPY_TEMPERATURE}
-    plain, weighed = loss_sums(*batch, **settings), loss_sums(*batch, **settings, generated_weight=0.1)
+    plain, weighed = sums_of(*batch), sums_of(*batch, generated_weight=0.1)
     torch.testing.assert_close(weighed.query_view, plain.query_view)
     assert weighed.info_nce < plain.info_nce
 
@@ -272,8 +263,7 @@ def test_graded_sums_agree_with_the_function_and_with_finite_differences(in_batc
     candidates[1, 2] = candidates[0, 0]
     grades = random_grades(valid)
     others = torch.rand(len(queries), len(passages), generator=torch.manual_seed(2)) > 0.5
-    for b in range(len(queries)):
-        others[b, candidates[b]] = False
+    others.scatter_(1, candidates, False)
 
     def graded(q: Tensor, p: Tensor) -> Tensor:
         return loss_sums(
@@ -300,10 +290,8 @@ def test_the_mask_leaves_out_unjudged_negatives_above_the_positive(in_batch: boo
     others[1, 4:] = False
 
     def total(**settings: object) -> tuple[float, int]:
-        sums = loss_sums(
-            queries, passages, candidates, valid, generated, temperature=TEMPERATURE, entropy_temperature=0.1,
-            in_batch_BP=others if in_batch else None, **settings,
-        )  # fmt: skip
+        in_batch_BP = others if in_batch else None
+        sums = sums_of(queries, passages, candidates, valid, generated, in_batch_BP=in_batch_BP, **settings)
         return sums.info_nce.item(), sums.num_masked
 
     def expected(*scores: list[float]) -> float:

@@ -11,8 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, Qwen3Config,
 from data.base.errors import InputError
 from data.row_files import read_rows
 from tests.trainer.conftest import TEXTS, WORDS, make_tokenizer
-from tests.trainer.mining.test_mining import write_source
-from trainer.mining.config import MineConfig
+from tests.trainer.mining.test_mining import small_mining
 from trainer.mining.cross_encoder import CrossEncoder
 from trainer.mining.mine import mine
 
@@ -65,12 +64,9 @@ def test_scores_are_those_of_sentence_transformers(
 
 
 def test_margins_count_on_its_scores_and_the_order_stays_the_retrievers(tiny_bert: Path, tmp_path: Path) -> None:
-    texts = write_source(tmp_path / "beir").passages
     model = save_tiny(tmp_path / "cross")
-    config = MineConfig(
-        data=str(tmp_path / "beir"), out=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), num_negatives=20,
-        relative_margin=0.02, device="cpu", rescore=str(model),
-    )  # fmt: skip
+    source, config = small_mining(tmp_path, tiny_bert, num_negatives=20, relative_margin=0.02, rescore=str(model))
+    texts = source.passages
     report = mine(config)
     cross, left = CrossEncoder.load(str(model), "cpu"), 0
     for row in read_rows(config.out):

@@ -167,12 +167,14 @@ def write_source(folder: Path) -> RetrievalSet:
     return source
 
 
+def small_mining(folder: Path, model: Path, **values: Any) -> tuple[RetrievalSet, MineConfig]:
+    """A corpus in `folder`/beir, and what is asked of mining it into `folder`/rows.jsonl on a CPU."""
+    places = {"data": str(folder / "beir"), "out": str(folder / "rows.jsonl"), "model": str(model)}
+    return write_source(folder / "beir"), MineConfig(**places, device="cpu", **values)
+
+
 def test_mine_writes_rows_and_report(tiny_bert: Path, tmp_path: Path) -> None:
-    source = write_source(tmp_path / "beir")
-    config = MineConfig(
-        data=str(tmp_path / "beir"), out=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), num_negatives=3,
-        rank_to=6, relative_margin=0.01, device="cpu",
-    )  # fmt: skip
+    source, config = small_mining(tmp_path, tiny_bert, num_negatives=3, rank_to=6, relative_margin=0.01)
     report = mine(config)
     rows = list(read_rows(config.out))
     assert [row.query_id for row in rows] == list(source.queries)
@@ -192,17 +194,8 @@ def test_mine_writes_rows_and_report(tiny_bert: Path, tmp_path: Path) -> None:
 
 
 def test_report_names_the_setting_to_change(tiny_bert: Path, tmp_path: Path) -> None:
-    write_source(tmp_path / "beir")
-    report = mine(
-        MineConfig(
-            data=str(tmp_path / "beir"),
-            out=str(tmp_path / "rows.jsonl"),
-            model=str(tiny_bert),
-            device="cpu",
-            absolute_margin=1.9,
-            relative_margin=None,
-        )
-    )
+    _, config = small_mining(tmp_path, tiny_bert, absolute_margin=1.9, relative_margin=None)
+    report = mine(config)
     assert report.queries_empty == 4 and report.taken == 0
     assert "absolute-margin=" in report.advice and "(now 1.9)" in report.advice
     assert "4 with none" in report.summary()

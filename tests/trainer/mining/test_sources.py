@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from data.base.errors import InputError
 from data.row_files import read_rows
-from tests.trainer.mining.test_mining import write_source
-from trainer.mining.config import MineConfig
+from tests.trainer.mining.test_mining import small_mining
 from trainer.mining.mine import mine
 from trainer.mining.sources import Bm25, bm25_words, fuse
 
@@ -83,11 +82,8 @@ def test_fusion_is_the_sum_of_reciprocal_ranks(first: list[int], second: list[in
 
 @pytest.mark.parametrize("source", ["bm25", "hybrid"])
 def test_every_negative_says_what_found_it(source: str, tiny_bert: Path, tmp_path: Path) -> None:
-    texts = write_source(tmp_path / "beir").passages
-    config = MineConfig(
-        data=str(tmp_path / "beir"), out=str(tmp_path / "rows.jsonl"), model=str(tiny_bert), num_negatives=4,
-        relative_margin=None, device="cpu", source=source,
-    )  # fmt: skip
+    corpus, config = small_mining(tmp_path, tiny_bert, num_negatives=4, relative_margin=None, source=source)
+    texts = corpus.passages
     report = mine(config)
     rows = list(read_rows(config.out))
     negatives = [negative for row in rows for negative in row.negatives]
