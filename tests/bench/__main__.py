@@ -1,39 +1,25 @@
 """`python -m tests.bench NAME --flag value`: a bench beside its peer, both in one run."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from data.base.cli import run_command
-from tests.bench.bench_encode import BenchEncodeConfig, bench_encode
-from tests.bench.bench_encode import summary as encode_summary
-from tests.bench.bench_mining import BenchMiningConfig, bench_mining
-from tests.bench.bench_mining import summary as mining_summary
-from tests.bench.bench_scale import BenchScaleConfig, bench_scale
-from tests.bench.bench_scale import summary as scale_summary
-from tests.bench.bench_trainer import BenchTrainerConfig, bench_trainer
-from tests.bench.bench_trainer import summary as trainer_summary
+from tests.bench import bench_encode, bench_mining, bench_scale, bench_trainer
 
 
-def _bench_trainer(config: BenchTrainerConfig) -> None:
-    sys.stdout.write(trainer_summary(bench_trainer(config)))
+def _told(bench: Callable[[Any], dict[str, Any]], summary: Callable[[dict[str, Any]], str]) -> Callable[[Any], None]:
+    def run(config: Any) -> None:
+        sys.stdout.write(summary(bench(config)))
 
-
-def _bench_mining(config: BenchMiningConfig) -> None:
-    sys.stdout.write(mining_summary(bench_mining(config)))
-
-
-def _bench_encode(config: BenchEncodeConfig) -> None:
-    sys.stdout.write(encode_summary(bench_encode(config)))
-
-
-def _bench_scale(config: BenchScaleConfig) -> None:
-    sys.stdout.write(scale_summary(bench_scale(config)))
+    return run
 
 
 COMMANDS = {
-    "trainer": (BenchTrainerConfig, _bench_trainer),
-    "mining": (BenchMiningConfig, _bench_mining),
-    "encode": (BenchEncodeConfig, _bench_encode),
-    "scale": (BenchScaleConfig, _bench_scale),
+    "trainer": (bench_trainer.BenchTrainerConfig, _told(bench_trainer.bench_trainer, bench_trainer.summary)),
+    "mining": (bench_mining.BenchMiningConfig, _told(bench_mining.bench_mining, bench_mining.summary)),
+    "encode": (bench_encode.BenchEncodeConfig, _told(bench_encode.bench_encode, bench_encode.summary)),
+    "scale": (bench_scale.BenchScaleConfig, _told(bench_scale.bench_scale, bench_scale.summary)),
 }
 
 if __name__ == "__main__":

@@ -12,15 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from data.base.errors import InputError
 from data.base.files import write_json
 from data.base.options import Count, options
-from tests.bench.bench_process import TurnsOptions, against, in_turns, measure, median_and_range, report_to_parent
+from tests.bench.bench_process import (
+    TextsOptions,
+    TurnsOptions,
+    against,
+    in_turns,
+    measure,
+    median_and_range,
+    report_to_parent,
+)
 from tests.bench.bench_trainer import one_token_words
 from trainer.encoder import Encoder
 from trainer.encoder.encoder import Floats
 from trainer.encoder.model_files import find_model_folder
-from trainer.encoder.options import BUNDLED_MODEL, Precision
+from trainer.encoder.options import Precision
 
 PEER = "peer"
 OURS: dict[str, Precision] = {"ours float32": "float32", "ours bfloat16": "bfloat16"}
@@ -29,30 +36,17 @@ _COMPARED = 64
 
 
 @options
-class BenchEncodeConfig(TurnsOptions):
+class BenchEncodeConfig(TurnsOptions, TextsOptions):
     """Time the encoding of a corpus on a CPU, ours and sentence-transformers' in float32 (extra `bench`)."""
 
     out: str = "runs/bench/encode.json"
     """File for the figures."""
 
-    model: str = BUNDLED_MODEL
-    """Encoder of both."""
-
     texts: Count = 500
     """Texts, of random words."""
 
-    min_tokens: int = 35
-    """Shortest text in tokens."""
-
-    max_tokens: int = 155
-    """Longest text in tokens."""
-
-    seed: int = 0
-    """Seed of the texts."""
-
     def __post_init__(self) -> None:
-        if not 3 <= self.min_tokens <= self.max_tokens:
-            raise InputError("--min-tokens: expected at least 3 and at most --max-tokens")
+        self.check_lengths()
 
 
 def bench_encode(config: BenchEncodeConfig) -> dict[str, Any]:

@@ -20,11 +20,10 @@ import torch
 
 from data.base.errors import InputError
 from data.base.options import Count, options
+from trainer.encoder.options import BUNDLED_MODEL
 
 log = logging.getLogger(__name__)
 GIB = 2**30
-
-
 CPU = torch.device("cpu")
 _PR_SET_PDEATHSIG = 1
 
@@ -138,6 +137,28 @@ class TurnsOptions:
 
     memory_gib: float = 8.0
     """Bound on the memory of each process, in GiB."""
+
+
+@options
+class TextsOptions:
+    """The model of both, and the texts that it is given."""
+
+    model: str = BUNDLED_MODEL
+    """Encoder of both."""
+
+    min_tokens: int = 35
+    """Shortest text in tokens."""
+
+    max_tokens: int = 155
+    """Longest text in tokens."""
+
+    seed: int = 0
+    """Seed of the texts."""
+
+    def check_lengths(self) -> None:
+        """Raises InputError where no text has such a length."""
+        if not 3 <= self.min_tokens <= self.max_tokens:
+            raise InputError("--min-tokens: expected at least 3 and at most --max-tokens")
 
 
 def in_turns(module: str, variants: Iterable[str], config: TurnsOptions) -> dict[str, list[Measurement]]:

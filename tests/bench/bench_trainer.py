@@ -15,11 +15,13 @@ import torch
 
 from data.base.errors import InputError
 from data.base.files import write_json
-from data.base.options import Count, options
+from data.base.options import options
 from tests.bench.bench_losses import bench_losses
 from tests.bench.bench_process import (
     GIB,
     Measurement,
+    TextsOptions,
+    TurnsOptions,
     measure,
     median_and_range,
     report_to_parent,
@@ -29,7 +31,7 @@ from tests.bench.bench_process import (
 from trainer.config import TrainConfig
 from trainer.encoder import Encoder
 from trainer.encoder.model_files import find_model_folder
-from trainer.encoder.options import BUNDLED_MODEL, Precision
+from trainer.encoder.options import Precision
 from trainer.encoder.precision import autocast_type
 from trainer.step.batches import Example
 from trainer.step.gradients import accumulate_gradients
@@ -44,32 +46,17 @@ COMPARISONS = {"ours": ("peer", "peer cached"), "ours in-batch": ("peer cached",
 
 
 @options
-class BenchTrainerConfig:
+class BenchTrainerConfig(TurnsOptions, TextsOptions):
     """Time one training step of ours and of sentence-transformers (extra `bench`), and the losses alone."""
 
     out: str = "runs/bench/trainer.json"
     """File for the figures."""
-
-    model: str = BUNDLED_MODEL
-    """Encoder that both train."""
 
     small: int = 4
     """Rows per step in the comparison with MultipleNegativesRankingLoss (its memory grows with this; 0: skip)."""
 
     large: int = 16
     """Rows per step in the comparison with CachedMultipleNegativesRankingLoss (0: skip)."""
-
-    rounds: Count = 5
-    """Measurements of each variant; medians and ranges are reported."""
-
-    min_tokens: int = 35
-    """Shortest text in tokens."""
-
-    max_tokens: int = 155
-    """Longest text in tokens."""
-
-    threads: Count = 1
-    """Threads of each process."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     """Device of both: on a GPU time goes by the clock, and memory is the GPU's."""
@@ -83,12 +70,8 @@ class BenchTrainerConfig:
     memory_gib: float = 14.0
     """Bound on the memory of each process on a CPU, in GiB; a variant that needs more is reported as such."""
 
-    seed: int = 0
-    """Seed of the texts."""
-
     def __post_init__(self) -> None:
-        if not 3 <= self.min_tokens <= self.max_tokens:
-            raise InputError("--min-tokens: expected at least 3 and at most --max-tokens")
+        self.check_lengths()
 
 
 def bench_trainer(config: BenchTrainerConfig) -> dict[str, Any]:
