@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig
 
 from data.row_files import write_rows
 from tests.chaos.promises import PATIENCE_S, exit_code, promise, start_command
 from tests.fakes.fake_process import ROOT
-from tests.trainer.conftest import make_tokenizer
+from tests.trainer.conftest import SIZES, save_random
 from tests.trainer.tiny_data import training_rows
 
 _STEPS = 60
@@ -25,22 +24,7 @@ _STEPS = 60
 
 def write_tiny_training(folder: Path) -> list[str]:
     """A tiny encoder and rows to train it on; returns the flags of a run of 60 steps but for its --out."""
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    model = BertModel(
-        BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=64,
-            pad_token_id=0,
-            initializer_range=0.2,
-        )
-    )
-    model.save_pretrained(folder / "tiny")
-    tokenizer.save_pretrained(folder / "tiny")
+    save_random(folder / "tiny", BertConfig(**SIZES))
     write_rows(folder / "rows.jsonl", training_rows())
     return [
         f"--rows={folder / 'rows.jsonl'}", f"--model={folder / 'tiny'}", "--batch-size=4", f"--epochs={_STEPS // 3}",

@@ -1,11 +1,12 @@
 """Tiny random encoders of both kinds (BERT-like, causal decoder) with a small tokenizer, built once a test run."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+from transformers import AutoModel, BertConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3Config
 
 WORDS = [
     *("how", "long", "can", "we", "restore", "deleted", "files", "from", "the", "bin", "team", "solo", "plan", "owner"),
@@ -33,34 +34,35 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
+SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 64, "pad_token_id": 0, "initializer_range": 0.2,
+}  # fmt: skip
+
+
+def save_random(
+    folder: Path, config: PreTrainedConfig, *, kind: type = AutoModel, tokenizer: Any = None, seed: int = 0
+) -> Path:
+    """A model of random weights as transformers saves it, with the small tokenizer (None) or another one."""
+    tokenizer = tokenizer or make_tokenizer()
+    config.vocab_size = len(tokenizer)
+    torch.manual_seed(seed)
+    kind.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain transformers folder: 2 layers, width 32, dropout 0.1."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
-    tokenizer = make_tokenizer()
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=64, pad_token_id=0, initializer_range=0.2,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_random(tmp_path_factory.mktemp("models") / "tiny-bert", BertConfig(**SIZES))
 
 
 @pytest.fixture(scope="session")
 def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain transformers folder of a causal decoder: 2 layers, width 32, grouped-query attention."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-qwen"
-    tokenizer = make_tokenizer()
-    torch.manual_seed(1)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, intermediate_size=64, max_position_embeddings=64, pad_token_id=0, initializer_range=0.2,
-    )  # fmt: skip
-    Qwen3Model(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    config = Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8)
+    return save_random(tmp_path_factory.mktemp("models") / "tiny-qwen", config, seed=1)
 
 
 TEXTS = [

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from data.base.errors import InputError
-from tests.trainer.conftest import TEXTS, make_tokenizer
+from tests.trainer.conftest import SIZES, TEXTS, make_tokenizer, save_random
 from trainer.encoder.encoder import Encoder
 from trainer.encoder.st_folder import _LEGACY_FLAGS, _TRANSFORMER_FILES, read_modules
 
@@ -297,22 +297,16 @@ POSITIONS = {
 
 
 @pytest.mark.parametrize(("kind", "offset"), POSITIONS.items())
-def test_a_text_of_the_greatest_length_has_positions(kind: str, offset: int, tiny_bert: Path, tmp_path: Path) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert, model_max_length=1000)
-    extra = {"languages": ["en_XX"], "default_language": "en_XX"} if kind == "xmod" else {}
-    extra |= (
-        {"attention_window": 8}
-        if kind == "longformer"
-        else {"position_embedding_type": "absolute"}
-        if kind == "esm"
-        else {}
-    )
-    config = transformers.AutoConfig.for_model(
-        kind, vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=40, pad_token_id=1, **extra,
-    )  # fmt: skip
-    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "m")
-    tokenizer.save_pretrained(tmp_path / "m")
+def test_a_text_of_the_greatest_length_has_positions(kind: str, offset: int, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 1000
+    extra: dict[str, dict[str, Any]] = {
+        "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+        "longformer": {"attention_window": 8},
+        "esm": {"position_embedding_type": "absolute"},
+    }
+    sizes = SIZES | {"max_position_embeddings": 40, "pad_token_id": 1} | extra.get(kind, {})
+    save_random(tmp_path / "m", transformers.AutoConfig.for_model(kind, **sizes), tokenizer=tokenizer)
     encoder = Encoder.load(str(tmp_path / "m"), device="cpu")
     assert encoder.max_length == 40 - offset
     assert np.isfinite(encoder.encode(["how long can we restore " * 20], "document")).all()
@@ -325,12 +319,8 @@ def test_a_tokenizer_in_python_is_cached_and_counts_what_it_cuts(tiny_bert: Path
     (tmp_path / "m" / "vocab.txt").write_text("".join(f"{word}</w> 1\n" for word in words))
     (tmp_path / "m" / "bpe.codes").write_text("".join(f"{a} {b} 1\n" for a, b in [("r", "e"), ("f", "u")]))
     tokenizer = transformers.PhobertTokenizer(str(tmp_path / "m" / "vocab.txt"), str(tmp_path / "m" / "bpe.codes"))
-    config = transformers.RobertaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=66, pad_token_id=1,
-    )  # fmt: skip
-    transformers.RobertaModel(config).save_pretrained(tmp_path / "m")
-    tokenizer.save_pretrained(tmp_path / "m")
+    config = transformers.RobertaConfig(**SIZES | {"max_position_embeddings": 66, "pad_token_id": 1})
+    save_random(tmp_path / "m", config, tokenizer=tokenizer)
     load = lambda **more: Encoder.load(str(tmp_path / "m"), device="cpu", **more)  # noqa: E731
     encoder = load(max_length=6)
     assert not encoder.tokenizer.is_fast

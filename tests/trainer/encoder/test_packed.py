@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from data.base.errors import InputError
-from tests.trainer.conftest import TEXTS
+from tests.trainer.conftest import SIZES, TEXTS, save_random
 from trainer.encoder.encoder import Encoder
 from trainer.encoder.packed import PACKABLE, Packing, pack, packed_attention
 from trainer.encoder.pooling import POOLINGS
@@ -19,11 +19,8 @@ from trainer.encoder.pooling import POOLINGS
 LONG = [*TEXTS, "how long can we restore deleted files from the bin " * 4, "tap", "card payment"]
 
 
-def tiny_config(kind: str, vocabulary: int) -> transformers.PretrainedConfig:
-    common = {
-        "vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 64, "max_position_embeddings": 80, "pad_token_id": 0, "initializer_range": 0.2,
-    }  # fmt: skip
+def tiny_config(kind: str) -> transformers.PretrainedConfig:
+    common = SIZES | {"max_position_embeddings": 80}
     if kind in ("qwen2", "qwen3", "llama", "mistral"):
         common |= {"num_key_value_heads": 2, "head_dim": 8, "attention_dropout": 0.1}
     if kind == "mistral":
@@ -32,13 +29,9 @@ def tiny_config(kind: str, vocabulary: int) -> transformers.PretrainedConfig:
 
 
 @pytest.fixture(params=sorted(PACKABLE))
-def model_folder(request: pytest.FixtureRequest, tiny_bert: Path, tmp_path: Path) -> Path:
-    """A tiny random model of each packable architecture, with the tiny tokenizer."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
-    torch.manual_seed(3)
-    transformers.AutoModel.from_config(tiny_config(request.param, len(tokenizer))).save_pretrained(tmp_path / "m")
-    tokenizer.save_pretrained(tmp_path / "m")
-    return tmp_path / "m"
+def model_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A tiny random model of each packable architecture."""
+    return save_random(tmp_path / "m", tiny_config(request.param), seed=3)
 
 
 def encoder(folder: Path, packed: bool, pooling: str) -> Encoder:
@@ -87,12 +80,10 @@ def test_texts_do_not_see_each_other(tiny_qwen: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
-def test_a_decoder_that_looks_both_ways(kind: str, tiny_bert: Path, tmp_path: Path) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
-    config = tiny_config(kind, len(tokenizer))
+def test_a_decoder_that_looks_both_ways(kind: str, tmp_path: Path) -> None:
+    config = tiny_config(kind)
     config.is_causal = False
-    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "m")
-    tokenizer.save_pretrained(tmp_path / "m")
+    save_random(tmp_path / "m", config)
     both_ways = [encoder(tmp_path / "m", packed, "mean").encode(LONG, "document") for packed in (True, False)]
     np.testing.assert_allclose(*both_ways, atol=1e-5)
     causal = Encoder.load(str(tmp_path / "m"), device="cpu", pooling="mean", max_length=60)
@@ -100,14 +91,8 @@ def test_a_decoder_that_looks_both_ways(kind: str, tiny_bert: Path, tmp_path: Pa
     assert np.abs(causal.encode(LONG, "document") - both_ways[0]).max() > 1e-2
 
 
-def test_an_architecture_that_is_not_known_is_padded(tiny_bert: Path, tmp_path: Path) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
-    config = transformers.MPNetConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=80, pad_token_id=0, initializer_range=0.2,
-    )  # fmt: skip
-    transformers.MPNetModel(config).save_pretrained(tmp_path / "m")
-    tokenizer.save_pretrained(tmp_path / "m")
+def test_an_architecture_that_is_not_known_is_padded(tmp_path: Path) -> None:
+    save_random(tmp_path / "m", tiny_config("mpnet"))
     made = Encoder.load(str(tmp_path / "m"), device="cpu")
     assert not made.packed
     alone = np.concatenate([made.encode([text], "document") for text in LONG])

@@ -5,32 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import BertConfig, BertForSequenceClassification, Qwen3Config, Qwen3ForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig, Qwen3Config
 
 from data.base.errors import InputError
 from data.row_files import read_rows
-from tests.trainer.conftest import TEXTS, WORDS, make_tokenizer
+from tests.trainer.conftest import SIZES, TEXTS, WORDS, save_random
 from tests.trainer.mining.test_mining import small_mining
 from trainer.mining.cross_encoder import CrossEncoder
 from trainer.mining.mine import mine
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-         "max_position_embeddings": 64, "initializer_range": 0.2, "pad_token_id": 0}  # fmt: skip
-
 
 def save_tiny(folder: Path, *, labels: int = 1, decoder: bool = False) -> Path:
     """A random cross-encoder as transformers saves it."""
-    tokenizer = make_tokenizer()
-    torch.manual_seed(3)
-    sizes = SIZES | {"vocab_size": len(tokenizer), "num_labels": labels}
-    if decoder:
-        model = Qwen3ForSequenceClassification(Qwen3Config(**sizes, num_key_value_heads=2, head_dim=8))
-    else:
-        model = BertForSequenceClassification(BertConfig(**sizes))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    sizes = SIZES | {"num_labels": labels}
+    config = Qwen3Config(**sizes, num_key_value_heads=2, head_dim=8) if decoder else BertConfig(**sizes)
+    return save_random(folder, config, kind=AutoModelForSequenceClassification, seed=3)
 
 
 def pairs() -> list[tuple[str, str]]:
