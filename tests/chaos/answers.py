@@ -7,7 +7,7 @@ import sqlite3
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -244,10 +244,9 @@ class Attempts:
 
     def _synthesize(self, config: SynthesizeConfig) -> tuple[str | None, str | None]:
         """The line that the run stopped with, None when it was done; and what is wrong with how it ended."""
-        environment = {"OPENAI_API_KEY": self._server.token}
         try:
             with (
-                patch.dict(os.environ, environment),
+                patch.dict(os.environ, {"OPENAI_API_KEY": self._server.token}),
                 patch.object(pacing, "_FIRST_DELAY_S", 0.01),
                 patch.object(pacing, "_LONGEST_RETRY_AFTER_S", 0.5),
                 patience(_PATIENCE_S),
@@ -326,29 +325,24 @@ def _files(home: Path) -> Iterator[Path]:
 
 
 class _Errors(logging.Handler):
-    def __init__(self, kept: list[str]):
+    """Keeps what is logged as an error, none of which is for a user. The server's own log is left out."""
+
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._kept = kept
+        self.kept: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if record.exc_info or "Traceback" in text or record.levelno >= logging.ERROR:
-            self._kept.append(text[:300])
+        is_error = record.exc_info or "Traceback" in text or record.levelno >= logging.ERROR
+        if is_error and not record.name.startswith("aiohttp."):
+            self.kept.append(text[:300])
 
 
-def _errors_of_the_log() -> "_Kept":
-    return _Kept()
-
-
-class _Kept:
-    """What is logged as an error while it is open: none of it is for a user. The server's own log is left out."""
-
-    def __enter__(self) -> list[str]:
-        self._kept: list[str] = []
-        self._handler = _Errors(self._kept)
-        self._handler.addFilter(lambda record: not record.name.startswith("aiohttp."))
-        logging.getLogger().addHandler(self._handler)
-        return self._kept
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self._handler)
+@contextmanager
+def _errors_of_the_log() -> Iterator[list[str]]:
+    handler = _Errors()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield handler.kept
+    finally:
+        logging.getLogger().removeHandler(handler)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
+from itertools import product
 from typing import Any
 
 from aiohttp import web
@@ -168,8 +170,17 @@ def completions() -> Iterator[Misbehaviour]:
             yield Misbehaviour(kind=kind, name=name, text=lambda asked: asked.answer, reply=reply)
 
 
+def _instead(kind: str, name: str, response: Callable[[Asked], web.Response], *, passes: bool = False) -> Misbehaviour:
+    """What a server answers where no model wrote anything."""
+
+    async def reply(asked: Asked, completion: dict[str, Any]) -> web.StreamResponse:
+        return response(asked)
+
+    return Misbehaviour(kind=kind, name=name, text=lambda asked: "", reply=reply, billed=False, passes=passes)
+
+
 def statuses() -> Iterator[Misbehaviour]:
-    """Every status of an error, each in three forms."""
+    """Every status of an error, in one of three forms."""
     bodies = {
         "JSON": b'{"error": {"message": "no", "type": "t", "code": "c"}}',
         "a page": b"<html>no</html>",
@@ -177,39 +188,20 @@ def statuses() -> Iterator[Misbehaviour]:
     }
     for status in range(400, 600):
         name, body = list(bodies.items())[status % 3]
-
-        async def reply(
-            asked: Asked, completion: dict[str, Any], status: int = status, body: bytes = body
-        ) -> web.StreamResponse:
-            return web.Response(status=status, body=body, content_type="application/json")
-
+        made = partial(web.Response, status=status, body=body, content_type="application/json")
         passes = status in (408, 429) or status >= 500
-        yield Misbehaviour(
-            kind="statuses", name=f"{status}, {name}", text=_nothing, reply=reply, billed=False, passes=passes
-        )
+        yield _instead("statuses", f"{status}, {name}", lambda asked, made=made: made(), passes=passes)
 
 
 def redirects() -> Iterator[Misbehaviour]:
     """Every redirect, to another host and to the same one."""
-    for status in (301, 302, 303, 307, 308):
-        for name, place in (
-            ("host", "{}/v1/chat/completions"),
-            ("path", "/v1/other"),
-            ("scheme", "file:///etc/passwd"),
-        ):
+    places = {"host": "{}/v1/chat/completions", "path": "/v1/other", "scheme": "file:///etc/passwd"}
+    for status, (name, place) in product((301, 302, 303, 307, 308), places.items()):
 
-            async def reply(
-                asked: Asked, completion: dict[str, Any], status: int = status, place: str = place
-            ) -> web.StreamResponse:
-                return web.Response(status=status, headers={"Location": place.format(asked.elsewhere)})
+        def response(asked: Asked, status: int = status, place: str = place) -> web.Response:
+            return web.Response(status=status, headers={"Location": place.format(asked.elsewhere)})
 
-            yield Misbehaviour(
-                kind="redirects", name=f"{status} to another {name}", text=_nothing, reply=reply, billed=False
-            )
-
-
-def _nothing(asked: Asked) -> str:
-    return ""
+        yield _instead("redirects", f"{status} to another {name}", response)
 
 
 def retry_after() -> Iterator[Misbehaviour]:
@@ -222,17 +214,12 @@ def retry_after() -> Iterator[Misbehaviour]:
         "huge": lambda: "9" * 30, "a year": lambda: "31536000", "a date in years": lambda: formatdate(4e9, usegmt=True),
         "a year too far": lambda: "Mon, 01 Jan 99999 00:00:00 GMT", "hex": lambda: "0x10",
     }  # fmt: skip
-    for status in (429, 503):
-        for name, made in values.items():
+    for status, (name, made) in product((429, 503), values.items()):
 
-            async def reply(
-                asked: Asked, completion: dict[str, Any], status: int = status, made: Callable[[], str] = made
-            ) -> web.StreamResponse:
-                return web.Response(status=status, headers={"Retry-After": made()}, text="{}")
+        def response(asked: Asked, status: int = status, made: Callable[[], str] = made) -> web.Response:
+            return web.Response(status=status, headers={"Retry-After": made()}, text="{}")
 
-            yield Misbehaviour(
-                kind="retry-after", name=f"{status}, {name}", text=_nothing, reply=reply, billed=False, passes=True
-            )
+        yield _instead("retry-after", f"{status}, {name}", response, passes=True)
 
 
 Wire = Callable[[Asked, bytes], Awaitable[web.StreamResponse]]

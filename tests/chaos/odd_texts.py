@@ -20,25 +20,8 @@ Made = tuple[str, str, Callable[[Asked], str]]
 
 def _pathological() -> Iterator[Made]:
     pieces = (
-        "{",
-        "[",
-        '"',
-        "`",
-        "<",
-        "(",
-        "\\",
-        "'",
-        "{`",
-        '{"a":',
-        '[{"',
-        "[[ ## ",
-        "}",
-        "<a>",
-        ",",
-        "\\u",
-        "-",
-        "/*",
-    )
+        "{", "[", '"', "`", "<", "(", "\\", "'", "{`", '{"a":', '[{"', "[[ ## ", "}", "<a>", ",", "\\u", "-", "/*",
+    )  # fmt: skip
     for piece in pieces:
         for size in (300, 5_000, 65_536):
             text = piece * (size // len(piece))
@@ -46,16 +29,8 @@ def _pathological() -> Iterator[Made]:
             first = "pathological field"
             yield first, f"{size} characters of {piece!r}", lambda asked, text=text: _in_first_field(asked, text)
     for number in (
-        "9" * 6000,
-        "-" + "9" * 400,
-        "1e999",
-        "-1e999",
-        "NaN",
-        "Infinity",
-        "-Infinity",
-        "0x1f",
-        "1" + "0" * 400,
-    ):
+        "9" * 6000, "-" + "9" * 400, "1e999", "-1e999", "NaN", "Infinity", "-Infinity", "0x1f", "1" + "0" * 400,
+    ):  # fmt: skip
         yield "numbers", f"{number[:20]} alone", lambda asked, number=number: number
         yield "numbers", f"{number[:20]} in a field", lambda asked, number=number: _in_first_field(asked, number)
 
@@ -120,9 +95,7 @@ def _changed(outputs: dict[str, Any], layout: Layout) -> Iterator[Made]:
             for step in path[:-1]:
                 part = part[step]
             change(part, path[-1])
-            if layout == "json":
-                return json.dumps(found)
-            return render_answer(found, layout)
+            return json.dumps(found) if layout == "json" else render_answer(found, layout)
 
         return text
 
