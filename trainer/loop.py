@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import torch
@@ -43,7 +43,7 @@ def train(config: TrainConfig, *, at_last_step: Callable[[Encoder], None] | None
     `at_last_step` gets the encoder as the last step left it, before the best weights by dev take its place.
     Raises InputError for bad input, for an `out` that holds another run, and when the loss is no longer finite.
     """
-    with join_world(config.device) as (world, device), _held(config, world):
+    with join_world(config.device) as (world, device), folder_lock(config.out) if world.is_main else nullcontext():
         folder = RunFolder(config)
         # Before anything is loaded; the folder of a new run is begun once all that it reads is known to be there.
         if folder.is_finished() and not config.restart:
@@ -69,10 +69,6 @@ def train(config: TrainConfig, *, at_last_step: Callable[[Encoder], None] | None
         if at_last_step is not None and world.is_main:
             at_last_step(run.encoder)
         return run.finish()
-
-
-def _held(config: TrainConfig, world: World) -> AbstractContextManager[None]:
-    return folder_lock(config.out) if world.is_main else nullcontext()
 
 
 class _Run:

@@ -100,14 +100,14 @@ def read_model_folder(folder: Path) -> ModelFolder:
         _inside(folder, module, usual) for module, usual in zip(modules, ("", "1_Pooling", "2_Normalize"), strict=False)
     ]
     config_file = folder / _CONFIG
-    config = _optional_json(config_file)
+    config = optional_json(config_file)
     _only_at_default(config, {"model_type": (None, "SentenceTransformer")}, config_file)
     file, transformer = _transformer_config(places[0])
     tokenizer_arguments = _arguments(transformer, "processor_kwargs", file, _FILE_ARGUMENTS)
     length = tokenizer_arguments.pop("model_max_length", transformer.get("max_seq_length"))
     if normalized := kinds[2:] == ["Normalize"]:
         names = dict.fromkeys(("module_input_name", "module_output_name"), (None, "sentence_embedding"))
-        _only_at_default(_optional_json(places[2] / "config.json"), names, places[2] / "config.json")
+        _only_at_default(optional_json(places[2] / "config.json"), names, places[2] / "config.json")
     query_prompt, document_prompt = _read_prompts(config, config_file)
     settings = EncoderSettings(
         pooling=_read_pooling(places[1] / "config.json"),
@@ -182,7 +182,7 @@ def _inside(folder: Path, module: dict[str, Any], usual: str) -> Path:
 
 def _transformer_config(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The first file that surrounds the transformer with settings, and these."""
-    found = ((folder / name, _optional_json(folder / name)) for name in _TRANSFORMER_FILES)
+    found = ((folder / name, optional_json(folder / name)) for name in _TRANSFORMER_FILES)
     file, config = next(((file, config) for file, config in found if config), (folder / _TRANSFORMER_FILES[0], {}))
     config = {_OLD_NAMES.get(key, key): value for key, value in config.items()}
     modalities = config.pop("modality_config", {}) or {}
@@ -257,5 +257,6 @@ def _whole_number(value: Any, name: str, file: Path) -> int | None:
     return value
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
+def optional_json(path: Path) -> dict[str, Any]:
+    """What a file holds, nothing where there is none."""
     return read_json_object(path) if path.is_file() else {}
