@@ -15,6 +15,8 @@ from trainer.losses import loss_sums
 
 NUM_MINED, NUM_GENERATED, WIDTH = 15, 3, 384
 TEMPERATURE, ENTROPY_TEMPERATURE, ENTROPY_WEIGHT = 0.05, 0.1, 0.05
+# Queries, passages, each row's candidates, and which of them are valid and which generated.
+_Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def bench_losses(rounds: int, seed: int) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def _compare(rows: int, in_batch: bool, rounds: int, seed: int) -> dict[str, Any
     return {"speed": median_and_range(ratios), "difference": max(gaps)}
 
 
-def _inputs(rows: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _inputs(rows: int, dtype: torch.dtype, seed: int) -> _Inputs:
     generator = torch.Generator().manual_seed(seed)
     columns = 1 + NUM_MINED + NUM_GENERATED
     queries_BD = torch.randn(rows, WIDTH, dtype=dtype, generator=generator)
@@ -60,22 +62,13 @@ def _inputs(rows: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, T
     return normalised[0], normalised[1], candidates_BN, valid_BN, generated_BN
 
 
-_Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, bool], Tensor]
+def _run(loss: Callable[[_Inputs, bool], Tensor], inputs: _Inputs, in_batch: bool) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss(inputs, in_batch), inputs[:2])
 
 
-def _run(loss: _Loss, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], in_batch: bool) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss(*inputs, in_batch), inputs[:2])
-
-
-def vectorised(
-    queries_BD: Tensor,
-    passages_PD: Tensor,
-    candidates_BN: Tensor,
-    valid_BN: Tensor,
-    generated_BN: Tensor,
-    in_batch: bool,
-) -> Tensor:
+def vectorised(inputs: _Inputs, in_batch: bool) -> Tensor:
     """What the trainer computes."""
+    queries_BD, passages_PD, candidates_BN, valid_BN, generated_BN = inputs
     mask_BP = None
     if in_batch:
         mask_BP = torch.ones(len(queries_BD), len(passages_PD), dtype=torch.bool)
@@ -87,15 +80,9 @@ def vectorised(
     return sums.info_nce / len(queries_BD) + ENTROPY_WEIGHT * sums.query_view / sums.num_generated_rows
 
 
-def looped(
-    queries_BD: Tensor,
-    passages_PD: Tensor,
-    candidates_BN: Tensor,
-    valid_BN: Tensor,
-    generated_BN: Tensor,
-    in_batch: bool,
-) -> Tensor:
+def looped(inputs: _Inputs, in_batch: bool) -> Tensor:
     """The same formulas for one row after the other, as many trainers write them."""
+    queries_BD, passages_PD, candidates_BN, valid_BN, generated_BN = inputs
     columns_N = torch.arange(candidates_BN.shape[1])
     total = queries_BD.new_zeros(())
     for b in range(len(queries_BD)):
