@@ -8,6 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, BertConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3Config
 
+from trainer.encoder import Encoder
+
 WORDS = [
     *("how", "long", "can", "we", "restore", "deleted", "files", "from", "the", "bin", "team", "solo", "plan", "owner"),
     *("days", "months", "refund", "invoice", "card", "bank", "pay", "transfer", "fee", "account", "water", "boiler"),
@@ -56,6 +58,12 @@ def save_random(
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain transformers folder: 2 layers, width 32, dropout 0.1."""
     return save_random(tmp_path_factory.mktemp("models") / "tiny-bert", BertConfig(**SIZES))
+
+
+@pytest.fixture
+def encoder(tiny_bert: Path) -> Encoder:
+    """The tiny BERT, by the mean of its tokens."""
+    return Encoder.load(str(tiny_bert), device="cpu")
 
 
 @pytest.fixture(scope="session")

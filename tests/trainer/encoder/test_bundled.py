@@ -22,12 +22,8 @@ def _fresh_cache():
 
 def test_bundled_model_gives_the_same_vectors_as_sentence_transformers() -> None:
     encoder = Encoder.load(bundled.BUNDLED_MODEL, device="cpu")
-    assert (encoder.settings.pooling, encoder.settings.normalize, encoder.max_length, encoder.dimension) == (
-        "mean",
-        True,
-        256,
-        384,
-    )
+    settings = encoder.settings
+    assert (settings.pooling, settings.normalize, encoder.max_length, encoder.dimension) == ("mean", True, 256, 384)
     peer = SentenceTransformer(str(bundled.bundled_folder()), device="cpu")
     assert np.abs(encoder.encode(TEXTS, "document") - peer.encode(TEXTS)).max() < 1e-5
 

@@ -64,12 +64,8 @@ def test_plain_folder_defaults_to_normalised_mean_and_says_so(
 ) -> None:
     with caplog.at_level(logging.INFO):
         encoder = Encoder.load(str(tiny_bert), device="cpu")
-    assert (encoder.settings.pooling, encoder.settings.normalize, encoder.max_length, encoder.dimension) == (
-        "mean",
-        True,
-        64,
-        32,
-    )
+    settings = encoder.settings
+    assert (settings.pooling, settings.normalize, encoder.max_length, encoder.dimension) == ("mean", True, 64, 32)
     assert "mean of its tokens" in caplog.text
 
 
@@ -86,16 +82,14 @@ def test_prompts_of_a_folder_are_said_once_when_it_is_loaded(
 
 
 @pytest.mark.parametrize("max_tokens", [1, 7, 30, 10_000])
-def test_vectors_do_not_depend_on_how_texts_are_cut_into_passes(tiny_bert: Path, max_tokens: int) -> None:
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
+def test_vectors_do_not_depend_on_how_texts_are_cut_into_passes(encoder: Encoder, max_tokens: int) -> None:
     one_by_one = np.concatenate([encoder.encode([text], "document") for text in TEXTS])
     together = encoder.encode(TEXTS, "document", max_tokens_per_batch=max_tokens)
     assert together.dtype == np.float32
     np.testing.assert_allclose(together, one_by_one, atol=2e-6)
 
 
-def test_embed_has_a_gradient_and_equals_encode(tiny_bert: Path) -> None:
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
+def test_embed_has_a_gradient_and_equals_encode(encoder: Encoder) -> None:
     vectors = encoder.embed(TEXTS, "document")
     np.testing.assert_allclose(vectors.detach().numpy(), encoder.encode(TEXTS, "document"), atol=2e-6)
     vectors[0, 0].backward()
@@ -154,8 +148,7 @@ def test_a_device_that_is_not_there_is_one_line(device: str, tiny_bert: Path) ->
         Encoder.load(str(tiny_bert), device=device)
 
 
-def test_save_replaces_an_older_model_whole_and_leaves_nothing_else(tiny_bert: Path, tmp_path: Path) -> None:
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
+def test_save_replaces_an_older_model_whole_and_leaves_nothing_else(encoder: Encoder, tmp_path: Path) -> None:
     encoder.save(tmp_path / "m")
     (tmp_path / "m" / "stale.txt").write_text("old")
     with torch.no_grad():
@@ -166,15 +159,15 @@ def test_save_replaces_an_older_model_whole_and_leaves_nothing_else(tiny_bert: P
     assert Encoder.load(str(tmp_path / "m"), device="cpu").fingerprint() == encoder.fingerprint()
 
 
-def test_save_does_not_overwrite_other_folders(tiny_bert: Path, tmp_path: Path) -> None:
+def test_save_does_not_overwrite_other_folders(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="something else"):
-        Encoder.load(str(tiny_bert), device="cpu").save(tmp_path)
+        encoder.save(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_no_python_or_pickle_is_written_or_needed(tiny_bert: Path, tmp_path: Path) -> None:
-    Encoder.load(str(tiny_bert), device="cpu").save(tmp_path / "m")
+def test_no_python_or_pickle_is_written_or_needed(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "m")
     suffixes = {path.suffix for path in (tmp_path / "m").rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".safetensors", ".txt"}
 
@@ -187,8 +180,8 @@ def test_no_python_or_pickle_is_written_or_needed(tiny_bert: Path, tmp_path: Pat
         (lambda m: (m / "modules.json").write_text("[]"), "not a list of sentence-transformers modules"),
     ],
 )
-def test_folders_that_cannot_be_reproduced_exactly_are_refused(change, words, tiny_bert: Path, tmp_path: Path) -> None:
-    Encoder.load(str(tiny_bert), device="cpu").save(tmp_path / "m")
+def test_folders_that_cannot_be_reproduced_exactly_are_refused(change, words, encoder: Encoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "m")
     change(tmp_path / "m")
     with pytest.raises(InputError, match=words):
         Encoder.load(str(tmp_path / "m"), device="cpu")
@@ -207,8 +200,7 @@ def test_unknown_models_are_one_line(spec: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_are_not_finite_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
+def test_weights_that_are_not_finite_are_refused(encoder: Encoder, tmp_path: Path) -> None:
     with torch.no_grad():
         next(encoder.parameters()).view(-1)[3] = float("nan")
     encoder.save(tmp_path / "m")

@@ -180,8 +180,8 @@ def same_as_peer(encoder: Encoder, folder: Path) -> None:
 
 
 @pytest.fixture
-def folder(tiny_bert: Path, tmp_path: Path) -> Path:
-    Encoder.load(str(tiny_bert), device="cpu").save(tmp_path / "m")
+def folder(encoder: Encoder, tmp_path: Path) -> Path:
+    encoder.save(tmp_path / "m")
     return tmp_path / "m"
 
 

@@ -16,9 +16,8 @@ MANY = [f"{text} {number}" for number in range(3) for text in TEXTS]
 
 
 def test_embeddings_are_cached_by_everything_that_decides_them(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
     first = cached_embeddings(encoder, TEXTS, "document", tmp_path)
     assert isinstance(first, np.memmap) and not first.flags.writeable
     np.testing.assert_array_equal(first, encoder.encode(TEXTS, "document"))
@@ -56,10 +55,9 @@ def encode_dying_after(calls: int, monkeypatch: pytest.MonkeyPatch, encoded: lis
 @pytest.mark.parametrize("tail", [b"", b"half of a row that was being written"])
 @pytest.mark.parametrize("calls", [0, 1, 2, 4])
 def test_an_interrupted_file_is_gone_on_with_to_the_same_bits(
-    calls: int, tail: bytes, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    calls: int, tail: bytes, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding_cache, "TEXTS_AT_ONCE", 4)
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
     whole = cached_embeddings(encoder, MANY, "document", tmp_path / "whole")
     before: list[int] = []
     with monkeypatch.context() as patch:
@@ -81,11 +79,10 @@ def test_an_interrupted_file_is_gone_on_with_to_the_same_bits(
 
 
 def test_no_more_than_a_block_is_encoded_at_a_time(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding_cache, "TEXTS_AT_ONCE", 5)
     sizes: list[int] = []
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
     with monkeypatch.context() as patch:
         encode_dying_after(99, patch, sizes)
         vectors = cached_embeddings(encoder, MANY, "query", tmp_path)
@@ -93,8 +90,7 @@ def test_no_more_than_a_block_is_encoded_at_a_time(
     np.testing.assert_allclose(vectors, encoder.encode(MANY, "query"), atol=2e-6)
 
 
-def test_a_second_process_waits_for_the_first(tiny_bert: Path, tmp_path: Path) -> None:
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
+def test_a_second_process_waits_for_the_first(encoder: Encoder, tmp_path: Path) -> None:
     path = tmp_path / f"{embeddings_key(encoder, TEXTS, 'document')}.npy"
     found: list[np.ndarray] = []
     second = threading.Thread(target=lambda: found.append(cached_embeddings(encoder, TEXTS, "document", tmp_path)))
@@ -114,8 +110,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tiny_bert: Path, tmp_path: 
         cached_embeddings(Encoder.load(str(tiny_bert), device="cpu"), TEXTS, "document", tmp_path / "file" / "cache")
 
 
-def test_an_empty_cache_file_is_named(tiny_bert: Path, tmp_path: Path) -> None:
-    encoder = Encoder.load(str(tiny_bert), device="cpu")
+def test_an_empty_cache_file_is_named(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / f"{embeddings_key(encoder, TEXTS, 'document')}.npy").touch()
     with pytest.raises(InputError, match="delete the file"):
         cached_embeddings(encoder, TEXTS, "document", tmp_path)
