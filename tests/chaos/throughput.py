@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -33,9 +32,9 @@ def throughput(
     with fake_process(folder / "server.jsonl", Behaviour(delay_s=answer_s)) as server:
         settings = {"api_base": server.api_base, "concurrency": concurrency}
         _run(folder / "warm.jsonl", folder / "warm", server.token, **settings)
-        cpu, began = _cpu_seconds(), time.monotonic()
+        cpu, began = time.process_time(), time.monotonic()
         summary = _run(folder / "rows.jsonl", folder / "out", server.token, **settings)
-        seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
+        seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     calls, ideal = summary["usage"]["requests"], concurrency / answer_s
     figures = {
         "calls": calls,
@@ -124,11 +123,6 @@ def _growth(before: float, peak: float, **what: Any) -> dict[str, Any]:
     figures = {**what, "rss_mb_after_warm_up": round(before, 1), "rss_growth_mb": round(peak - before, 1)}
     promise(peak - before < _MOST_GROWTH_MB, f"memory grows: {json.dumps(figures)}")
     return figures
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def _resident_mb() -> float:

@@ -4,7 +4,6 @@ import hashlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from data.row_files import write_rows
 from tests.chaos.promises import PATIENCE_S, exit_code, promise, start_command
 from tests.fakes.fake_process import ROOT
 from tests.trainer.conftest import SIZES, save_random
+from tests.trainer.runs import free_port, one_of_two
 from tests.trainer.tiny_data import training_rows
 
 _STEPS = 60
@@ -64,23 +64,18 @@ def kill_and_resume(folder: Path, *, loops: int = 20, seed: int = 0) -> dict[str
 def worker_killed(folder: Path) -> dict[str, Any]:
     """One of two processes is killed while they train together."""
     flags = [*write_tiny_training(folder), f"--out={folder / 'run'}", f"--epochs={_STEPS * 1000}"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        world = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "trainer", "train", *flags],
-                cwd=ROOT,
-                env=os.environ | world | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+    port = free_port()
+    survivor, victim = (
+        subprocess.Popen(
+            [sys.executable, "-m", "trainer", "train", *flags],
+            cwd=ROOT,
+            env=os.environ | one_of_two(rank, port) | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-    survivor, victim = processes
+        for rank in range(2)
+    )
     metrics = folder / "run" / "metrics.jsonl"
     while _num_lines(metrics) <= 5 and survivor.poll() is None:
         time.sleep(0.05)

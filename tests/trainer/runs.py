@@ -1,5 +1,6 @@
 """What tests of training share: a small run, its death, the weights that it left, and the gradient of one step."""
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,20 @@ def small_run(model: Path, folder: Path, rows: Sequence[Row] | None = None, **va
     return TrainConfig(
         rows=str(folder / "rows.jsonl"), model=str(model), out=str(folder / "run"), batch_size=4, device="cpu", **values
     )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def one_of_two(rank: int, port: int) -> dict[str, str]:
+    """The environment of one of two processes, as torchrun sets it."""
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
 
 
 def die_after(step: int, config: TrainConfig) -> None:

@@ -1,6 +1,7 @@
 """Two processes give the gradient and the loss of one with the same batch, in every mode of extra negatives."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from tests.trainer.runs import Gradients, assert_same_gradients, one_step, small_run
+from tests.trainer.runs import Gradients, assert_same_gradients, free_port, one_of_two, one_step, small_run
 from tests.trainer.tiny_data import dev_set, judged_rows
 from trainer.config import TrainConfig
 from trainer.distributed import ALONE, World, join_world
@@ -23,11 +24,8 @@ def first_step(config: TrainConfig, world: World = ALONE) -> tuple[Gradients, di
     return gradients, dataclasses.asdict(report)
 
 
-def in_process(rank_: int, config: TrainConfig, port: int, folder: str, job: str) -> None:
-    import os
-
-    os.environ |= {"RANK": str(rank_), "LOCAL_RANK": str(rank_), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port)}  # fmt: skip
+def in_process(rank: int, config: TrainConfig, port: int, folder: str, job: str) -> None:
+    os.environ |= one_of_two(rank, port)
     torch.set_num_threads(1)
     if job == "train":
         train(config)
@@ -35,18 +33,13 @@ def in_process(rank_: int, config: TrainConfig, port: int, folder: str, job: str
     with join_world("cpu") as (world, _):
         if job == "rank":
             encoder = Encoder.load(config.model, device="cpu")
-            torch.save(rank_corpus(encoder, dev_set(), world=world), f"{folder}/{rank_}")
+            torch.save(rank_corpus(encoder, dev_set(), world=world), f"{folder}/{rank}")
         else:
-            torch.save(first_step(config, world), f"{folder}/{rank_}")
+            torch.save(first_step(config, world), f"{folder}/{rank}")
 
 
 def two_processes(config: TrainConfig, folder: Path, job: str = "step") -> list[Any]:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(in_process, args=(config, port, str(folder), job), nprocs=2)
+    mp.spawn(in_process, args=(config, free_port(), str(folder), job), nprocs=2)
     return [] if job == "train" else [torch.load(folder / str(i), weights_only=True) for i in range(2)]
 
 
