@@ -43,8 +43,8 @@ def dev_scores(
     def score(queries_QD: Floats, passages_PD: Floats) -> float:
         return ndcg_at_10(_rank(retrieval_set, queries_QD, passages_PD, 10, encoder.device), retrieval_set.qrels)
 
-    narrow = {f"_at_{width}": score(_narrow(queries_QD, width), _narrow(passages_PD, width)) for width in widths}
-    return {"dev_ndcg_at_10": score(queries_QD, passages_PD)} | {f"dev_ndcg_at_10{w}": s for w, s in narrow.items()}
+    narrow = {f"dev_ndcg_at_10_at_{w}": score(_narrow(queries_QD, w), _narrow(passages_PD, w)) for w in widths}
+    return {"dev_ndcg_at_10": score(queries_QD, passages_PD)} | narrow
 
 
 def _embeddings(encoder: Encoder, retrieval_set: RetrievalSet, progress: bool, world: World) -> tuple[Floats, Floats]:
