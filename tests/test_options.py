@@ -79,9 +79,14 @@ OWN = {
     ),
     "programs optimize": (
         [
-            "FeedbackOptions", "ReflectionOptions", "RankingOptions", "WritingOptions", "JudgingOptions", "LMOptions",
+            "FeedbackOptions",
+            "ReflectionOptions",
+            "RankingOptions",
+            "WritingOptions",
+            "JudgingOptions",
+            "LMOptions",
             "CallOptions",
-        ],  # fmt: skip
+        ],
         "rows out optimizer parts rollouts demos dev-share held-out-share style-passages",
     ),
     "programs dataset": (["HubOptions"], "run out source title cassette force"),

@@ -232,7 +232,7 @@ def refuse_unasked_again(config: SynthesizeConfig, store: RunStore) -> None:
 def _changed(config: SynthesizeConfig) -> str:
     """The settings that differ from those of the last start."""
     file = config.out / "config.json"
-    before = read_json_object(file) if file.is_file() else {}
+    before = read_json_object(file, missing_ok=True)
     now = json.loads(json.dumps(config_dict(config)))
     names = [name for name in now.keys() - _SHAPES_NOTHING if before.get(name, now[name]) != now[name]]
     return ", ".join(f"{name}: {before[name]}, now {now[name]}" for name in sorted(names)) or "prompts or profile"

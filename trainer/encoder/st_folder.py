@@ -100,14 +100,15 @@ def read_model_folder(folder: Path) -> ModelFolder:
         _inside(folder, module, usual) for module, usual in zip(modules, ("", "1_Pooling", "2_Normalize"), strict=False)
     ]
     config_file = folder / _CONFIG
-    config = optional_json(config_file)
+    config = read_json_object(config_file, missing_ok=True)
     _only_at_default(config, {"model_type": (None, "SentenceTransformer")}, config_file)
     file, transformer = _transformer_config(places[0])
     tokenizer_arguments = _arguments(transformer, "processor_kwargs", file, _FILE_ARGUMENTS)
     length = tokenizer_arguments.pop("model_max_length", transformer.get("max_seq_length"))
     if normalized := kinds[2:] == ["Normalize"]:
         names = dict.fromkeys(("module_input_name", "module_output_name"), (None, "sentence_embedding"))
-        _only_at_default(optional_json(places[2] / "config.json"), names, places[2] / "config.json")
+        normalize_file = places[2] / "config.json"
+        _only_at_default(read_json_object(normalize_file, missing_ok=True), names, normalize_file)
     query_prompt, document_prompt = _read_prompts(config, config_file)
     settings = EncoderSettings(
         pooling=_read_pooling(places[1] / "config.json"),
@@ -182,7 +183,7 @@ def _inside(folder: Path, module: dict[str, Any], usual: str) -> Path:
 
 def _transformer_config(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The first file that surrounds the transformer with settings, and these."""
-    found = ((folder / name, optional_json(folder / name)) for name in _TRANSFORMER_FILES)
+    found = ((folder / name, read_json_object(folder / name, missing_ok=True)) for name in _TRANSFORMER_FILES)
     file, config = next(((file, config) for file, config in found if config), (folder / _TRANSFORMER_FILES[0], {}))
     config = {_OLD_NAMES.get(key, key): value for key, value in config.items()}
     modalities = config.pop("modality_config", {}) or {}
@@ -255,8 +256,3 @@ def _whole_number(value: Any, name: str, file: Path) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise InputError(f"expected a whole number of at least 1, got {value!r}", file=file, field=name)
     return value
-
-
-def optional_json(path: Path) -> dict[str, Any]:
-    """What a file holds, nothing where there is none."""
-    return read_json_object(path) if path.is_file() else {}

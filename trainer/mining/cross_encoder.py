@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from data.base.errors import InputError
+from data.base.files import read_json_object
 from data.base.progress import progress_bar
 from trainer.distributed import ALONE, World
 from trainer.encoder.encoder import Floats
 from trainer.encoder.model_files import find_model_folder, load_transformer, longest_input, put_on
 from trainer.encoder.packed import TOKENIZE_AT_ONCE, token_chunks, tokens_at_once
-from trainer.encoder.st_folder import ModelFolder, optional_json, read_modules
+from trainer.encoder.st_folder import ModelFolder, read_modules
 
 # Under the names that sentence-transformers saves.
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -92,7 +93,8 @@ class CrossEncoder:
 def _settings(folder: Path) -> tuple[Callable[[Tensor], Tensor], int | None]:
     """The activation and the longest input that the folder's files say. Raises InputError for what is not known."""
     around, surrounds = folder / "config_sentence_transformers.json", folder / "sentence_bert_config.json"
-    model, config, transformer = map(optional_json, (around, folder / "config.json", surrounds))
+    files = (around, folder / "config.json", surrounds)
+    model, config, transformer = (read_json_object(file, missing_ok=True) for file in files)
     if model.get("model_type", "CrossEncoder") != "CrossEncoder":
         raise InputError(f"is {model['model_type']!r}, expected CrossEncoder", file=around, field="model_type")
     if any((model.get("prompts") or {}).values()) or model.get("default_prompt_name"):
