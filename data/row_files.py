@@ -174,7 +174,10 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
 
 
 def write_objects(path: str | Path, values: Iterable[Any]) -> int:
-    """Write one JSON value a line, atomically; returns how many."""
+    """Write one JSON value a line, atomically; returns how many. Raises InputError, also for a name by which they would
+    be read as something else."""
+    if Path(path).suffix in (*PACKED, *_DELIMITERS, ".parquet"):
+        raise InputError("is written as JSON lines: expected a name that ends in .jsonl", file=path)
     count = 0
     with atomic_writer(path) as file:
         for value in values:

@@ -1,8 +1,10 @@
 """The options of `just queries`: command line, saved config.json and test fixture in one."""
 
 from pathlib import Path
+from typing import Annotated
 
-from data.base.options import Count, Natural, options
+from data.base.errors import require
+from data.base.options import Count, Natural, between, options
 from programs.options import FallbackOptions, JudgingOptions, LMOptions, ModelName, Temperature
 
 
@@ -42,5 +44,10 @@ class QueriesConfig(FallbackOptions, JudgingOptions, LMOptions):
     round_trip: Natural = 20
     """A query is kept when the retriever ranks its passage among the first so many of the corpus; 0 keeps all."""
 
-    dev_percent: Natural = 10
+    dev_percent: Annotated[int, between(0, 49)] = 10
     """Passages of 100 whose queries go into the dev split, by a hash of the passage; as many go into test."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.verify != "line-up", "verify", "one-by-one, as each query is judged with its own passage", "line-up"
+        )

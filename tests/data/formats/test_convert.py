@@ -276,3 +276,10 @@ def test_a_file_of_another_format_is_named_with_the_command_that_converts_it(nam
     for read in (read_rows, lambda path: read_format(path, "rows")):
         with pytest.raises(InputError, match=f"looks like a line of {name}: just convert input=.* source={name} "):
             list(read(path))
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl.gz"])
+def test_lines_get_no_name_by_which_they_would_be_read_as_something_else(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a name that ends in \.jsonl"):
+        write_format(tmp_path / name, "rows", [ROW])
+    assert not list(tmp_path.iterdir())

@@ -156,7 +156,13 @@ def test_the_command_says_what_came_out_and_what_is_next(
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"), [(["lm=recorded:demo"], "name a real model"), (["corpus=nowhere", "lm=openai/x"], "nowhere")]
+    ("flags", "words"),
+    [
+        (["lm=recorded:demo"], "name a real model"),
+        (["corpus=nowhere", "lm=openai/x"], "nowhere"),
+        (["verify=line-up", "lm=openai/x"], "--verify: expected one-by-one"),
+        (["dev-percent=50", "lm=openai/x"], "--dev-percent: expected 0 to 49"),
+    ],
 )
 def test_faults_are_one_line(
     flags: list[str], words: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
