@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
 from data.base.errors import InputError
 from data.base.fields import checked
-from data.base.files import folder_lock
+from data.base.files import file_checksum, folder_lock
 from data.base.progress import progress_bar
 from data.retrieval_set import find_leakage
 from trainer.config import TrainConfig
@@ -49,8 +50,15 @@ def train(config: TrainConfig, *, at_last_step: Callable[[Encoder], None] | None
         if folder.is_finished() and not config.restart:
             if world.is_main:
                 folder.open(restart=False)
+            result = checked(TrainResult, folder.summary(), file=f"{config.out}/summary.json")
+            rows = Path(config.rows)
+            if result.rows_checksum and rows.is_file() and file_checksum(rows) != result.rows_checksum:
+                raise InputError(
+                    f"holds a finished run on what {rows} held before: choose another --out, or --restart",
+                    file=config.out,
+                )
             log.info("%s already holds this run, finished: nothing was trained; --restart trains anew", config.out)
-            return checked(TrainResult, folder.summary(), file=f"{config.out}/summary.json")
+            return result
         run = _Run(config, world, device, folder)
         run.open_folder()
         run.begin_or_resume()
@@ -79,6 +87,7 @@ class _Run:
         if config.batch_size % world.size:
             raise InputError(f"--batch-size: expected a multiple of {world.size} processes, got {config.batch_size}")
         self.config, self.world = config, world
+        self.rows_checksum = file_checksum(Path(config.rows)) if Path(config.rows).is_file() else ""
         self.rows, self.dev = read_data(config)
         self.examples = Examples(self.rows, config)
         check_negatives(self.examples, config)
@@ -238,6 +247,7 @@ class _Run:
             leaked_passages=len(leaked.relevant_passages) if leaked else 0,
             seconds=round(state.seconds, 2),
             precision=self.encoder.precision,
+            rows_checksum=self.rows_checksum,
         )
         if self.world.is_main:
             self.encoder.save(self.folder.model)

@@ -3,6 +3,7 @@
 import fcntl
 import glob
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -234,3 +235,9 @@ def read_json_object(path: str | Path, *, missing_ok: bool = False) -> dict[str,
     if not isinstance(value, dict):
         raise InputError(f"expected a JSON object, got {type(value).__name__}", file=path)
     return value
+
+
+def file_checksum(path: Path, digest_size: int = 16) -> str:
+    """BLAKE2b of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=digest_size)).hexdigest()

@@ -5,7 +5,6 @@ ended, what it made. A step whose key is another is run again: how far it goes o
 may be paid for twice, is the command's own to say.
 """
 
-import hashlib
 import json
 import logging
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 from data.base.cli import config_dict
 from data.base.errors import InputError, NotYetError
-from data.base.files import folder_lock, read_json_object, write_json
+from data.base.files import file_checksum, folder_lock, read_json_object, write_json
 from data.base.outputs import refuse_foreign_folder
 from data.base.run_file import HEADER, ONCE, RUN_FILE, as_run_file, started, write_run_file
 from data.base.text import content_id
@@ -109,8 +108,7 @@ def fingerprint(path: Path) -> str | None:
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return content_id(*(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files))
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+        return file_checksum(path, digest_size=8)
     return None
 
 

@@ -93,6 +93,15 @@ def test_a_finished_run_is_read_without_loading_anything(
     assert train(dataclasses.replace(config, epochs=1, restart=True)).steps == 3
 
 
+def test_a_finished_run_is_not_taken_for_one_on_what_its_file_of_rows_holds_now(config: TrainConfig) -> None:
+    train(config)
+    lines = Path(config.rows).read_text().splitlines(keepends=True)
+    Path(config.rows).write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match=r"holds a finished run on what .* held before"):
+        train(config)
+    assert train(dataclasses.replace(config, restart=True)).num_rows == len(lines) - 1
+
+
 @pytest.mark.parametrize("max_tokens", [1, 100, 400])
 def test_parts_of_a_batch_add_up_to_its_gradient(config: TrainConfig, max_tokens: int) -> None:
     config = dataclasses.replace(config, batch_size=12, entropy_weight=0.5)

@@ -1,6 +1,5 @@
 """Where a run stands, on disk: written whole or not at all, checked when read, tensors as safetensors."""
 
-import hashlib
 import logging
 import shutil
 from contextlib import suppress
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.base.errors import InputError
-from data.base.files import atomic_path, read_json_object, write_json
+from data.base.files import atomic_path, file_checksum, read_json_object, write_json
 from trainer.encoder.options import Precision
 
 log = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
             save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, new)
         except SafetensorError as error:
             raise InputError(f"cannot write: {error}", file=path) from error
-        return _checksum(new)
+        return file_checksum(new)
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
@@ -140,14 +139,9 @@ def load_weights(path: Path, module: nn.Module) -> None:
     _copy_weights(tensors, module, path)
 
 
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
 def _checked(path: Path, wanted: str) -> dict[str, Tensor]:
     try:
-        if _checksum(path) != wanted:
+        if file_checksum(path) != wanted:
             raise InputError("does not match its checksum", file=path)
         return load_file(path)
     except (OSError, SafetensorError) as error:

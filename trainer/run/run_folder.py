@@ -95,7 +95,10 @@ class RunFolder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """What a run came to; saved as summary.json. `dev_*` is nDCG@10 on dev, None without dev data."""
+    """What a run came to; saved as summary.json. `dev_*` is nDCG@10 on dev, None without dev data.
+
+    `rows_checksum` is that of the file of rows when the run read it.
+    """
 
     model: str
     steps: int
@@ -111,6 +114,7 @@ class TrainResult:
     leaked_passages: int
     seconds: float
     precision: str = "float32"
+    rows_checksum: str = ""
 
     @property
     def model_folder(self) -> Path:
