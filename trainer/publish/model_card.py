@@ -48,8 +48,6 @@ def write_model_card(folder: Path, config: TrainConfig, result: "TrainResult", r
         base_model=base,
     )
     negatives = [negative for row in rows for negative in row.negatives]
-    summary = Path(config.rows).parent / "summary.json"
-    usage = read_json_object(summary).get("usage") if summary.is_file() else None
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {"cell": _cell, "shown": shown_path}
     text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
@@ -74,7 +72,7 @@ def write_model_card(folder: Path, config: TrainConfig, result: "TrainResult", r
         versions=list(_versions()),
         machine=platform.machine(),
         device=_device(config),
-        usage=usage if isinstance(usage, Mapping) and "tokens" in usage else None,
+        usage=_usage(Path(config.rows).parent / "summary.json"),
     )
     with atomic_writer(folder / "README.md") as file:
         file.write(text)
@@ -167,6 +165,16 @@ def command(config: TrainConfig) -> str:
         else:
             words.append(f"{flag}={shlex.quote(shown_path(value) if isinstance(value, str) else str(value))}")
     return " \\\n  ".join(words)
+
+
+def _usage(summary: Path) -> Mapping[str, object] | None:
+    """What the language model of the rows used, by the summary of their synthesis; another file says nothing of it."""
+    try:
+        usage = read_json_object(summary, missing_ok=True).get("usage")
+    except InputError:
+        return None
+    said = isinstance(usage, Mapping) and {"requests", "tokens", "cost_in_words"} <= usage.keys()
+    return usage if said else None
 
 
 def _device(config: TrainConfig) -> str:

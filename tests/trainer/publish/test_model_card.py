@@ -15,6 +15,7 @@ from data.records import Negative, Passage, Row
 from data.row_files import write_rows
 from tests.fakes.fake_hub import TOKEN, FakeHub
 from tests.trainer.conftest import TEXTS
+from tests.trainer.runs import small_run
 from trainer.config import TrainConfig
 from trainer.encoder.encoder import Encoder
 from trainer.loop import train
@@ -85,6 +86,15 @@ def test_the_card_says_what_was_done(trained: Path) -> None:
         assert words in card.text, words
     # Nothing of this machine's folders.
     assert str(trained.parent.parent) not in card.content
+
+
+@pytest.mark.parametrize("summary", ["[1]", "{", '{"usage": {"tokens": 5}}', '{"usage": null}'])
+def test_a_summary_of_something_else_beside_the_rows_does_not_stop_a_training(
+    summary: str, tiny_bert: Path, tmp_path: Path
+) -> None:
+    config = small_run(tiny_bert, tmp_path, some_rows(), epochs=1)
+    (tmp_path / "summary.json").write_text(summary)
+    assert "language model:" not in ModelCard.load(train(config).model_folder / "README.md").text
 
 
 def test_it_loads_everywhere_with_the_same_vectors(trained: Path) -> None:
