@@ -16,6 +16,7 @@ from data.base.errors import InputError
 from data.base.files import atomic_writer, read_json_object
 from data.records import Row
 from trainer.config import TrainConfig
+from trainer.encoder.model_files import find_model_folder
 from trainer.encoder.options import BUNDLED_MODEL
 from trainer.encoder.st_folder import read_model_folder
 
@@ -123,7 +124,9 @@ def _measured(file: Path, folder: Path) -> Iterable[tuple[str, str, float, float
     config, intervals = result.get("config"), result.get("intervals")
     if not isinstance(config, Mapping) or not isinstance(intervals, Mapping) or "data" not in config:
         raise InputError("is no result of `just eval out=FILE`", file=file)
-    if Path(str(config.get("model"))).resolve() != folder.resolve():
+    measured = Path(str(config.get("model")))
+    # A run's folder stands for the model in it.
+    if (find_model_folder(str(measured)) if measured.is_dir() else measured).resolve() != folder.resolve():
         raise InputError(f"measured {config.get('model')}, which is not {folder}", file=file)
     data = f"{shown_path(str(config['data']))} ({config.get('split', 'test')})"
     for measure, interval in intervals.items():

@@ -132,6 +132,13 @@ def test_evaluations_take_the_place_of_earlier_ones(model: Path, tmp_path: Path)
     assert "0.700 to 0.800" in found.metric_name
 
 
+def test_what_was_measured_by_the_name_of_the_run_is_measured_of_its_model(trained: Path, tmp_path: Path) -> None:
+    before = (trained / "README.md").read_bytes()
+    publish(PublishConfig(model=trained.parent, evaluations=(evaluation(tmp_path / "e.json", trained.parent, 0.5),)))
+    assert "| my_beir (test) | nDCG@10 | 0.500" in ModelCard.load(trained / "README.md").text
+    (trained / "README.md").write_bytes(before)
+
+
 def test_what_is_no_evaluation_or_no_model_is_refused(model: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "other.json", {"a": 1})
     with pytest.raises(InputError, match="no result of `just eval"):
