@@ -90,7 +90,7 @@ class _Run:
         self.rows_checksum = file_checksum(Path(config.rows)) if Path(config.rows).is_file() else ""
         self.rows, self.dev = read_data(config)
         self.examples = Examples(self.rows, config)
-        check_negatives(self.examples, config)
+        check_negatives(self.examples, config, world.size)
         self.leaked = find_leakage(self.rows, self.dev) if self.dev is not None else None
         if self.leaked:
             log.warning("warning: %s; the dev score will look better than it is", self.leaked.summary())

@@ -287,6 +287,8 @@ def test_rows_without_any_negative_need_in_batch(config: TrainConfig) -> None:
     write_rows(config.rows, [dataclasses.replace(row, negatives=()) for row in training_rows()])
     with pytest.raises(InputError, match=r"no negatives in any row.*--in-batch"):
         train(config)
+    with pytest.raises(InputError, match="more than one row in a batch"):
+        train(dataclasses.replace(config, in_batch="in-batch", batch_size=1))
     assert not Path(config.out).exists()
     assert train(dataclasses.replace(config, in_batch="in-batch", epochs=1)).steps == 3
 

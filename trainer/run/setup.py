@@ -42,12 +42,15 @@ def data_key(rows: Sequence[Row], corpus: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def check_negatives(examples: Examples, config: TrainConfig) -> None:
+def check_negatives(examples: Examples, config: TrainConfig, num_processes: int) -> None:
     """Refuse rows that have nothing to learn from; say what was left out."""
     num_without = examples.num_rows_without_negatives
-    if num_without == len(examples) and (config.loss.in_batch == "none" or len(examples) == 1):
+    together = config.batch_size // (num_processes if config.loss.in_batch == "in-batch" else 1)
+    if num_without == len(examples) and (config.loss.in_batch == "none" or min(together, len(examples)) == 1):
         raise InputError(
-            "has no negatives in any row: mine or synthesize some, or train with --in-batch in-batch", file=config.rows
+            "has no negatives in any row: mine or synthesize some, or train with --in-batch in-batch and more than one "
+            "row in a batch of each process",
+            file=config.rows,
         )
     if config.relevance == "graded" and (unjudged := examples.unjudged):
         raise InputError(
