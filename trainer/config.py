@@ -192,6 +192,12 @@ class TrainConfig(
     def __post_init__(self) -> None:
         together = not self.remine_every or self.remine_like is not None
         require(together, "remine-every", "--remine-like with it", self.remine_every)
+        together = self.remine_like is None or self.remine_every > 0
+        require(together, "remine-like", "--remine-every with it", self.remine_like)
+        for name in ("grade_sharpness", "grade_mined"):
+            value = getattr(self, name)
+            used = self.relevance == "graded" or value == getattr(LossOptions, name)
+            require(used, name, "--relevance graded with it", value)
         require(not self.patience or self.dev is not None, "patience", "--dev to be given with it", self.patience)
 
     @property

@@ -201,7 +201,8 @@ def test_parts_add_up_with_grades_and_a_mask(config: TrainConfig, mode: str) -> 
     )
     whole, report = one_step(config, judged_rows())
     parts, parts_report = one_step(dataclasses.replace(config, max_tokens_per_step=60), judged_rows())
-    _, plain_report = one_step(dataclasses.replace(config, relevance="plain"), judged_rows())
+    plain = dataclasses.replace(config, relevance="plain", grade_mined=False)
+    _, plain_report = one_step(plain, judged_rows())
     assert parts_report.loss == pytest.approx(report.loss, rel=1e-12) and report.loss != plain_report.loss
     assert_same_gradients(parts, whole)
 
@@ -335,6 +336,9 @@ def test_learning_rate_rises_and_falls_linearly() -> None:
         ({"generated_weight": 0.0}, "--generated-weight"),
         ({"entropy_weight": -0.1}, "--entropy-weight"),
         ({"grade_sharpness": 0.0}, "--grade-sharpness"),
+        ({"grade_sharpness": 4.0}, "--grade-sharpness: expected --relevance graded with it"),
+        ({"grade_mined": True}, "--grade-mined: expected --relevance graded with it"),
+        ({"remine_like": "report.json"}, "--remine-like: expected --remine-every with it"),
         ({"mask_above": -0.1}, "--mask-above"),
         ({"epochs": 0}, "--epochs"),
         ({"batch_size": 0}, "--batch-size"),

@@ -106,7 +106,7 @@ def test_grades_follow_their_passage_and_unjudged_ones_have_none() -> None:
     ((example,),) = examples([judged], relevance="graded").epoch(0)
     assert example.passages == ("p", "m1", "g1", "g2", "g3")
     assert example.grades == (1.0, 0.0, 0.25, 0.5, 0.0)
-    made = examples([judged, row("z", ["x"])], grade_mined=True)
+    made = examples([judged, row("z", ["x"])], relevance="graded", grade_mined=True)
     assert made.unjudged == [judged]
     layout = make_batch(sorted(next(made.epoch(0)), key=lambda e: e.query), in_batch=True)
     assert layout.grades_BN.tolist() == [[1.0, 0.5, 0.25, 0.5, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]]
