@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from data.base.errors import InputError
+from data.base.errors import InputError, require
 from data.base.options import Natural, Positive, Seed, at_least, options
 from data.base.outputs import ForceOption
 from trainer.encoder.options import EncoderOptions
@@ -53,6 +53,7 @@ class DiagnoseConfig(EncoderOptions, ForceOption):
     """Count and report bad rows instead of stopping at the first one."""
 
     def __post_init__(self) -> None:
+        require(self.parameter_rows != 1, "parameter-rows", "0 or at least 2, as halves are compared", 1)
         if self.run is None:
             for name in ("rows", "out"):
                 if getattr(self, name) is None:

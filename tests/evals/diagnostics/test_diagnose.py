@@ -151,6 +151,7 @@ def test_an_audit_alone_needs_no_encoder(
         (["model=x", "temperature=0"], "--temperature: expected a number above 0"),
         (["model=x", "permutations=5"], "--permutations: expected at least 19"),
         (["model=x", "max-rows=-1"], "--max-rows: expected at least 0"),
+        (["model=x", "parameter-rows=1"], "--parameter-rows: expected 0 or at least 2"),
         (["audit=3", "baseline=x"], "--baseline: expected --model with it"),
         (["model=no/such/model"], "no/such/model"),
     ],
