@@ -128,7 +128,8 @@ def _select(
         part_QD = None if queries_QD is None else queries_QD[start : start + _ROWS_AT_ONCE]
         ranked = ranker.rank(part, part_QD, config.rank_to)
         codes_QK = ranked.codes(limits, config.margin_anchor)
-        for code, count in enumerate(np.bincount(codes_QK.ravel(), minlength=len(RULES) + 1).tolist()):
+        codes_n = codes_QK[ranked.index_QK >= 0]  # not of places for which a source found no passage
+        for code, count in enumerate(np.bincount(codes_n, minlength=len(RULES) + 1).tolist()):
             counts["kept" if code == KEPT else RULES[code - 1]] += count
         for q, row in enumerate(part):
             chosen = _choose(np.flatnonzero(codes_QK[q] == KEPT), row, config)
