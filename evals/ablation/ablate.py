@@ -133,12 +133,14 @@ def short_words(arm: str, short: int, rows: int) -> str:
 
 
 def _read_slice(file: Path, test: RetrievalSet) -> frozenset[str]:
-    """Ids of test queries, one a line. Raises InputError for an unknown id and for none."""
+    """Ids of test queries, one a line. Raises InputError for an unknown id, for none, and where none has a score."""
     found = frozenset(line.removesuffix("\n") for _, line in numbered_lines(file)) - {""}
     unknown = found - test.queries.keys()
     if unknown or not found:
         got = shown(min(unknown)) if unknown else "none"
         raise InputError(f"expected ids of test queries, one a line, got {got}", file=file)
+    if not any(test.positives(query_id) for query_id in found):
+        raise InputError("names no test query that has a relevant passage", file=file)
     return found
 
 

@@ -18,9 +18,10 @@ from data.readers.beir import write_beir
 from data.readers.demo import demo_family_set, demo_items, demo_train_set
 from data.readers.recorded import bundled_rows
 from data.records import Negative, Passage, Row, Verdict
+from data.retrieval_set import RetrievalSet
 from data.row_files import read_rows, write_rows
 from evals.__main__ import COMMANDS
-from evals.ablation.ablate import SHOWN, _inputs_key, ablation_table, read_ablation, run_ablate
+from evals.ablation.ablate import SHOWN, _inputs_key, _read_slice, ablation_table, read_ablation, run_ablate
 from evals.ablation.arms import MINED, NEGATIVES, arm_rows, arms_of, num_short, what_is_missing
 from evals.ablation.config import AblateConfig
 from evals.ablation.plot import ablation_plot
@@ -178,6 +179,17 @@ def test_what_the_arms_cannot_be_built_from() -> None:
     rows = [row("1", mined=2, generated=1), row("2", mined=2, generated=1)]
     with pytest.raises(InputError, match="lacks the query '2'"):
         arm_rows("naive", rows, rows[:1], 1)
+
+
+def test_a_slice_of_queries_without_a_relevant_passage_is_refused(tmp_path: Path) -> None:
+    found = RetrievalSet(
+        name="t", passages={"p": "p"}, queries={"a": "a", "b": "b"}, qrels={"a": {"p": 1}, "b": {"p": 0}}
+    )
+    (tmp_path / "s.txt").write_text("b\n")
+    with pytest.raises(InputError, match=r"s\.txt: names no test query that has a relevant passage"):
+        _read_slice(tmp_path / "s.txt", found)
+    (tmp_path / "s.txt").write_text("b\na\n")
+    assert _read_slice(tmp_path / "s.txt", found) == {"a", "b"}
 
 
 def test_the_interval_over_seeds_and_queries() -> None:
