@@ -28,6 +28,8 @@ _MEASURES = re.compile(r"<!-- measures -->.*<!-- end of measures -->", re.DOTALL
 # Where a model that is no hub name came from.
 _ORIGINS = {BUNDLED_MODEL: "sentence-transformers/all-MiniLM-L6-v2"}
 _LIBRARIES = ("torch", "transformers", "sentence-transformers", "causalneg")
+# What an evaluation may set otherwise than the model's folder does.
+_SET_OTHERWISE = ("max_length", "dimensions", "query_prompt", "document_prompt")
 # Settings that say nothing about the model, or are said elsewhere on the card.
 _NOT_SHOWN = frozenset(
     {
@@ -128,7 +130,9 @@ def _measured(file: Path, folder: Path) -> Iterable[tuple[str, str, float, float
     # A run's folder stands for the model in it.
     if (find_model_folder(str(measured)) if measured.is_dir() else measured).resolve() != folder.resolve():
         raise InputError(f"measured {config.get('model')}, which is not {folder}", file=file)
-    data = f"{shown_path(str(config['data']))} ({config.get('split', 'test')})"
+    # Not the model as its folder says it: figures of a cut embedding or of another prompt are told apart.
+    changed = [f"{name}={config[name]!r}" for name in _SET_OTHERWISE if config.get(name) is not None]
+    data = f"{shown_path(str(config['data']))} ({', '.join([str(config.get('split', 'test')), *map(_cell, changed)])})"
     for measure, interval in intervals.items():
         try:
             mean, low, high = (float(interval[end]) for end in ("mean", "low", "high"))

@@ -112,9 +112,9 @@ def test_it_loads_everywhere_with_the_same_vectors(trained: Path) -> None:
     np.testing.assert_allclose(theirs.numpy(), ours, atol=1e-5)
 
 
-def evaluation(path: Path, model: Path, mean: float) -> Path:
+def evaluation(path: Path, model: Path, mean: float, **options: object) -> Path:
     interval = {"mean": mean, "low": mean - 0.05, "high": mean + 0.05}
-    config = {"model": str(model), "data": "/somewhere/my_beir", "split": "test"}
+    config = {"model": str(model), "data": "/somewhere/my_beir", "split": "test"} | options
     write_json(path, {"config": config, "num_queries": 7, "intervals": {"nDCG@10": interval}})
     return path
 
@@ -130,6 +130,18 @@ def test_evaluations_take_the_place_of_earlier_ones(model: Path, tmp_path: Path)
     (found,) = card.data.eval_results
     assert (found.dataset_name, found.metric_value) == ("my_beir (test)", 0.75)
     assert "0.700 to 0.800" in found.metric_name
+
+
+def test_what_was_measured_with_other_settings_says_so(model: Path, tmp_path: Path) -> None:
+    files = [
+        evaluation(tmp_path / "whole.json", model, 0.75, dimensions=None, query_prompt=None),
+        evaluation(tmp_path / "cut.json", model, 0.5, dimensions=8, query_prompt="find | "),
+    ]
+    add_evaluations(model, files)
+    card = ModelCard.load(model / "README.md")
+    names = ["my_beir (test)", "my_beir (test, dimensions=8, query_prompt='find \\| ')"]
+    assert [found.dataset_name for found in card.data.eval_results] == names
+    assert all(f"| {name} | nDCG@10 |" in card.text for name in names)
 
 
 def test_what_was_measured_by_the_name_of_the_run_is_measured_of_its_model(trained: Path, tmp_path: Path) -> None:
