@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from data.base.errors import BadRows
+from data.base.errors import BadRows, InputError
 from data.base.files import write_json
 from data.base.options import shared_options
 from data.base.outputs import Outputs
@@ -78,6 +78,8 @@ def mine(config: MineConfig) -> MineReport:
     data = read_source(config.data, config.split, bad_rows, config)
     bad_rows.warn()
     rows = list(data.rows())
+    if not rows:
+        raise InputError("has no query with a relevant passage that the corpus holds", file=config.data)
     with join_world(config.device) as (world, device):
         passages_PD, queries_QD, truncated, precision = None, None, 0, None
         search_on = torch.device(default_device(device))

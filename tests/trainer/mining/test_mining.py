@@ -193,6 +193,14 @@ def test_mine_writes_rows_and_report(tiny_bert: Path, tmp_path: Path) -> None:
     assert Path(config.out).read_bytes() == first
 
 
+def test_data_without_a_query_to_mine_for_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    source, config = small_mining(tmp_path, tiny_bert, skip_bad_rows=True)
+    write_beir(tmp_path / "beir", replace(source, qrels={q: {"gone": 1} for q in source.queries}), "train")
+    with pytest.raises(InputError, match="has no query with a relevant passage that the corpus holds"):
+        mine(config)
+    assert not Path(config.out).exists()
+
+
 def test_report_names_the_setting_to_change(tiny_bert: Path, tmp_path: Path) -> None:
     _, config = small_mining(tmp_path, tiny_bert, absolute_margin=1.9, relative_margin=None)
     report = mine(config)
