@@ -3,6 +3,7 @@
 `.causalneg.json` in a folder says which run the folder belongs to, and which command made which of its other files.
 """
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ class Outputs:
         force: write over files of the user's, too (never over an input); `flag` is what the command calls it.
 
     Raises InputError for a file that is an input or lies in one, that another command's run folder holds, that another
-    command wrote into `run`, or that is there already and is not as this command left it.
+    command wrote into `run`, or that is there already and is not as this command left it, or that cannot be written.
     """
 
     def __init__(
@@ -61,6 +62,10 @@ class Outputs:
             _refuse_foreign_folder(file, file.resolve().parents, command, run)
             if file.is_dir():
                 raise InputError("is a folder, expected the name of a file to write", file=file)
+            # Now, not when the work is done that the file is to hold.
+            home = next(folder for folder in file.absolute().parents if folder.exists())
+            if not os.access(home, os.W_OK | os.X_OK):
+                raise InputError(f"cannot write: {home} takes no files", file=file)
             marker = _marker(file.parent)
             made = _made(marker).get(file.name)
             if run is not None and run.resolve() in file.resolve().parents and _is_there(file):

@@ -34,6 +34,17 @@ def test_a_command_replaces_what_it_made_and_nothing_else(tmp_path: Path) -> Non
     assert own.read_text(encoding="utf-8") == "mine"
 
 
+def test_a_folder_that_takes_no_files_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is closed to root, as who a test may run.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(InputError, match=rf"a\.json: cannot write: {tmp_path} takes no files"):
+        Outputs("eval", [tmp_path / "new" / "a.json"])
+    (tmp_path / "there").mkdir()
+    Outputs("eval", [tmp_path / "there" / "a.json"])
+
+
 @pytest.mark.parametrize("before", [None, "earlier"])
 @pytest.mark.parametrize("dies", ["before the name is taken", "after it"])
 def test_a_command_that_died_while_it_wrote_finds_its_own_file(before: str | None, dies: str, tmp_path: Path) -> None:
