@@ -125,8 +125,9 @@ def with_run_defaults(config: DiagnoseConfig) -> tuple[DiagnoseConfig, Path, Pat
 
 
 def _trained_sharpness(model: Path) -> float | None:
-    """Of graded relevance, where this is the model of a `train` run that had it."""
-    settings = read_json_object(model.parent / "config.json", missing_ok=True) if model.name == "model" else {}
+    """Of graded relevance, where this is the model of a `train` run that had it, or the run's folder."""
+    run = model.parent if model.name == "model" else model
+    settings = read_json_object(run / "config.json", missing_ok=True)
     return settings.get("grade_sharpness") if settings.get("relevance") == "graded" else None
 
 

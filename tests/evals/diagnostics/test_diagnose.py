@@ -93,6 +93,8 @@ def test_a_folder_with_a_training_says_what_to_look_at(tmp_path: Path, tiny_bert
     settings = {"model": str(tiny_bert), "relevance": "graded", "grade_sharpness": 8.0}
     write_json(tmp_path / "train" / "config.json", settings)
     assert with_run_defaults(DiagnoseConfig(run=tmp_path))[0].grade_sharpness == 8
+    assert with_run_defaults(DiagnoseConfig(run=tmp_path, model=str(tmp_path / "train")))[0].grade_sharpness == 8
+    assert with_run_defaults(DiagnoseConfig(run=tmp_path, model=str(tiny_bert)))[0].grade_sharpness is None
     assert with_run_defaults(DiagnoseConfig(run=tmp_path, grade_sharpness=2.0))[0].grade_sharpness == 2
 
 
