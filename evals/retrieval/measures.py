@@ -106,7 +106,10 @@ def ranked(encoder: Encoder, retrieval_set: RetrievalSet, *, progress: bool = Fa
 
 
 def tells_siblings_apart(run: Run, retrieval_set: RetrievalSet) -> dict[str, float]:
-    """1.0 by query where its best-ranked positive is first among the passages of that positive's family, else 0.0."""
+    """1.0 by query where its best-ranked positive is first among the passages of that positive's family, else 0.0.
+
+    A query whose positives the corpus lacks (see RetrievalSet) is none that tells them apart.
+    """
     families, result = retrieval_set.families, {}
     members: dict[str, list[str]] = {}
     for passage_id, family in families.items():
@@ -115,6 +118,8 @@ def tells_siblings_apart(run: Run, retrieval_set: RetrievalSet) -> dict[str, flo
         scores = run.get(query_id, {})
         positives = retrieval_set.positives(query_id)
         if not positives:
+            if any(grade > 0 for grade in retrieval_set.qrels[query_id].values()):
+                result[query_id] = 0.0
             continue
         # A passage that was not retrieved ranks below every one that was.
         best = max(positives, key=lambda pid: scores.get(pid, float("-inf")))

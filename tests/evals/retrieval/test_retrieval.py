@@ -115,12 +115,13 @@ def test_a_query_that_is_judged_to_answer_itself_stays() -> None:
     assert evaluate(encoder, judged).per_query["accuracy@1"]["1"] == 1.0
 
 
-def test_siblings() -> None:
+def test_siblings(tmp_path: Path) -> None:
     retrieval_set = RetrievalSet(
         name="t",
         passages={"a1": "", "a2": "", "b1": ""},
-        queries={"q": "", "r": "", "s": "", "t": ""},
-        qrels={"q": {"a1": 1}, "r": {"a2": 1}, "s": {"a1": 1}, "t": {"b1": 0}},
+        queries={"q": "", "r": "", "s": "", "t": "", "u": ""},
+        # The positive of "u" was a bad row that was skipped: the query counts for every measure.
+        qrels={"q": {"a1": 1}, "r": {"a2": 1}, "s": {"a1": 1}, "t": {"b1": 0}, "u": {"gone": 1}},
         families={"a1": "a", "a2": "a", "b1": "b"},
     )
     run = {
@@ -128,9 +129,11 @@ def test_siblings() -> None:
         "r": {"a1": 0.9, "a2": 0.8},
         "s": {"a1": 0.5, "a2": 0.5},  # a tie is not telling apart
     }
-    expected = {"q": 1.0, "r": 0.0, "s": 0.0}
+    expected = {"q": 1.0, "r": 0.0, "s": 0.0, "u": 0.0}
     assert tells_siblings_apart(run, retrieval_set) == expected
-    assert score(run, retrieval_set).per_query["siblings"] == expected
+    scores = score(run, retrieval_set)
+    assert scores.per_query["siblings"] == expected
+    write_per_query(tmp_path / "out.csv", retrieval_set, {"model": scores})
     assert "siblings" not in score(run, replace(retrieval_set, families={})).per_query
 
 
