@@ -45,9 +45,10 @@ def evaluate(config: EvalConfig, *, show: bool = False) -> dict[str, Any]:
             raise InputError("holds no rows", file=config.rows)
         slices |= by_requirement_kind(retrieval_set.queries, rows)
     encoder, baseline = Encoder.load(config), None
+    # Before the corpus is encoded, which may take hours.
+    other = None if config.baseline is None else Encoder.load(config.with_model(config.baseline))
     model = Evaluated.of(encoder.name, encoder, retrieval_set, progress=True)
-    if config.baseline is not None:
-        other = Encoder.load(config.with_model(config.baseline))
+    if other is not None:
         baseline = Evaluated.of(other.name, other, retrieval_set, progress=True)
     result = {
         "config": config_dict(config),

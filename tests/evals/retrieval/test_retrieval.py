@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from data.base.errors import InputError
 from data.retrieval_set import RetrievalSet
+from evals.retrieval.config import EvalConfig
+from evals.retrieval.evaluate import evaluate as evaluate_command
 from evals.retrieval.evaluate import write_per_query
 from evals.retrieval.measures import LABELS, MEASURES, evaluate, score, score_run, tells_siblings_apart
 from trainer.run.dev import rank_corpus
@@ -135,6 +138,14 @@ def test_siblings(tmp_path: Path) -> None:
     assert scores.per_query["siblings"] == expected
     write_per_query(tmp_path / "out.csv", retrieval_set, {"model": scores})
     assert "siblings" not in score(run, replace(retrieval_set, families={})).per_query
+
+
+def test_a_baseline_that_cannot_be_loaded_is_said_before_the_model_ranks(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.retrieval.by_query.ranked", lambda *args, **options: pytest.fail("ranked first"))
+    with pytest.raises(InputError, match=r"unknown model '\./nowhere'"):
+        evaluate_command(EvalConfig(model=str(tiny_bert), data="bundled:demo", baseline="./nowhere"))
 
 
 def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
