@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.base.arguments import from_texts, known_name, nearest, option_types
+from data.base.arguments import from_texts, known_name, nearest, option_types, read_value
 from data.base.errors import InputError
 from data.base.files import read_toml
 from data.base.run_file import option_texts
@@ -49,8 +49,8 @@ class Step:
 def read_plan(config: PipelineConfig, commands: Commands) -> tuple[Path, list[Step]]:
     """The folder of the pipeline and its steps in order. Raises InputError that names the file and the table."""
     top, tables = _overridden(config, commands)
-    out = config.out or Path(str(top.pop("out", "runs/pipeline")))
-    top.pop("out", None)
+    given = str(top.pop("out", "runs/pipeline"))
+    out = config.out or read_value(PipelineConfig, "out", [given]) or Path("runs/pipeline")
     steps: dict[str, Step] = {}
     for name in STEPS:
         if name in tables:

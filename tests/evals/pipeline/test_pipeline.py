@@ -12,7 +12,8 @@ import pytest
 from data.base.cli import run_command
 from data.base.outputs import claim_folder
 from evals.__main__ import COMMANDS
-from evals.pipeline.plan import STEPS
+from evals.pipeline.config import PipelineConfig
+from evals.pipeline.plan import STEPS, read_plan
 from evals.pipeline.run import STATE_FILE, fingerprint
 from programs.__main__ import COMMANDS as PROGRAMS
 from trainer.__main__ import COMMANDS as TRAINER
@@ -203,6 +204,14 @@ def test_a_fault_of_any_step_is_said_before_the_first_runs(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and said.format(file=file) in errors[0]
     assert not (tmp_path / "run" / STATE_FILE).exists()
+
+
+def test_the_folder_in_the_file_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "run.toml"
+    file.write_text("out = '~/run'\ndata = 'bundled:demo'\n[mine]\n", encoding="utf-8")
+    out, (mine,) = read_plan(PipelineConfig(config=file), {**TRAINER, **PROGRAMS, **COMMANDS})
+    assert (out, mine.made) == (tmp_path / "run", tmp_path / "run" / "mined.jsonl")
 
 
 def test_the_steps_are_commands_whose_run_file_they_share() -> None:
