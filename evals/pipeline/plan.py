@@ -89,9 +89,16 @@ def _overridden(config: PipelineConfig, commands: Commands) -> tuple[dict[str, A
             raise InputError(f"{name}: no step takes it{nearest(name, taken)}", file=config.config)
     for name in ("data", "dev", "model", "lm"):
         if (value := getattr(config, name)) is not None:
+            takers = [table for step, table in tables.items() if name in known[step]]
+            if not takers:
+                raise InputError(f"--{name}: no step of {config.config} takes it")
             top[name] = value
-            for table in tables.values():
-                table.pop(name, None)
+            for table in takers:
+                if name == "model":
+                    # At the top alone, over which a trained model holds.
+                    table.pop(name, None)
+                else:
+                    table[name] = value
     for text in config.step_options:
         name, _, value = text.partition("=")
         step, _, option = name.removeprefix("--").partition(".")

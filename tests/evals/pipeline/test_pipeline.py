@@ -17,6 +17,7 @@ from evals.pipeline.plan import STEPS, read_plan
 from evals.pipeline.run import STATE_FILE, fingerprint
 from programs.__main__ import COMMANDS as PROGRAMS
 from trainer.__main__ import COMMANDS as TRAINER
+from trainer.encoder.options import BUNDLED_MODEL
 
 SAMPLE = Path(__file__).parents[3] / "docs" / "demo.toml"
 ALL = ["mine", "synthesize", "train", "diagnose", "eval", "report"]
@@ -187,6 +188,7 @@ def test_rows_whose_calls_are_out_end_the_pipeline_without_a_fault(
         ("[eval]\nmodel = 'm'\ndata = 'd'\nout = 'None'", [], "[eval] --out: expected a file or folder"),
         ("data = 'bundled:demo'\n[mine]\n[train]\nlr = -1", [], "[train] --lr: expected a number above 0"),
         ("[mine]", ["data=nowhere"], "[mine] nowhere: --data: does not exist"),
+        ("[mine]\ndata = 'bundled:demo'", ["lm=recorded:demo"], "--lm: no step of {file} takes it"),
         ("[mine]\ndata = 'bundled:demo'", ["model=./nowhere"], "[mine] unknown model './nowhere'"),
         ("[mine]\ndata = 'bundled:demo'\n[train]\ndev = 'nowhere'", [], "[train] nowhere: --dev: does not exist"),
         ("[mine]\ndata = 'bundled:demo'", ["train.epochs=1"], "--train.epochs: {file} has no [train]"),
@@ -204,6 +206,20 @@ def test_a_fault_of_any_step_is_said_before_the_first_runs(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and said.format(file=file) in errors[0]
     assert not (tmp_path / "run" / STATE_FILE).exists()
+
+
+def test_data_of_the_command_line_hold_over_queries_that_a_step_writes(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("out = 'x'\n[queries]\ncorpus = 'c'\nlm = 'a/b'\n[mine]\n[train]\n[eval]\n", encoding="utf-8")
+    found = {}
+    for words in ({}, {"dev": "mine", "data": "others", "model": "m"}):
+        _, steps = read_plan(PipelineConfig(config=file, **words), {**TRAINER, **PROGRAMS, **COMMANDS})
+        _, mine, train, evaluation = (step.config for step in steps)
+        found[len(words)] = mine.data, train.dev, evaluation.data, evaluation.model, evaluation.baseline
+    assert found == {
+        0: ("x/queries", "x/queries", "x/queries", "x/train/model", BUNDLED_MODEL),
+        3: ("others", "mine", "others", "x/train/model", "m"),
+    }
 
 
 def test_the_folder_in_the_file_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
