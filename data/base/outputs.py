@@ -3,6 +3,7 @@
 `.causalneg.json` in a folder says which run the folder belongs to, and which command made which of its other files.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -127,7 +128,9 @@ def claim_folder(
     marker = _marker(folder)
     if marker.get("run") != command:
         there = list(folder.iterdir()) if alone and folder.is_dir() else paths
-        if found := [path for path in there if _is_there(path)]:
+        # What is said now may go into a file there (log-file=OUT/...).
+        logs = {getattr(handler, "baseFilename", None) for handler in logging.getLogger().handlers}
+        if found := [path for path in there if _is_there(path) and str(path.absolute()) not in logs]:
             raise InputError(
                 f"is not empty and holds no run of `{command}`: {found[0].name} may be your own; choose another --out",
                 file=folder,

@@ -3,9 +3,16 @@ from pathlib import Path
 
 import pytest
 
+from data.base.cli import run_command
 from data.base.errors import InputError
 from data.base.files import atomic_writer
+from data.base.options import options
 from data.base.outputs import MARKER, Outputs, at_work_in, claim_folder
+
+
+@options
+class Logged:
+    out: Path
 
 
 def make(command: str, file: Path, text: str = "x", **options: object) -> None:
@@ -124,6 +131,18 @@ def test_a_folder_belongs_to_one_kind_of_run(tmp_path: Path) -> None:
     (model / "modules.json").write_text("[]", encoding="utf-8")
     with pytest.raises(InputError, match="which is a saved model"):
         Outputs("eval", [model / "eval.json"], force=True)
+
+
+def test_the_log_of_this_run_may_lie_in_its_folder(tmp_path: Path) -> None:
+    def claim(config: Logged) -> None:
+        claim_folder("train", config.out, ["model"], alone=True)
+
+    out, log = tmp_path / "run", tmp_path / "run" / "train.log"
+    for _ in range(2):
+        assert run_command({"train": (Logged, claim)}, ["train", f"out={out}", f"log-file={log}"]) == 0
+    # Without the run's mark, and no log of the run that asks now, it is a file like others.
+    (out / MARKER).unlink()
+    assert run_command({"train": (Logged, claim)}, ["train", f"out={out}"]) == 2
 
 
 def test_a_restart_clears_what_the_marker_claims_alone(tmp_path: Path) -> None:
