@@ -113,6 +113,8 @@ def _convert(config: ConvertConfig) -> None:
     bad_rows = BadRows(config.skip_bad_rows)
     outputs = Outputs("convert", [config.out, sidecar_path(config.out)], inputs=[config.input], force=config.force)
     target, num_negatives = format_named(config.to), config.num_negatives
+    if num_negatives is not None and not target.fixed:
+        raise InputError(f"--num-negatives: {target.name} takes all the negatives of a row, as many as it has")
     if num_negatives is None and target.fixed:
         # A pass of its own, so that a file of any size still streams.
         counted = BadRows(config.skip_bad_rows)

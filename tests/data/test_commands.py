@@ -28,6 +28,16 @@ def test_leakage_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "query a001: how long can we still restore" in shown
 
 
+def test_a_number_of_negatives_that_a_format_does_not_have_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", [demo_items()[0].row])
+    words = [f"input={tmp_path}/rows.jsonl", f"out={tmp_path}/out.jsonl", "to=flag-embedding", "num-negatives=1"]
+    assert run_command(COMMANDS, ["convert", *words]) == 2
+    assert capsys.readouterr().err.startswith("error: --num-negatives: flag-embedding takes all the negatives of a row")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_command(COMMANDS, ["demo", f"out={tmp_path}"])
     capsys.readouterr()
