@@ -1,5 +1,6 @@
 """`just eval`: score one encoder on judged queries, or compare two query by query."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from evals.retrieval.config import EvalConfig
 from evals.retrieval.measures import LABELS, RetrievalScores
 from trainer.encoder import Encoder
 
+log = logging.getLogger(__name__)
 # Upper bounds in words; web queries are mostly short, claims and questions longer.
 _LENGTHS = ((5, "1 to 5 words"), (10, "6 to 10 words"), (20, "11 to 20 words"))
 _LONGEST = "21 words and more"
@@ -43,7 +45,10 @@ def evaluate(config: EvalConfig, *, show: bool = False) -> dict[str, Any]:
         rows = list(read_rows(config.rows, bad_rows))
         if not rows:
             raise InputError("holds no rows", file=config.rows)
-        slices |= by_requirement_kind(retrieval_set.queries, rows)
+        kinds = by_requirement_kind(retrieval_set.queries, rows)
+        if not kinds:
+            log.warning("%s lists no requirements of any query of %s: no slices by kind", config.rows, config.data)
+        slices |= kinds
     encoder, baseline = Encoder.load(config), None
     # Before the corpus is encoded, which may take hours.
     other = None if config.baseline is None else Encoder.load(config.with_model(config.baseline))

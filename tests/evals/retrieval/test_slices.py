@@ -1,5 +1,13 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from data.readers.demo import demo_items
 from data.records import Passage, Requirement, Row
-from evals.retrieval.evaluate import by_length, by_requirement_kind
+from data.row_files import write_rows
+from evals.retrieval.config import EvalConfig
+from evals.retrieval.evaluate import by_length, by_requirement_kind, evaluate
 
 QUERIES = {"a": "one two three", "b": "x " * 10, "c": "x " * 11, "d": "x " * 40, "e": "w"}
 
@@ -20,6 +28,19 @@ def test_every_query_is_in_one_length() -> None:
         "ja": "東京駅",
     }
     assert by_length(queries) == {"1 to 5 words": ["th", "ja"], "11 to 20 words": ["zh"]}
+
+
+def test_rows_of_other_queries_are_said_to_give_no_slices(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for items, said in ((demo_items()[1:2], True), (demo_items()[:1], False)):
+        caplog.clear()
+        write_rows(tmp_path / "rows.jsonl", [item.row for item in items])
+        (tmp_path / "pairs.jsonl").write_text(
+            json.dumps({"query": demo_items()[0].row.query, "positive": "p"}), encoding="utf-8"
+        )
+        evaluate(EvalConfig(model=str(tiny_bert), data=f"{tmp_path}/pairs.jsonl", rows=tmp_path / "rows.jsonl"))
+        assert ("lists no requirements of any query of" in caplog.text) is said
 
 
 def test_requirement_kinds_are_matched_by_text() -> None:
