@@ -1,6 +1,7 @@
 """The front door of every room: dataclass configs as sub-commands, users' faults as one line and exit code 2."""
 
 import errno
+import io
 import json
 import logging
 import os
@@ -67,6 +68,9 @@ def run_command(
     # A stream that was closed before the start (`>&-`) is None.
     sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
     sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr does: a query in letters that the terminal lacks is no reason to lose the result.
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpcore", "LiteLLM", "datasets", "sentence_transformers", "faiss.loader", "bm25s"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -145,6 +146,14 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
     assert child.wait(timeout=60) == 141
     assert child.stderr is not None
     assert child.stderr.read() == ""
+
+
+def test_letters_that_the_terminal_lacks_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    words = "o\u00f9: \u0433\u0434\u0435\n"
+    assert run_command({"fell": (FellConfig, lambda _: sys.stdout.write(words))}, ["fell"]) == 0
+    assert written.getvalue() == b"o\xf9: \\u0433\\u0434\\u0435\n"
 
 
 def test_a_table_is_aligned() -> None:
