@@ -183,6 +183,8 @@ def _pair(line: Line, pairs: PairOptions) -> tuple[str, tuple[str, ...]]:
     positive_name = _field_name(line, (pairs.positive,) if pairs.positive else POSITIVE_FIELDS)
     query, positive = line.part(Text, query_name), line.value[positive_name]
     if isinstance(positive, list):
+        if pairs.title is not None:
+            raise line.fault('expected one positive for its title; in a list each is {"title", "text"}', positive_name)
         return query, line.part(Positives[_PassageText], positive_name)
     text = line.part(_PassageText, positive_name)
     if pairs.title is None:

@@ -187,6 +187,14 @@ def test_a_corpus_beside_the_pairs(kind: str, tmp_path: Path, small: RetrievalSe
         read_pairs(pairs, STRICT, PairOptions(corpus=str(corpus)))
 
 
+def test_a_title_is_of_one_positive(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"query": "q", "pos": ["a", "b"], "title": "t"}', encoding="utf-8")
+    assert set(read_pairs(path).passages.values()) == {"a", "b"}
+    with pytest.raises(InputError, match="field 'pos': expected one positive for its title"):
+        read_pairs(path, pairs=PairOptions(title="title"))
+
+
 def test_rows_that_are_pairs_say_to_mine_first(tmp_path: Path) -> None:
     write_objects(tmp_path / "pairs.jsonl", [{"query": "q", "positive": "p"}])
     with pytest.raises(
