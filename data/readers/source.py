@@ -1,6 +1,7 @@
 """One word for where raw data lies: a BEIR folder, a file of pairs, or a Hugging Face data set."""
 
 import logging
+from dataclasses import fields
 from pathlib import Path
 
 from data.base.errors import STRICT, BadRows, InputError
@@ -23,6 +24,12 @@ def read_source(spec: str, split: str, bad_rows: BadRows = STRICT, pairs: PairOp
     A hub set is read at one commit, which is logged, so that a later run can name it. `pairs` names columns and corpus
     of pairs. Raises InputError.
     """
+    path = Path(spec)
+    if spec.startswith(("bundled:", "mteb:")) or (path.is_dir() and is_beir(path)):
+        # At the top of a pipeline's file they may be meant for another step.
+        given = [f"--{option.name}" for option in fields(PairOptions) if getattr(pairs, option.name, None) is not None]
+        if given:
+            log.warning("warning: %s: without effect, as %s is no file of pairs", " and ".join(given), spec)
     if spec.startswith("bundled:"):
         return bundled_set(spec, split)
     if spec.startswith("mteb:"):
@@ -33,7 +40,6 @@ def read_source(spec: str, split: str, bad_rows: BadRows = STRICT, pairs: PairOp
         if pinned is not None and pinned != revision:
             log.info("%s is at %s now: hub:%s@%s reads the same again", spec, pinned, name, pinned)
         return read_hf_dataset(name, split, pinned, bad_rows, pairs)
-    path = Path(spec)
     if path.is_dir():
         return (
             read_beir(path, split, bad_rows) if is_beir(path) else read_hf_dataset(spec, split, None, bad_rows, pairs)

@@ -195,6 +195,18 @@ def test_a_title_is_of_one_positive(tmp_path: Path) -> None:
         read_pairs(path, pairs=PairOptions(title="title"))
 
 
+def test_options_of_pairs_are_said_to_mean_nothing_elsewhere(
+    tmp_path: Path, small: RetrievalSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_beir(tmp_path, small, "test")
+    for spec in (str(tmp_path), "bundled:demo"):
+        caplog.clear()
+        read_source(spec, "test", pairs=PairOptions())
+        assert not caplog.records
+        read_source(spec, "test", pairs=PairOptions(query="q", corpus="other.jsonl"))
+        assert f"--query and --corpus: without effect, as {spec} is no file of pairs" in caplog.text
+
+
 def test_rows_that_are_pairs_say_to_mine_first(tmp_path: Path) -> None:
     write_objects(tmp_path / "pairs.jsonl", [{"query": "q", "positive": "p"}])
     with pytest.raises(
