@@ -58,7 +58,7 @@ def read_plan(config: PipelineConfig, commands: Commands) -> tuple[Path, list[St
             known = option_types(kind)
             shared = {key: value for key, value in top.items() if known_name(known, key) is not None}
             try:
-                texts = option_texts(kind, name, [shared, _filled(name, out, steps), tables[name]])
+                texts = option_texts(kind, name, [shared, filled(name, out, steps), tables[name]])
                 options: Any = from_texts(kind, texts, f"just {name} --help")
                 steps[name] = Step(name, kind, run, options, _made(name, options))
             except InputError as error:
@@ -111,7 +111,7 @@ def _overridden(config: PipelineConfig, commands: Commands) -> tuple[dict[str, A
     return top, tables
 
 
-def _filled(name: str, out: Path, before: Mapping[str, Step]) -> dict[str, str]:
+def filled(name: str, out: Path, before: Mapping[str, Step]) -> dict[str, str]:
     """The paths of a step that follow from those before it. They hold over the file's top, its tables over them."""
     rows = next((before[step].made for step in ("verify", "synthesize", "mine") if step in before), None)
     data = before["queries"].made if "queries" in before else None

@@ -21,7 +21,7 @@ from data.base.outputs import refuse_foreign_folder
 from data.base.run_file import HEADER, ONCE, RUN_FILE, as_run_file, started, write_run_file
 from data.base.text import content_id
 from evals.pipeline.config import PipelineConfig
-from evals.pipeline.plan import READ, STEPS, Commands, Step, check_files, read_plan
+from evals.pipeline.plan import READ, STEPS, Commands, Step, check_files, filled, read_plan
 from trainer.run.run_folder import FREE
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,13 @@ def fingerprint(path: Path) -> str | None:
 
 def _save_run_file(out: Path, steps: Sequence[Step]) -> None:
     """All steps with all their options, as a file that starts this pipeline again."""
-    tables = (as_run_file(step.kind, step.name, config_dict(step.config)).partition("\n")[2] for step in steps)
+    tables = []
+    for number, step in enumerate(steps):
+        table = as_run_file(step.kind, step.name, config_dict(step.config)).partition("\n")[2]
+        # What was to have no value, and would be filled in again.
+        paths = filled(step.name, out, {each.name: each for each in steps[:number]})
+        empty = [option for option in paths if getattr(step.config, option) is None]
+        tables.append(table + "".join(f'{option} = "None"\n' for option in empty))
     head = f"{HEADER} pipeline config=THIS_FILE\nout = {json.dumps(str(out))}"
     write_run_file(out / RUN_FILE, "\n\n".join([head, *tables]))
 

@@ -222,6 +222,21 @@ def test_data_of_the_command_line_hold_over_queries_that_a_step_writes(tmp_path:
     }
 
 
+def test_what_was_to_have_no_value_has_none_when_the_run_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, commands = tmp_path / "own.toml", {**TRAINER, **PROGRAMS, **COMMANDS}
+    file.write_text("data = 'bundled:demo'\n[mine]\n[train]\n[eval]\nbaseline = 'None'\n", encoding="utf-8")
+    monkeypatch.setattr("evals.pipeline.run._run", lambda *words: None)
+    assert pipeline(f"out={tmp_path / 'run'}", config=file) == 0
+    first, again = (
+        read_plan(PipelineConfig(config=each, out=tmp_path / "run"), commands)[1]
+        for each in (file, tmp_path / "run" / "run.toml")
+    )
+    assert first[2].config.baseline is None
+    assert [step.config for step in again] == [step.config for step in first]
+
+
 def test_the_folder_in_the_file_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "run.toml"
