@@ -67,6 +67,8 @@ class Outputs:
             home = next(folder for folder in file.absolute().parents if folder.exists())
             if not os.access(home, os.W_OK | os.X_OK):
                 raise InputError(f"cannot write: {home} takes no files", file=file)
+            if self._files.count(file) > 1:
+                raise InputError("is the name of two files to write: choose another --out", file=file)
             marker = _marker(file.parent)
             made = _made(marker).get(file.name)
             if run is not None and run.resolve() in file.resolve().parents and _is_there(file):

@@ -115,6 +115,11 @@ def test_an_input_is_never_an_output_not_even_by_force(how: str, tmp_path: Path)
     assert source.read_text(encoding="utf-8") == "{}"
 
 
+def test_one_name_for_two_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is the name of two files to write"):
+        Outputs("eval", [tmp_path / "a.csv", tmp_path / "a.csv"])
+
+
 def test_a_folder_belongs_to_one_kind_of_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     claim_folder("synthesize", run, ["rows.jsonl"])
