@@ -65,7 +65,7 @@ class RowWorkers:
         self._program, self._profile, self._config = program, profile, config
         self._store, self._limits, self.waves = store, limits, waves
         self._done = Funnel()
-        self._under_way: set[str] = set()
+        self._met: set[str] = set()
         self._ending = asyncio.Event()
         self.stopped = False
         self._condemned = False
@@ -125,17 +125,16 @@ class RowWorkers:
         for row in rows:
             work = RowWork.of(row, self._config)
             row_id = work.row_id
-            if row_id in self._under_way or self._store.is_finished(row_id, judged=work.judged):
+            # A copy with other mined negatives is done with the first one, or each start would make both anew.
+            if row_id in self._met or self._store.is_finished(row_id, judged=work.judged):
+                self._met.add(row_id)
                 progress.update()
                 self._skipped += 1
                 if self._skipped % _SKIPS_AT_ONCE == 0:
                     await asyncio.sleep(0)
                 continue
-            self._under_way.add(row_id)
-            try:
-                await self._synthesize(work)
-            finally:
-                self._under_way.discard(row_id)
+            self._met.add(row_id)
+            await self._synthesize(work)
             progress.update()
             self._note(progress)
 

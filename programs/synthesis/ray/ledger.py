@@ -47,6 +47,7 @@ class Ledger:
         self._limits: dict[Place, AdaptiveConcurrency] = {}
         self._workers: dict[str, _Worker] = {}
         self._under_way: dict[str, str] = {}
+        self._finished: set[str] = set()
         self._funnel = Funnel()
         self._condemned = False
 
@@ -70,7 +71,9 @@ class Ledger:
     async def take(self, worker: str, row_id: str, judged: str) -> Taken:
         """Whether this worker is to work on the row: "yours" from now on, "finished", or "under way" (ask again later:
         its worker may be lost all the same, or the row fail there)."""
-        if self._store.is_finished(row_id, judged=judged):
+        # A copy with other mined negatives is done with the first one, or each start would make both anew.
+        if row_id in self._finished or self._store.is_finished(row_id, judged=judged):
+            self._finished.add(row_id)
             return "finished"
         if self._under_way.get(row_id) in self._workers:
             return "under way"
@@ -108,6 +111,7 @@ class Ledger:
     async def finish(self, row_id: str, synthesis: Synthesis) -> None:
         """A row's outcome into the store. The first one stays: a row has one outcome, however often it was run."""
         self._under_way.pop(row_id, None)
+        self._finished.add(row_id)
         if self._store.is_finished(row_id, judged=synthesis.judged):
             return
         self._store.finish(row_id, synthesis)

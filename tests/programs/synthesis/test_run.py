@@ -111,6 +111,15 @@ def test_rows_that_are_there_twice_count_once(tmp_path: Path, run: Run) -> None:
     assert len(list(read_rows(Path(summary["rows_file"])))) == 5
 
 
+def test_a_copy_with_other_mined_negatives_is_never_paid_for(tmp_path: Path, run: Run) -> None:
+    copy = replace(made_row(0), negatives=(Negative(text="Another mined passage.", source="mined"),))
+    write_rows(tmp_path / "rows.jsonl", [made_row(0), copy])
+    with FakeModel() as server:
+        for concurrency in (1, 1, 16):
+            run(server, tmp_path / "rows.jsonl", concurrency=concurrency)
+            assert len(server.log) == 3
+
+
 def test_rows_whose_own_positive_is_refused_are_shown_and_left_out(made_rows: Rows, run: Run) -> None:
     def relevant(passage: str) -> bool:
         return passage == "Thing 3 is the answer to question 3."

@@ -52,6 +52,8 @@ def test_a_row_belongs_to_one_worker_until_it_is_finished(ledger: Ledger) -> Non
         assert await ledger.take("b", "row", "") == "under way"
         await ledger.finish("row", Synthesis())
         assert await ledger.take("b", "row", "") == "finished"
+        # A copy with other mined negatives is done with the first one.
+        assert await ledger.take("b", "row", "other texts") == "finished"
         await ledger.take("a", "other", "")
         await ledger.drop("other")
         assert await ledger.take("b", "other", "") == "yours"
