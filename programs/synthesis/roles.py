@@ -172,12 +172,12 @@ def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore, *, probes: 
     if lm.spec.name.startswith("recorded:"):
         # Recorded answers come in any layout, and there are none to a probe.
         return "chat"
-    if not probes:
-        # The answer to one would take as long as a batch.
-        return "json" if lm.supports_response_schema else "chat"
     known = store.get_note(f"adapter:{lm.spec.name}")
     if known in LAYOUTS:
         return known
+    if not probes:
+        # The answer to one would take as long as a batch.
+        return "json" if lm.supports_response_schema else "chat"
     order = sorted(LAYOUTS, key=lambda name: name != "json" or not lm.supports_response_schema)
     failures = []
     for name in order:

@@ -68,6 +68,15 @@ def test_whatever_happens_to_a_batch_the_rows_are_those_of_calls(
     assert list(read_rows(tmp_path / "run" / "rows.jsonl")) == list(read_rows(tmp_path / "calls" / "rows.jsonl"))
 
 
+def test_batches_go_on_in_the_layout_that_calls_found(made_rows: Rows, config: Configured) -> None:
+    with FakeBatches(speaks="xml") as server:
+        synthesize(config(server, made_rows(3), send="calls", adapter="auto", max_rows=2))
+        calls_made = len(server.log)
+        summary = synthesize(config(server, made_rows(3), adapter="auto"))
+        assert len(server.log) == calls_made + 3
+    assert summary["program"]["adapters"] == {"generator": "xml", "verifier": "xml"}
+
+
 def test_a_refused_file_is_one_line_and_is_sent_anew_by_the_same_command(made_rows: Rows, config: Configured) -> None:
     with FakeBatches(batch_fault=lambda number: "failed" if number == 0 else None) as server:
         settings = config(server, made_rows(3))
