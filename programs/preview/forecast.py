@@ -84,35 +84,34 @@ def counted(program: RowProgram, prompts: Sequence[Prompt]) -> tuple[dict[str, R
     return by_role, f"counted on the prompts of {rows}, without repairs and what is asked again"
 
 
-def measured(ids: set[str], specs: Mapping[str, ModelSpec], store: RunStore) -> tuple[int, dict[str, RoleTokens]]:
-    """How many of these rows the run's folder has finished with these models, and what a row of them took."""
-    key = store.get_note("key")
-    if key is None:
-        return 0, {}
-    finished = sum(store.is_finished(row_id, program=key) for row_id in ids)
+def measured(specs: Mapping[str, ModelSpec], store: RunStore, key: str) -> tuple[dict[str, RoleTokens], str]:
+    """What a row that the run's folder has finished under this key took of these models, and the words for how that was
+    found; nothing where there is none."""
+    finished = store.num_finished(key)
     usage = {role: used for role, used in store.usage(program=key).items() if role in specs}
-    if not finished or any(used.models != {specs[role].key} for role, used in usage.items()):
-        return 0, {}
-    return finished, {
+    if not finished or any(used.models != {specs[role].name} for role, used in usage.items()):
+        return {}, ""
+    return {
         role: RoleTokens(
-            calls=used.outcomes.total() / finished,
+            calls=(used.outcomes.total() - used.outcomes["replayed"]) / finished,
             prompt=used.prompt_tokens / finished,
             completion=used.completion_tokens / finished,
         )
         for role, used in usage.items()
-    }
+    }, f"measured on the {finished} rows that are finished"
 
 
-def confirm(config: SynthesizeConfig, specs: Specs, store: RunStore) -> None:
-    """Say what the rows that are not finished will take; ask back on a terminal when that is above the limit.
+def confirm(config: SynthesizeConfig, specs: Specs, store: RunStore, key: str) -> None:
+    """Say what the rows will take that are not finished under this key; ask back on a terminal when that is above the
+    limit.
 
     Raises InputError when the answer is no.
     """
     first = {role: models[0] for role, models in specs.items()}
-    ids = distinct_ids(config)
-    finished, by_role = measured(ids, first, store)
-    rows = len(ids) - finished
-    basis = f"measured on the {finished} rows that are finished"
+    rows = sum(
+        not store.is_finished(row_id, judged=judged, program=key) for row_id, judged in distinct_ids(config).items()
+    )
+    by_role, basis = measured(first, store, key)
     if not by_role:
         program, _ = build_program(config)
         by_role, basis = counted(program, collect_prompts(config, islice(read_input(config), _COUNTED_ROWS)))

@@ -14,7 +14,7 @@ from programs.lm.adapters import LAYOUTS, make_adapter
 from programs.lm.batches.calls import Waves
 from programs.lm.budget import Budget
 from programs.lm.faults import PASSING_LOSSES, UNREADABLE, CallError, RunStoppedError
-from programs.lm.models import Models, ModelSpec, log_roles
+from programs.lm.models import Models, ModelSpec, abilities, log_roles
 from programs.lm.pacing import ConcurrencyByPlace
 from programs.lm.role_lm import RoleLM
 from programs.lm.servers.cassette import recorder
@@ -160,24 +160,29 @@ def complete_cassette(config: CallOptions, store: RunStore, *, whole_folder: boo
         recorder(config.record).complete(store.said(whole_folder=whole_folder))
 
 
-def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore, *, probes: bool) -> AdapterName:
-    """The layout for this model: the wanted one, or for "auto" the first that it answers a probe in.
-
-    Models that take a JSON schema are probed with json first; where nothing `probes`, they get it unasked. The finding
-    is kept in the store, so that a run that goes on uses the same one. Raises InputError when the model follows no
-    layout, or when nothing answers.
-    """
+def known_adapter(wanted: AdapterName, spec: ModelSpec, store: RunStore, *, probes: bool) -> AdapterName | None:
+    """The layout for this model where nobody need be asked: the wanted one, or for "auto" the one that was found
+    before; where nothing `probes`, json for models that take a JSON schema."""
     if wanted != "auto":
         return wanted
-    if lm.spec.name.startswith("recorded:"):
+    if spec.name.startswith("recorded:"):
         # Recorded answers come in any layout, and there are none to a probe.
         return "chat"
-    known = store.get_note(f"adapter:{lm.spec.name}")
+    known = store.get_note(f"adapter:{spec.name}")
     if known in LAYOUTS:
         return known
-    if not probes:
-        # The answer to one would take as long as a batch.
-        return "json" if lm.supports_response_schema else "chat"
+    # The answer to a probe would take as long as a batch.
+    return None if probes else "json" if abilities(spec)["supports_response_schema"] else "chat"
+
+
+def choose_adapter(wanted: AdapterName, lm: RoleLM, store: RunStore, *, probes: bool) -> AdapterName:
+    """The known layout for this model, else the first that it answers a probe in.
+
+    Models that take a JSON schema are probed with json first. The finding is kept in the store, so that a run that goes
+    on uses the same one. Raises InputError when the model follows no layout, or when nothing answers.
+    """
+    if (known := known_adapter(wanted, lm.spec, store, probes=probes)) is not None:
+        return known
     order = sorted(LAYOUTS, key=lambda name: name != "json" or not lm.supports_response_schema)
     failures = []
     for name in order:
@@ -216,7 +221,7 @@ def work_key(
     program: RowProgram,
     profile: CorpusProfile,
     specs: Specs,
-    layouts: Mapping[str, str],
+    layouts: Mapping[str, str | None],
     config: SynthesizeConfig,
 ) -> str:
     """The hash of all that shapes a row's outcome: finished work counts only for the same key."""

@@ -36,7 +36,15 @@ from programs.profiles.profile import (
 )
 from programs.synthesis.agreement import agreement, judged_sample, other_way
 from programs.synthesis.config import SynthesizeConfig
-from programs.synthesis.roles import Specs, build_program, complete_cassette, open_roles, resolve_roles, work_key
+from programs.synthesis.roles import (
+    Specs,
+    build_program,
+    complete_cassette,
+    known_adapter,
+    open_roles,
+    resolve_roles,
+    work_key,
+)
 from programs.synthesis.store import RunStore, current_row
 from programs.synthesis.summary import find_missed, refuse_unusable, usage_summary, write_results
 from programs.synthesis.workers import Outcome, RowWork, RowWorkers, rare_collections, run_inline
@@ -68,13 +76,13 @@ def cancel_batches(config: SynthesizeConfig) -> str:
 
 
 def synthesize(
-    config: SynthesizeConfig, *, before: Callable[[SynthesizeConfig, Specs, RunStore], None] | None = None
+    config: SynthesizeConfig, *, before: Callable[[SynthesizeConfig, Specs, RunStore, str], None] | None = None
 ) -> dict[str, Any]:
     """Run the synthesis that `config` describes; returns what it writes to summary.json.
 
-    `before` sees the checked models and the store before the first call, and may raise InputError to keep it from being
-    made. Raises InputError for anything a user can mend, KeyboardInterrupt after Ctrl-C; both leave a store to go on
-    from.
+    `before` sees the checked models, the store and the key of this run's rows in it before the first call, and may
+    raise InputError to keep it from being made. Raises InputError for anything a user can mend, KeyboardInterrupt after
+    Ctrl-C; both leave a store to go on from.
     """
     started = time.monotonic()
     for name in WRITTEN:
@@ -103,7 +111,12 @@ def synthesize(
             profile = replace(profile, pool=folder_pool(config, store, mined), shown_of_pool=config.style_passages)
         budget.add_spent(store.usage(whole_folder=True).values())
         if before is not None:
-            before(config, specs, store)
+            # Of a model whose layout is not known nothing is finished.
+            known = {
+                role: known_adapter(config.adapter, specs[role][0], store, probes=config.send == "calls")
+                for role in ("generator", "verifier")
+            }
+            before(config, specs, store, work_key(program, profile, specs, known, config))
         limits = ConcurrencyByPlace(config.concurrency)
         waves = None
         if config.send != "calls":
@@ -243,9 +256,13 @@ def read_input(config: SynthesizeConfig) -> Iterator[Row]:
     return mined_rows(config.rows, config.max_rows, generated=config.method == "verify")
 
 
-def distinct_ids(config: SynthesizeConfig) -> set[str]:
-    """The ids of what is to be done; copies of a row are done once."""
-    return {RowWork.of(row, config).row_id for row in read_input(config)}
+def distinct_ids(config: SynthesizeConfig) -> dict[str, str]:
+    """The ids of what is to be done, each with the name of what is judged of it; copies of a row are done once."""
+    found: dict[str, str] = {}
+    for row in read_input(config):
+        work = RowWork.of(row, config)
+        found.setdefault(work.row_id, work.judged)
+    return found
 
 
 def mined_rows(path: Path, max_rows: int | None, *, generated: bool = False) -> Iterator[Row]:

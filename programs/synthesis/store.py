@@ -124,6 +124,12 @@ class RunStore:
             ).fetchone()
         return found is not None and found[0] not in _PASSING_FAILURES and judged in (None, found[1])
 
+    def num_finished(self, program: str) -> int:
+        """How many rows this program has finished in this folder, whatever rows a run has."""
+        with self._faults():
+            (count,) = self._db.execute("SELECT COUNT(*) FROM finished WHERE program = ?", (program,)).fetchone()
+        return int(count)
+
     def load(self, row_id: str) -> Synthesis | None:
         """The outcome of a finished row."""
         with self._faults():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from data.base.errors import InputError
-from data.records import Row
-from data.row_files import read_rows
+from data.records import Negative, Row
+from data.row_files import read_rows, write_rows
 from programs.lm.models import ModelSpec
 from programs.preview.forecast import RoleTokens, confirm, counted, forecast, run_prompts
 from programs.preview.prompts import collect_prompts
@@ -17,6 +17,7 @@ from programs.synthesis.config import PromptsConfig, SynthesizeConfig
 from programs.synthesis.roles import build_program
 from programs.synthesis.run import synthesize
 from tests.fakes.fake_model import FakeModel
+from tests.fakes.made_rows import made_row
 from tests.programs.conftest import Configured, Rows
 
 
@@ -75,6 +76,32 @@ def test_a_started_folder_is_measured_and_a_new_one_counted(
         synthesize(configured(server, rows), before=confirm)
     assert f"4 rows: about 12 calls and {took} tokens, the price of openai/fake is unknown" in caplog.text
     assert "measured on the 4 rows that are finished" in caplog.text
+
+
+def test_rows_that_are_made_anew_are_forecast_and_the_rest_is_measured_on_whatever_rows_are_finished(
+    made_rows: Rows, configured: Configured, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "profile.toml").write_text('relevance = "It answers."\nstyle = ["As it reads."]')
+    settings = {"profile": str(tmp_path / "profile.toml"), "extra": {"top_p": 0.5}}
+    with FakeModel() as server:
+        synthesize(configured(server, made_rows(4)), before=confirm)
+        # With other settings all of them are made anew.
+        caplog.clear()
+        synthesize(configured(server, made_rows(4), again=True, **settings), before=confirm)
+        assert "forecast for 4 rows: about 12 calls" in caplog.text and "counted on the prompts of 3" in caplog.text
+        # One row is as it was, one has been mined anew, two have never been there.
+        mined = replace(made_row(1), negatives=(Negative(text="Mined anew.", source="mined"),))
+        rows = made_rows(4)
+        write_rows(rows, [made_row(0), mined, made_row(8), made_row(9)])
+        caplog.clear()
+        summary = synthesize(configured(server, rows, again=True, **settings), before=confirm)
+        assert "forecast for 3 rows: about 9 calls" in caplog.text, caplog.text
+        assert "measured on the 4 rows that are finished" in caplog.text
+        assert summary["usage"]["requests"] == 21
+        caplog.clear()
+        synthesize(configured(server, rows, again=True, **settings), before=confirm)
+        assert "forecast" not in caplog.text
 
 
 @pytest.mark.parametrize(("answer", "goes_on"), [("y\n", True), ("\n", False), ("", False)])
