@@ -209,6 +209,9 @@ def _write_splits(kept: Iterable[WrittenQuery], corpus: dict[str, str], config: 
             qrels = {query.id: {query.passage_id: 1} for query in queries}
             found = RetrievalSet(name=config.out.name, passages=corpus, queries=every, qrels=qrels)
             write_beir(config.out, found, split)
+        else:
+            # What an earlier start held out may be trained on now.
+            (config.out / "qrels" / f"{split}.tsv").unlink(missing_ok=True)
     return {split: len(queries) for split, queries in by_split.items()}
 
 

@@ -95,6 +95,14 @@ def test_a_few_passages_first_are_not_paid_again_and_a_finished_run_costs_nothin
         assert len(server.log) == 30
 
 
+def test_a_split_that_is_empty_now_leaves_no_judgements(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    with FakeModel() as server:
+        assert run(server, dev_percent=40)["splits"]["dev"]
+        found = run(server, dev_percent=0)
+    assert found["splits"] == {"train": 20, "dev": 0, "test": 0}
+    assert [path.name for path in (tmp_path / "out" / "qrels").iterdir()] == ["train.tsv"]
+
+
 def test_a_budget_that_ends_keeps_what_is_finished(run: Callable[..., dict[str, Any]]) -> None:
     with FakeModel() as server:
         with pytest.raises(InputError, match="finished passages are kept"):
