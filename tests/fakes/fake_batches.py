@@ -203,7 +203,9 @@ class FakeBatches(FakeModel):
         )  # fmt: skip
 
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
-        batch = self.batches[request.match_info["id"]]
+        batch = self._aged(self.batches[request.match_info["id"]])
+        if batch.status != "in_progress":
+            return error_response(409, f"cannot cancel a batch with status {batch.status}", "invalid_request_error")
         batch.status = "cancelled"
         return web.json_response(batch.as_json())
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from data.base.errors import InputError
@@ -116,11 +117,15 @@ class WaveSender:
         return sorted(self._out.values(), key=lambda wave: wave.made_at)
 
     async def cancel_all(self) -> int:
-        """Ask the service to stop every wave that is out; returns how many."""
+        """Ask the service to stop every wave that is out; returns how many. One that has ended is left as it is."""
+        asked = 0
         for wave in self.waves:
-            if wave.batch_id is not None:
-                await self._service.cancel(wave.batch_id)
-        return len(self._out)
+            if (batch_id := wave.batch_id) is None:
+                continue
+            if (await _patiently(partial(self._service.state, batch_id))).status == "running":
+                await _patiently(partial(self._service.cancel, batch_id))
+                asked += 1
+        return asked
 
     async def _take_up(self, wave: Wave) -> None:
         """Go on with a wave of an earlier run: one without an id may have been made all the same."""

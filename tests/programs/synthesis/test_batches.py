@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,20 @@ def test_cancel_asks_the_provider(made_rows: Rows, config: Configured) -> None:
             synthesize(settings)
         assert "1 batch of" in cancel_batches(settings)
         assert [batch.status for batch in server.batches.values()] == ["cancelled"]
+
+
+def test_a_batch_that_has_ended_keeps_none_of_the_others_from_being_cancelled(
+    made_rows: Rows, config: Configured
+) -> None:
+    with FakeBatches(batch_s=60.0) as server:
+        settings = config(server, made_rows(3), wait=False)
+        for max_rows in (1, 3):
+            with pytest.raises(BatchesOutError):
+                synthesize(replace(settings, max_rows=max_rows))
+        first, second = server.batches.values()
+        first.ends_at = 0.0
+        assert cancel_batches(settings).startswith("1 batch of")
+        assert (first.status, second.status) == ("completed", "cancelled")
 
 
 def test_recorded_models_take_no_batches(demo_rows: Path, tmp_path: Path) -> None:
