@@ -72,10 +72,22 @@ def test_the_card_says_how_it_arose(demo_run: Path, tmp_path: Path) -> None:
 
 def test_the_card_of_a_naive_run_claims_no_verifier(made_rows: Rows, tmp_path: Path, run: Run) -> None:
     with FakeModel() as server:
-        run(server, made_rows(2), method="naive")
+        # Its layout is asked for all the same.
+        run(server, made_rows(2), method="naive", verifier_lm="openai/other", adapter="auto")
     folder = write_dataset(DatasetConfig(run=tmp_path / "out", out=tmp_path / "set", licence="unknown"))
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "- verifier: none" in text and "not verified" in text and "verified blind" not in text
+
+
+def test_the_card_of_a_naive_run_that_is_judged_claims_no_broken_requirement(
+    made_rows: Rows, tmp_path: Path, run: Run
+) -> None:
+    with FakeModel() as server:
+        run(server, made_rows(2), method="naive", verify="line-up")
+    folder = write_dataset(DatasetConfig(run=tmp_path / "out", out=tmp_path / "set", licence="unknown"))
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "written by one plain prompt and verified blind" in text and "breaks one requirement" not in text
+    assert "- verifier: openai/fake" in text
 
 
 def test_the_card_is_about_the_rows_not_about_a_later_start_that_failed(
