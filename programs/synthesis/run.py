@@ -46,7 +46,7 @@ from programs.synthesis.roles import (
     work_key,
 )
 from programs.synthesis.store import RunStore, current_row
-from programs.synthesis.summary import find_missed, refuse_unusable, usage_summary, write_results
+from programs.synthesis.summary import finished_so_far, refuse_unusable, usage_summary, write_results
 from programs.synthesis.workers import Outcome, RowWork, RowWorkers, rare_collections, run_inline
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,11 @@ def synthesize(
         refuse_unasked_again(config, store)
         complete_cassette(config, store)
         write_json(config.out / "config.json", config_dict(config))
+        if "refused" in read_json_object(config.out / "summary.json", missing_ok=True):
+            # More rows would be paid for only to find the same again.
+            funnel, missed = finished_so_far(config, read_input(config), store)
+            if funnel.condemns_verifier(config):
+                raise refuse_unusable(config, funnel, missed, store, time.monotonic() - started)
         try:
             if config.engine == "ray":
                 # The engine imports what only the extra `ray` installs.
@@ -146,9 +151,8 @@ def synthesize(
             raise InputError(f"{spent}; finished rows are kept: a larger budget on the same command goes on") from None
         seconds = time.monotonic() - started
         if outcome.condemned:
-            raise refuse_unusable(
-                config, outcome.funnel, find_missed(config, read_input(config), store), store, seconds
-            )
+            _, missed = finished_so_far(config, read_input(config), store)
+            raise refuse_unusable(config, outcome.funnel, missed, store, seconds)
         return write_results(
             config,
             read_input(config),

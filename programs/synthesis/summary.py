@@ -140,15 +140,16 @@ def _refuse(
     return InputError(words)
 
 
-def find_missed(config: SynthesizeConfig, rows: Iterable[Row], store: RunStore) -> MissedPositives:
-    """The missed positives among the rows that are finished so far."""
-    missed, seen = MissedPositives(), set[str]()
+def finished_so_far(config: SynthesizeConfig, rows: Iterable[Row], store: RunStore) -> tuple[Funnel, MissedPositives]:
+    """The counts over the rows that are finished so far, and the missed positives among them."""
+    funnel, missed, seen = Funnel(), MissedPositives(), set[str]()
     for row in rows:
         row_id = RowWork.of(row, config).row_id
         if row_id not in seen and (synthesis := store.load(row_id)) is not None:
             seen.add(row_id)
+            funnel.add(synthesis)
             missed.add(row, synthesis)
-    return missed
+    return funnel, missed
 
 
 def _all_seconds(store: RunStore, seconds: float) -> float:

@@ -304,6 +304,19 @@ def test_a_row_takes_three_calls(made_rows: Rows, run: Run) -> None:
     assert batched["usage"]["tokens"] < one_by_one["usage"]["tokens"]
 
 
+def test_a_verifier_that_was_refused_is_refused_again_before_more_is_paid(made_rows: Rows, run: Run) -> None:
+    rows = made_rows(60)
+    with FakeModel(says_relevant=lambda passage: False) as server:
+        with pytest.raises(InputError, match="its verdicts are not usable"):
+            run(server, rows)
+        paid = len(server.log)
+        with pytest.raises(InputError, match="its verdicts are not usable"):
+            run(server, rows)
+        assert len(server.log) == paid
+        with pytest.raises(InputError, match="none of the 1 rows came through"):
+            run(server, rows, accept_unusable_verifier=True, max_rows=1)
+
+
 def test_a_batch_of_the_wrong_size_is_asked_for_again_and_then_lost_by_name(made_rows: Rows, run: Run) -> None:
     with FakeModel(short_batches=True) as server:
         summary = run(server, made_rows(2), batched=True, malformed_retries=1)
