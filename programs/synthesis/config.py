@@ -112,6 +112,8 @@ class SynthesizeConfig(RankingOptions, RowRunOptions, RoleOptions):
             writes = self.method == "counterfactual"
             require(writes, "retriever", "none but with --method counterfactual", self.retriever)
         if self.method == "naive":
+            judges = self.verify is not None or not self.agreement_sample
+            require(judges, "agreement-sample", "0 without --verify, as nothing is judged", self.agreement_sample)
             require(self.program is None, "program", "none with --method naive, which is never compiled", self.program)
 
 

@@ -219,11 +219,14 @@ def synthesis_table(summary: dict[str, Any]) -> str:
 
 
 def _other_settings(summary: dict[str, Any]) -> str:
-    """What the folder has cost where some of it went into work with other settings."""
+    """What the folder has cost where some of it went into work with other settings or a second way to judge."""
     everything = summary["usage_of_all_settings"]
     if everything["tokens"] == summary["usage"]["tokens"]:
         return ""
-    return f"earlier settings in this folder included: {everything['tokens']} tokens, {everything['cost_in_words']}"
+    return (
+        f"other settings and second judgements in this folder included: {everything['tokens']} tokens, "
+        f"{everything['cost_in_words']}"
+    )
 
 
 def _counts(counts: dict[str, int]) -> str:

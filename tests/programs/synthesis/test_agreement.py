@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.base.errors import InputError
 from data.records import Verdict
 from programs.modules.candidates import Synthesis
 from programs.synthesis.agreement import PlaceEffect, agreement, kappas, other_way
@@ -67,4 +68,12 @@ def test_a_sample_is_judged_in_both_ways_once(made_rows: Rows, configured: Confi
         "pairs": 12, "agree": 12, "kappa": 1.0, "interval_95": None
     }  # fmt: skip
     assert "12 of 12 agree (kappa 1.00" in synthesis_table(summary)
+    # There are no earlier settings that the rest could have gone into.
+    assert "other settings and second judgements in this folder included:" in synthesis_table(summary)
     assert "by place in the line-up: first third" in synthesis_table(summary)
+
+
+def test_where_nothing_is_judged_there_is_no_sample(made_rows: Rows) -> None:
+    SynthesizeConfig(rows=made_rows(1), method="naive", verify="line-up", agreement_sample=2)
+    with pytest.raises(InputError, match="agreement-sample: expected 0 without --verify, as nothing is judged"):
+        SynthesizeConfig(rows=made_rows(1), method="naive", agreement_sample=2)
