@@ -144,9 +144,9 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    # Of these `convert` alone has a recipe.
+    # Of these `demo` has no recipe.
     words = sys.argv[1:] if argv is None else argv
-    recipe = "just {}" if words[:1] == ["convert"] else "python -m data {}"
+    recipe = "just {}" if words[:1] in (["convert"], ["leakage"]) else "python -m data {}"
     return run_command(COMMANDS, argv, recipe=recipe)
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from data.__main__ import COMMANDS
+from data.__main__ import COMMANDS, main
 from data.base.cli import run_command
 from data.readers.beir import read_beir
 from data.readers.demo import demo_items
@@ -36,6 +36,12 @@ def test_a_number_of_negatives_that_a_format_does_not_have_is_refused(
     assert run_command(COMMANDS, ["convert", *words]) == 2
     assert capsys.readouterr().err.startswith("error: --num-negatives: flag-embedding takes all the negatives of a row")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", ["leakage", "convert"])
+def test_what_has_a_recipe_is_named_by_it(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "aut=x"]) == 2
+    assert capsys.readouterr().err.endswith(f"(just {command} --help)\n")
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
