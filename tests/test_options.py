@@ -222,6 +222,26 @@ def test_rules_hold_for_a_class_that_inherits_them() -> None:
         Another(name="none", sizes=(1,))
 
 
+def test_what_a_class_says_without_a_default_has_to_be_given_whatever_it_inherits() -> None:
+    @options
+    class Needed(Shared):
+        margin: NotNegative
+
+    with pytest.raises(TypeError, match="margin"):
+        Needed()
+    assert Needed(margin=1.0).margin == 1.0
+
+
+@pytest.mark.parametrize(("command", "option"), [("programs dataset", "licence"), ("programs queries", "lm")])
+def test_a_data_set_needs_a_licence_and_queries_a_model(
+    command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room, _, name = command.partition(" ")
+    given = [f"{field.name}=x" for field in fields(config_of(command)) if field.name in ("run", "out", "corpus")]
+    assert run_command(import_module(f"{room}.__main__").COMMANDS, [name, *given]) == 2
+    assert capsys.readouterr().err == f"error: expected --{option} (just {name} --help)\n"
+
+
 def test_python_may_give_a_path_as_text() -> None:
     @options
     class Both:

@@ -11,7 +11,7 @@ every bound. A rule over several options belongs into `__post_init__` of the cla
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
@@ -67,6 +67,9 @@ def options(cls: type[Made]) -> type[Made]:
                 rules(config)
 
     cls.__post_init__ = check  # type: ignore[attr-defined]
+    # One without a default has to be given, also where an inherited one of its name has a default.
+    for name in cls.__annotations__.keys() - cls.__dict__.keys():
+        setattr(cls, name, field())
     made = dataclass(frozen=True, kw_only=True)(cls)
     by_name = made.__dataclass_fields__  # type: ignore[attr-defined]
     inherited = [name for name in by_name if name not in cls.__annotations__]
