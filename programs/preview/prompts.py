@@ -14,9 +14,10 @@ from data.records import Row
 from programs.lm.adapters import expected_length, make_adapter
 from programs.lm.models import ModelSpec, is_hosted
 from programs.lm.usage import TextSize, estimated_tokens
-from programs.profiles.profile import load_profile
+from programs.profiles.profile import STYLE_ROWS, load_profile, mined_passages, style_pool
 from programs.synthesis.config import SynthesizeConfig
 from programs.synthesis.roles import build_program
+from programs.synthesis.run import mined_rows
 from programs.synthesis.workers import RowWork
 
 # A stand-in for a list whose length the prompt does not say.
@@ -47,6 +48,11 @@ def collect_prompts(config: SynthesizeConfig, rows: Iterable[Row]) -> list[Promp
     """Every call for these rows, in order; one that comes again costs nothing and is left out."""
     program, _ = build_program(config)
     profile = load_profile(config.profile)
+    if not profile.style:
+        # As a new run folder draws it.
+        mined = mined_passages(mined_rows(config.rows, STYLE_ROWS, generated=config.method == "verify"))
+        pool = style_pool(mined, seed=config.seed)
+        profile = replace(profile, pool=pool, shown_of_pool=config.style_passages)
     found: list[Prompt] = []
     layout: Literal["chat", "json", "xml"] = "chat" if config.adapter == "auto" else config.adapter
     base = make_adapter(layout, ModelSpec(name=config.lm, model=config.lm, is_local=not is_hosted(config.lm)))

@@ -46,7 +46,7 @@ def test_usd_are_tokens_at_the_price_of_how_they_travel() -> None:
 
 def test_copies_and_rows_of_one_query_do_not_make_a_row_dearer(made_rows: Rows) -> None:
     first, second, third = read_rows(made_rows(3))
-    config = SynthesizeConfig(rows=Path("-"), out=Path("-"), lm="openai/fake", adapter="chat")
+    config = SynthesizeConfig(rows=made_rows(3), out=Path("-"), lm="openai/fake", adapter="chat")
     program, _ = build_program(config)
 
     def calls(*rows: Row) -> float:

@@ -29,6 +29,13 @@ def test_the_first_prompts_are_those_of_the_run(made_rows: Rows, run: Run) -> No
     assert {p.predictor for p in shown} >= {"extract", "violate", "verify"}
 
 
+def test_passages_that_show_the_style_are_those_of_the_run(made_rows: Rows) -> None:
+    rows = made_rows(4)
+    shown = collect_prompts(PromptsConfig(rows=rows, adapter="chat", lm="openai/fake"), read_rows(rows))
+    written = [message_text(one.messages[-1]) for one in shown if one.predictor == "violate"]
+    assert [text.count("A mined passage near thing") for text in written] == [2] * 4
+
+
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [
