@@ -12,7 +12,7 @@ import litellm
 from dspy import lm15
 
 from data.base.errors import InputError
-from data.base.text import in_number
+from data.base.text import in_number, public_address
 from programs.lm.batches.books import Wave, WaveBooks
 from programs.lm.batches.lines import BatchAnswer, BatchRequest, batch_request
 from programs.lm.batches.sender import WaveSender
@@ -76,15 +76,20 @@ class Waves:
         self._send, self._out, self._batch_size, self._whose = send, out, batch_size, whose
         self._budget = budget
         self._books = WaveBooks(out / "batches.sqlite")
-        self._senders: dict[str, WaveSender] = {}
+        self._senders: dict[tuple[str, str | None], WaveSender] = {}
         self._stack = AsyncExitStack()
 
     def sender(self, role: str, spec: ModelSpec) -> WaveCalls:
         """The Sender for a model. Raises InputError for one that batches cannot reach."""
-        if spec.key not in self._senders:
+        # Two servers may run models of one name; files do not say where they go.
+        place = spec.key, spec.api_base if self._send == "batch" else None
+        if place not in self._senders:
+            taken = any(key == spec.key for key, _ in self._senders)
+            address = "its provider" if spec.api_base is None else public_address(spec.api_base)
+            target = f"{spec.name} at {address}" if taken else spec.name
             service = self._service(role, spec)
-            self._senders[spec.key] = WaveSender(service, self._books, target=spec.name, batch_size=self._batch_size)
-        return WaveCalls(spec, self._senders[spec.key], self._whose)
+            self._senders[place] = WaveSender(service, self._books, target=target, batch_size=self._batch_size)
+        return WaveCalls(spec, self._senders[place], self._whose)
 
     def _service(self, role: str, spec: ModelSpec) -> BatchService:
         if self._send == "files":

@@ -226,3 +226,11 @@ def test_files_are_answered_by_whoever_reads_them_and_give_the_live_rows(demo_ro
         synthesize(SynthesizeConfig(rows=demo_rows, out=out, send="files", max_rows=8))
     synthesize(SynthesizeConfig(rows=demo_rows, out=tmp_path / "live", max_rows=8))
     assert list(read_rows(out / "rows.jsonl")) == list(read_rows(tmp_path / "live" / "rows.jsonl"))
+
+
+def test_models_of_one_name_on_two_servers_get_each_its_own_requests(made_rows: Rows, config: Configured) -> None:
+    with FakeBatches() as generator, FakeBatches() as verifier:
+        verifier.token = generator.token
+        synthesize(config(generator, made_rows(2), verifier_api_base=verifier.api_base))
+    assert {served.kind for served in generator.log} == {"extract", "violate"}
+    assert {served.kind for served in verifier.log} == {"verify"}
