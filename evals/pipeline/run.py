@@ -71,10 +71,10 @@ def _run(step: Step, steps: Sequence[Step], state: dict[str, Any], state_file: P
     here = before.get("where", where) == where
     if step.name == "train" and before and here and (not same or (old is not None and old == there)):
         config = replace(config, restart=True)
-    if hasattr(config, "again") and all(
-        (name or config.lm).startswith(_FREE_OF_CHARGE) for name in (config.lm, config.verifier_lm)
-    ):
-        config = replace(config, again=True)
+    if hasattr(config, "again"):
+        names = ",".join(filter(None, (config.lm, config.verifier_lm, config.lm_fallbacks, config.verifier_fallbacks)))
+        if all(name.strip().startswith(_FREE_OF_CHARGE) for name in names.split(",")):
+            config = replace(config, again=True)
     try:
         with started(config.out or config.run, as_run_file(step.kind, step.name, config_dict(config))):
             step.run(config)
