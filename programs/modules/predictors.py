@@ -1,6 +1,7 @@
 """Asking predictors so that an answer that cannot be read costs a bounded number of retries and is counted."""
 
 import asyncio
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from programs.lm.faults import UNREADABLE, CallError
 from programs.lm.role_lm import RoleLM, answered_by
 from programs.modules.signatures import FIELD_NAMES
 
+log = logging.getLogger(__name__)
 Predictor = Literal["extract", "violate", "verify", "write"]
 # A retry of an answer that could not be read must be able to differ from it.
 _RETRY_TEMPERATURE = 0.3
@@ -81,6 +83,7 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
         super().__init__()
         self.malformed_retries = malformed_retries
         self.adapters: dict[str, dspy.Adapter] = {}
+        self._refused: set[str] = set()
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """`aforward` for callers that block, such as DSPy's optimisers."""
@@ -120,6 +123,10 @@ class AskingModule(dspy.Module):  # type: ignore[misc]
                     if not isinstance(error, CallError):
                         error = CallError("malformed", str(getattr(error, "message", error)))
                     faults[f"{step.predictor}_{error.loss}"] += 1
+                    if error.loss == "request_refused" and step.predictor not in self._refused:
+                        # Once for each step: the counts at the end say how often, but not why.
+                        self._refused.add(step.predictor)
+                        log.warning("warning: %s: a request was refused: %s", step.predictor, error.detail)
                     if error.loss != "malformed" or attempt == (step.look + 1) * tries - 1:
                         return error
         raise AssertionError("the last attempt returns")

@@ -119,6 +119,20 @@ def test_what_was_not_recorded_is_named_by_row_step_and_field(
         assert words in refused.json()["error"]["message"]
 
 
+def test_why_a_later_step_was_refused_is_said_once(
+    tmp_path: Path, made_rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = made_rows(3)
+    tape, _, _ = recorded(tmp_path, rows, monkeypatch)
+    lines = tape.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = "".join(line for line in lines if json.loads(line)["signature"] != "ViolateRequirements")
+    tape.write_text(kept, encoding="utf-8")
+    again = replayed(tmp_path, rows, tape)
+    assert again["funnel"]["faults"]["violate_request_refused"] == 3
+    said = [line for line in caplog.messages if "violate: a request was refused" in line]
+    assert len(said) == 1 and "recorded:tape.jsonl has no such answer: " in said[0]
+
+
 def test_other_files_are_not_taken_for_cassettes(
     tmp_path: Path, made_rows: Rows, capsys: pytest.CaptureFixture[str]
 ) -> None:
