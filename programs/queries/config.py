@@ -26,8 +26,8 @@ class QueriesConfig(FallbackOptions, JudgingOptions, LMOptions):
     it ended, also with a higher max-rows."""
 
     samples: Path | None = None
-    """Queries of real users, whose style is imitated: a .txt file, one a line, or a .jsonl file with a text or query a
-    line (None: none; ten are shown, a seeded choice)."""
+    """Queries of real users, whose style is imitated: a .txt file, one a line, or a .jsonl or .csv file with a text or
+    query a line (None: none; ten are shown, a seeded choice)."""
 
     queries_per_passage: Count = 2
     """At most this many queries are written for a passage."""

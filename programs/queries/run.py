@@ -26,7 +26,7 @@ from data.readers.beir import write_beir
 from data.readers.pairs import read_corpus
 from data.records import Passage, Row, row_content_id
 from data.retrieval_set import RetrievalSet
-from data.row_files import read_objects
+from data.row_files import PACKED, read_objects
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.pacing import ConcurrencyByPlace
 from programs.lm.servers.recorded import CORPORA
@@ -133,11 +133,11 @@ def run_queries(config: QueriesConfig) -> None:
 
 def read_samples(file: Path, seed: int) -> tuple[str, ...]:
     """A seeded choice of the queries in a file, one a line. Raises InputError."""
-    if file.suffix == ".jsonl":
-        found = [_sample(line) for line in read_objects(file)]
-    else:
+    if (file.with_suffix("") if file.suffix in PACKED else file).suffix in (".txt", ""):
         with open_text(file) as opened:
             found = [clean_text(line) for line in opened]
+    else:
+        found = [_sample(line) for line in read_objects(file)]
     found = list(dict.fromkeys(text for text in found if text))
     if not found:
         raise InputError("holds no query", file=file)

@@ -1,5 +1,6 @@
 """Queries from documents alone: what is kept, what is dropped by which rule, and that nothing is paid for twice."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -179,3 +180,23 @@ def test_faults_are_one_line(
     passages = [] if "corpus=" in str(flags) else [f"corpus={corpus}"]
     assert words in refusal("queries", *passages, f"out={tmp_path / 'q'}", *flags)
     assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("s.txt", "where is it\nhow long\n"),
+        ("s", "where is it\nhow long\n"),
+        ("s.csv", "query,clicks\nwhere is it,3\nhow long,4\n"),
+        ("s.jsonl", '{"text": "where is it"}\n{"query": "how long"}\n'),
+    ],
+)
+def test_samples_are_read_by_the_name_of_their_file(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert set(read_samples(tmp_path / name, 0)) == {"where is it", "how long"}
+
+
+def test_packed_samples_are_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl.gz").write_bytes(gzip.compress(b'{"query": "how long"}\n'))
+    (tmp_path / "s.txt.gz").write_bytes(gzip.compress(b"how long\n"))
+    assert read_samples(tmp_path / "s.jsonl.gz", 0) == read_samples(tmp_path / "s.txt.gz", 0) == ("how long",)
