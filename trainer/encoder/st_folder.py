@@ -166,8 +166,9 @@ def read_modules(path: Path) -> list[dict[str, Any]]:
     """The modules in the order of the file, as sentence-transformers applies them."""
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
-        if not modules or not all(isinstance(module["type"], str) for module in modules):
-            raise ValueError("expected a list of modules with idx, path and type")
+        texts = [(module["type"], module.get("name", "")) for module in modules]
+        if not texts or not all(isinstance(text, str) for pair in texts for text in pair):
+            raise ValueError("expected a list of modules with idx, name, path and type")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"is not a list of sentence-transformers modules ({error})", file=path) from error
     return cast(list[dict[str, Any]], modules)

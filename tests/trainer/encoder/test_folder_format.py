@@ -203,6 +203,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "another module": (modules("Transformer", "Pooling", "Dense"), "modules.json: .*Dense"),
     "code of its own": (modules("Transformer", "Pooling", type="custom.Pooling"), "modules.json: .*Pooling"),
     "two names": (modules("Transformer", "Pooling", name="a"), "modules.json: field 'name'"),
+    "a name that is no text": (modules("Transformer", "Pooling", name={"a": 1}), "modules.json: .*idx, name, path"),
     "euclidean": (overall(similarity_fn_name="euclidean"), "transformers.json: field 'similarity_fn_name'.*euclidean"),
     "dot after a cut": (overall(similarity_fn_name="dot", truncate_dim=6), "transformers.json: field 'truncate_dim'"),
     "truncate_dim 0": (overall(truncate_dim=0), "transformers.json: field 'truncate_dim'"),
