@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.base.errors import InputError, first_line
+from data.base.errors import InputError, first_line, shown
 from data.base.files import read_json_object
 from trainer.encoder.options import BUNDLED_MODEL
 from trainer.encoder.st_folder import ModelFolder
@@ -21,6 +21,8 @@ _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # What architectures call their tables of learned positions.
 _POSITION_TABLES = frozenset({"position_embeddings", "wpe", "embed_positions", "position_embedding", "positions_embed"})
+# Sizes that the libraries do not check before they build for hours, or fail in the middle of an encoding.
+_MOST = {"num_hidden_layers": 10_000, "num_attention_heads": 65_536, "num_key_value_heads": 65_536}
 _HUB_NAME = re.compile(r"^[\w][\w.-]*(/[\w.-]+)?$")
 # Weights as safetensors only; never the pickles or the Python files that a repository may hold.
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
@@ -89,6 +91,9 @@ def load_transformer(folder: ModelFolder, spec: str, kind: str = "AutoModel") ->
             folder.transformer, trust_remote_code=False, **folder.tokenizer_arguments
         )
         config = transformers.AutoConfig.from_pretrained(weights, trust_remote_code=False, **folder.config_arguments)
+        for name, most in _MOST.items():
+            if isinstance(value := getattr(config, name, None), int) and not 1 <= value <= most:
+                raise InputError(f"expected 1 to {most}, got {shown(value)}", file=weights / "config.json", field=name)
         if getattr(config, "is_encoder_decoder", False):
             raise InputError(f"cannot use {spec}: encoder-decoder models have no single sequence of outputs to pool")
         transformer, found = getattr(transformers, kind).from_pretrained(

@@ -226,6 +226,8 @@ def _ranks_by_cosine(config: dict[str, Any], normalized: bool, file: Path) -> bo
 def _read_prompts(config: dict[str, Any], file: Path) -> tuple[str, str]:
     """Those of a query and of a document; as encode_query and encode_document do, no others, and no default one."""
     prompts = config.get("prompts") or {}
+    if not isinstance(prompts, dict):
+        raise InputError("expected an object of texts", file=file, field="prompts")
     found = prompts.get("query") or "", prompts.get("document") or ""
     if not all(isinstance(prompt, str) for prompt in found):
         raise InputError("expected texts", file=file, field="prompts")

@@ -97,7 +97,8 @@ def _settings(folder: Path) -> tuple[Callable[[Tensor], Tensor], int | None]:
     model, config, transformer = (read_json_object(file, missing_ok=True) for file in files)
     if model.get("model_type", "CrossEncoder") != "CrossEncoder":
         raise InputError(f"is {model['model_type']!r}, expected CrossEncoder", file=around, field="model_type")
-    if any((model.get("prompts") or {}).values()) or model.get("default_prompt_name"):
+    prompts = model.get("prompts") or {}
+    if not isinstance(prompts, dict) or any(prompts.values()) or model.get("default_prompt_name"):
         raise InputError("has prompts, which are not supported for a cross-encoder", file=around, field="prompts")
     task = transformer.get("transformer_task", "sequence-classification")
     if task != "sequence-classification":

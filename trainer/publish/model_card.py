@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from data.base.errors import InputError
+from data.base.errors import InputError, first_line
 from data.base.files import atomic_writer, read_json_object
 from data.records import Row
 from trainer.config import TrainConfig
@@ -91,7 +91,10 @@ def add_evaluations(folder: Path, files: Iterable[Path], *, licence: str | None 
     path = folder / "README.md"
     if not path.is_file():
         raise InputError("has no README.md: it is no model that `train` wrote", file=folder)
-    card = ModelCard.load(path)
+    try:
+        card = ModelCard.load(path)
+    except Exception as error:  # the hub client and its YAML raise unrelated types for what is no card
+        raise InputError(f"is no model card ({first_line(error)})", file=path) from error
     lines, found = [], []
     for file in files:
         for data, measure, value, low, high, count in _measured(file, folder):

@@ -1,5 +1,6 @@
 """The encoder gives sentence-transformers' vectors, before and after saving, for every pooling and with prompts."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -172,12 +173,19 @@ def test_no_python_or_pickle_is_written_or_needed(encoder: Encoder, tmp_path: Pa
     assert suffixes <= {".json", ".safetensors", ".txt"}
 
 
+def setting(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda m: (m / "model.safetensors").unlink(), "no .safetensors weights"),
         (lambda m: (m / "model.safetensors").write_bytes(b"broken"), "cannot load the model"),
         (lambda m: (m / "modules.json").write_text("[]"), "not a list of sentence-transformers modules"),
+        (lambda m: setting(m / "config.json", num_attention_heads=-1), "'num_attention_heads': expected 1 to 65536"),
+        (lambda m: setting(m / "config.json", num_hidden_layers=10**30), "'num_hidden_layers': expected 1 to 10000"),
+        (lambda m: setting(m / "config_sentence_transformers.json", prompts=True), "'prompts': expected an object"),
     ],
 )
 def test_folders_that_cannot_be_reproduced_exactly_are_refused(change, words, encoder: Encoder, tmp_path: Path) -> None:

@@ -151,6 +151,14 @@ def test_what_was_measured_by_the_name_of_the_run_is_measured_of_its_model(train
     (trained / "README.md").write_bytes(before)
 
 
+def test_a_card_that_is_no_text_is_refused(model: Path, tmp_path: Path) -> None:
+    before = (model / "README.md").read_bytes()
+    (model / "README.md").write_bytes(b"\xff" + before)
+    with pytest.raises(InputError, match="is no model card"):
+        publish(PublishConfig(model=model, evaluations=(evaluation(tmp_path / "e.json", model, 0.5),)))
+    (model / "README.md").write_bytes(before)
+
+
 def test_what_is_no_evaluation_or_no_model_is_refused(model: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "other.json", {"a": 1})
     with pytest.raises(InputError, match="no result of `just eval"):
