@@ -128,6 +128,8 @@ def shown_funnel(
         failed = {str(name): int(count) for name, count in counts["rows_failed"].items()}
         faults = {str(name): int(count) for name, count in counts["faults"].items()}
         calibration = {name: verifier[name] for name in CALIBRATION_FIELDS}
+        if not isinstance(calibration["in_words"], str):
+            raise TypeError("verifier.in_words")
         steps: list[dict[str, Any]] = [
             {"name": "rows", "count": int(counts["rows"]), "lost": failed},
             {"name": "requirements", "count": int(counts["requirements"]), "lost": {}},

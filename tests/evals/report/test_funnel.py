@@ -43,6 +43,7 @@ def test_what_is_lost_adds_up() -> None:
         ({"funnel": [], "verifier": {}}, "not the summary of a synthesis"),
         ({"funnel": {"rows": "many"}, "verifier": {}}, "not the summary of a synthesis"),
         (summary(rows=0), "had no rows"),
+        (summary() | {"verifier": summary()["verifier"] | {"in_words": [None]}}, r"at verifier\.in_words"),
         ({"refused": "the verifier misses 5 of 6"}, "accepted nothing: the verifier misses 5 of 6"),
     ],
 )
