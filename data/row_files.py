@@ -38,7 +38,7 @@ def read_objects(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[Line]
     Raises InputError at the first one that cannot be read, or counts it in `bad_rows` and goes on.
     """
     path = Path(path)
-    kind = _kind(path)
+    kind = file_kind(path)
     if kind == ".parquet":
         yield from _read_parquet(path)
     elif kind in _DELIMITERS:
@@ -49,7 +49,8 @@ def read_objects(path: str | Path, bad_rows: BadRows = STRICT) -> Iterator[Line]
         yield from _read_lines(path, bad_rows)
 
 
-def _kind(path: Path) -> str:
+def file_kind(path: Path) -> str:
+    """The end of a file's name, without that of its packing."""
     return (path.with_suffix("") if path.suffix in PACKED else path).suffix
 
 
@@ -161,7 +162,7 @@ def _is_pair(value: Any) -> bool:
 def count_rows(path: str | Path, at_most: int | None = None) -> int:
     """How many rows a canonical file holds (its non-blank lines; they are not checked), counted up to `at_most`."""
     path = Path(path)
-    if _kind(path) == ".parquet":
+    if file_kind(path) == ".parquet":
         count = count_parquet_objects(path)
         return count if at_most is None else min(count, at_most)
     with open_bytes(path) as file, unpacking(path):

@@ -87,8 +87,8 @@ class _Run:
         if config.batch_size % world.size:
             raise InputError(f"--batch-size: expected a multiple of {world.size} processes, got {config.batch_size}")
         self.config, self.world = config, world
-        self.rows_checksum = file_checksum(Path(config.rows)) if Path(config.rows).is_file() else ""
         self.rows, self.dev = read_data(config)
+        self.rows_checksum = file_checksum(Path(config.rows)) if world.is_main else ""
         self.examples = Examples(self.rows, config)
         check_negatives(self.examples, config, world.size)
         self.leaked = find_leakage(self.rows, self.dev) if self.dev is not None else None

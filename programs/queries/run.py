@@ -26,7 +26,7 @@ from data.readers.beir import write_beir
 from data.readers.pairs import read_corpus
 from data.records import Passage, Row, row_content_id
 from data.retrieval_set import RetrievalSet
-from data.row_files import PACKED, read_objects
+from data.row_files import file_kind, read_objects
 from programs.lm.budget import Budget, BudgetSpentError
 from programs.lm.pacing import ConcurrencyByPlace
 from programs.lm.servers.recorded import CORPORA
@@ -133,7 +133,7 @@ def run_queries(config: QueriesConfig) -> None:
 
 def read_samples(file: Path, seed: int) -> tuple[str, ...]:
     """A seeded choice of the queries in a file, one a line. Raises InputError."""
-    if (file.with_suffix("") if file.suffix in PACKED else file).suffix in (".txt", ""):
+    if file_kind(file) in (".txt", ""):
         with open_text(file) as opened:
             found = [clean_text(line) for line in opened]
     else:
